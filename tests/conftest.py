@@ -1,0 +1,29 @@
+"""Shared fixtures. Real slides lie outside the project; tests that use them skip, saying so, when absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _folder(name: str) -> Path:
+    path = Path(os.environ.get("WSISTAIN_TEST_DATA", SHARED)) / name
+    if not path.is_dir():
+        pytest.skip(f"the folder of real test files '{name}' is not here (set WSISTAIN_TEST_DATA)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real slides, tiles and broken files; skips when absent."""
+    return _folder("data")
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """Folder of numbers made with the authors' own code; skips when absent."""
+    return _folder("vectors")

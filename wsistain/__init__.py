@@ -1,0 +1,31 @@
+"""Virtual staining of whole-slide images: H&E in, IHC out.
+
+The public names are loaded on first use, so that `import wsistain` and the command line stay fast
+and never import torch for nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "open_slide": "wsistain.slide.reader",
+    "run": "wsistain.pipeline.run",
+    "load_generator": "wsistain.weights",
+    "train": "wsistain.training.loop",
+    "evaluate": "wsistain.evaluation.report",
+    "WsistainError": "wsistain.errors",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'wsistain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""`python -m wsistain`."""
+
+from wsistain.cli import main
+
+main()

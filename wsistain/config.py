@@ -1,0 +1,196 @@
+"""Strict configuration: frozen pydantic models, YAML files and `--set` overrides.
+
+Unknown, missing or wrongly typed keys fail with the path of the key and the nearest valid name. Models hold
+defaults, YAML holds choices, and nothing merges in between.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wsistain.errors import ConfigError
+
+
+class Strict(BaseModel):
+    """Base of every configuration: immutable, no surplus keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class TilingConfig(Strict):
+    """How the output is cut; sizes in output pixels."""
+
+    overlap: int | None = Field(None, ge=0, le=2048, description="shared band of neighbouring cores; None: the generator's")
+    halo: int | None = Field(None, ge=0, le=2048, description="margin read and thrown away; None: the generator's")
+    tile: int | None = Field(None, ge=64, le=16384, description="stride plus overlap; None: the generator's")
+    block: int = Field(4096, ge=512, le=65536, description="edge of the unit of work; a multiple of the shard")
+
+
+class OutputConfig(Strict):
+    """How the stained slide is stored."""
+
+    ngff: Literal["0.5", "0.4"] = Field("0.5", description="OME-Zarr version; 0.4 for readers without Zarr v3 (QuPath)")
+    chunk: int = Field(512, ge=64, le=4096, description="edge of a compressed chunk, px")
+    shard: int = Field(2048, ge=64, le=16384, description="edge of a shard file, px; a multiple of the chunk")
+    zstd_level: int = Field(1, ge=1, le=19)
+    preview_px: int = Field(2048, ge=64, le=16384, description="longest side of the preview JPEG")
+
+    @model_validator(mode="after")
+    def _shard_holds_chunks(self) -> "OutputConfig":
+        if self.shard % self.chunk:
+            raise ValueError(f"shard {self.shard} is not a multiple of chunk {self.chunk}")
+        return self
+
+
+class RunConfig(Strict):
+    """Everything of `wsistain run` that changes the result or how it is made."""
+
+    weights: str = Field("demo", description="file, folder, hub id or built-in name (demo, identity)")
+    mpp: float | None = Field(None, gt=0, description="um per px of the slide, where it has none")
+    reader: Literal["auto", "tiff", "openslide", "tiffslide", "zarr", "picture"] = "auto"
+    norm: Literal["auto", "tile", "slide", "field"] = "auto"
+    norm_tiles: int = Field(64, ge=4, le=4096, description="tissue tiles from which slide statistics are taken")
+    all_tiles: bool = Field(False, description="generate glass too")
+    direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
+    seed: int = 0
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
+    batch_size: int | None = Field(None, ge=1, le=4096)
+    strict: bool = Field(False, description="undecodable native tiles end the run with exit code 2")
+    tiling: TilingConfig = TilingConfig()
+    output: OutputConfig = OutputConfig()
+
+
+class DataConfig(Strict):
+    """Where the training patches are and how they are cut."""
+
+    layout: Literal["mist", "bci", "bci_ab", "ihc4bc", "ab"] = "mist"
+    root: str
+    pairing: Literal["weak", "none"] = "weak"
+    load_px: int | None = Field(None, description="patches are resized to this edge first; None: as stored")
+    crop_px: int = Field(512, ge=16)
+    flip: bool = True
+    mpp: float = Field(0.4661, gt=0, description="um per px of the stored patches")
+    stain_jitter: float = Field(0.0, ge=0, le=1, description="strength of H&E colour augmentation; 0: none")
+    workers: int = Field(2, ge=0, le=64, description="decoding processes")
+    val_share: float = Field(0.1, gt=0, lt=1, description="share of slides held out where a layout has no split")
+
+
+class TrainConfig(Strict):
+    """One training run; `options` are validated by the system's own Config."""
+
+    system: str
+    marker: str = "ER"
+    data: DataConfig
+    preset: Literal["paper", "official"] = "paper"
+    steps: int | None = Field(None, ge=1, description="optimiser steps; None: from the epochs")
+    epochs: int = Field(1, ge=1, description="epochs at constant learning rate")
+    decay_epochs: int = Field(0, ge=0, description="epochs of linear decay after that")
+    batch_size: int = Field(1, ge=1)
+    seed: int = 0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"
+    log_every: int = Field(50, ge=1)
+    sample_every: int = Field(1000, ge=1)
+    checkpoint_every: int = Field(1000, ge=1)
+    licence: str = Field("unstated", description="licence of the weights, written into their header")
+    options: dict[str, Any] = Field(default_factory=dict, description="fields of systems/<system>.py Config")
+
+
+def _model_at(model: Any, path: Sequence[Any]) -> type[BaseModel] | None:
+    """The configuration model that holds the last key of `path`, or None where there is none."""
+    current: Any = model
+    for key in path[:-1]:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)) or key not in current.model_fields:
+            return None
+        annotation = current.model_fields[key].annotation
+        models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        current = models[0] if models else None
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
+
+
+def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(p) for p in first["loc"]) or "(top)"
+    if first["type"] == "extra_forbidden":
+        holder = _model_at(model, first["loc"])
+        near = difflib.get_close_matches(str(first["loc"][-1]), list(holder.model_fields), n=1, cutoff=0.4) if holder else []
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(holder.model_fields) if holder else '-'}"
+        return f"{where}: {path} is not a known key; {hint}"
+    if first["type"] == "missing":
+        return f"{where}: {path} is missing"
+    return f"{where}: {path}: {first['msg']} (found {first.get('input')!r})"
+
+
+def validate(model: type[M], values: Any, where: str) -> M:
+    """`values` as a `model`; ConfigError naming `where`, the key's path and the nearest valid name otherwise."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: wanted keys and values, found {type(values).__name__}")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, model, where)) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file (safe loader: no code can run); {} when the file is empty."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        first = str(error).splitlines()[0] if str(error) else "nested too deep"
+        raise ConfigError(f"{path} is not YAML: {first}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: wanted keys and values, found {type(values).__name__}")
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of `values` with each "a.b=value" of `overrides` set; the value is read as YAML."""
+    import copy
+
+    result: dict[str, Any] = copy.deepcopy(values)
+    for item in overrides:
+        path, sign, text = item.partition("=")
+        keys = [k.strip() for k in path.split(".")]
+        if not sign or not all(keys):
+            raise ConfigError(f"--set {item!r} is not key=value, as in --set tiling.overlap=128")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {item!r}: the value is not YAML") from None
+        if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        target = result
+        for key in keys[:-1]:
+            child = target.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"--set {item!r}: {key} holds a value, not keys")
+            target = child
+        target[keys[-1]] = value
+    return result
+
+
+def load_config(model: type[M], path: Path | None, overrides: Sequence[str] = ()) -> M:
+    """A `model` from an optional YAML file and `--set` overrides."""
+    values = read_yaml(path) if path else {}
+    return validate(model, apply_overrides(values, overrides), str(path) if path else "options")
+
+
+def dump_yaml(config: BaseModel) -> str:
+    """The resolved configuration as YAML, with every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

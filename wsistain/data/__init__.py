@@ -1,0 +1,1 @@
+"""Patch data sets and their layouts."""

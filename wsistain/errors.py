@@ -1,0 +1,29 @@
+"""The errors that a user can cause or meet; each message says what was found, what was wanted and what to try.
+
+The command line turns a `WsistainError` into one sentence on standard error and exit code 2. Anything else is
+our fault: exit code 1 with a traceback in a log file.
+"""
+
+
+class WsistainError(Exception):
+    """Base of every error that bad input or the user's machine causes."""
+
+
+class SlideError(WsistainError):
+    """A file that is not a slide, cannot be decoded, or lacks what is needed (mpp, RGB, 8 bits)."""
+
+
+class WeightsError(WsistainError):
+    """Weights that are damaged, incomplete, for another marker, or not safetensors."""
+
+
+class ConfigError(WsistainError, ValueError):
+    """A key or value in a configuration file, sample sheet, region file or option that cannot be used."""
+
+
+class OutputError(WsistainError):
+    """An output that exists, belongs to another plan, or cannot be written."""
+
+
+class DataError(WsistainError):
+    """A folder of training or evaluation patches that does not hold what its layout promises."""

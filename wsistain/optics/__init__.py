@@ -1,0 +1,1 @@
+"""Light and dyes: optical density, stain separation, scores."""

@@ -1,0 +1,1 @@
+"""The stained slide on disk: OME-Zarr, pyramid, metadata, journal, export."""

@@ -1,0 +1,1 @@
+"""Synthetic tissue whose truth is known."""

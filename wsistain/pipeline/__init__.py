@@ -1,0 +1,1 @@
+"""From slide to stained slide: plan, generate, blend, write."""

@@ -1,0 +1,30 @@
+"""The published systems. A name leads to its module, imported only when asked for.
+
+A system's module holds `Config` (a `wsistain.config.Strict` with `preset` values and `Config.tiny()`), `System`
+(named after the method), and `generator_network(options) -> nn.Module`, which rebuilds the staining network from
+the options in a weights header.
+"""
+
+import difflib
+from importlib import import_module
+from types import ModuleType
+
+from wsistain.errors import ConfigError
+
+SYSTEMS: dict[str, str] = {
+}
+
+
+def find_system(name: str) -> ModuleType:
+    """The module of the system called `name`; ConfigError with the nearest name otherwise."""
+    if name not in SYSTEMS:
+        near = difflib.get_close_matches(name, SYSTEMS, n=1, cutoff=0.4)
+        raise ConfigError(
+            f"system {name!r} is not known; " + (f"did you mean {near[0]!r}?" if near else f"wanted one of {', '.join(SYSTEMS)}")
+        )
+    return import_module(SYSTEMS[name].partition(":")[0])
+
+
+def system_class(name: str) -> type:
+    """The class of the system called `name`."""
+    return getattr(find_system(name), SYSTEMS[name].partition(":")[2])

@@ -1,0 +1,90 @@
+"""What the loop and the pipeline ask of a published system, and nothing more."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training images of one marker.
+
+    he, ihc : float (b, 3, h, w) in [-1, 1]; `ihc` shares the geometry of `he` when `is_paired`.
+    marker  : name of the marker.
+    names   : names of the H&E patches, one an image.
+    mask    : float (b, 1, h, w) in {0, 1} where a system asks for annotation, else None.
+    """
+
+    he: Tensor
+    ihc: Tensor
+    marker: str
+    names: tuple[str, ...]
+    is_paired: bool = True
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: `step` and `epoch` count from 0 and name what is about to run."""
+
+    step: int
+    epoch: int
+    steps: int
+    epochs: int
+    decay_epochs: int
+    steps_per_epoch: int
+
+    @property
+    def total_epochs(self) -> int:
+        return self.epochs + self.decay_epochs
+
+
+Update = Callable[[Optimizer, Tensor], None]
+"""Clears gradients, runs backward on the loss, averages over processes, clips, steps. Given by the loop."""
+
+
+class System(Protocol):
+    """One published method while it trains: an `nn.Module` with named parts, its optimisers and its step."""
+
+    optimizers: dict[str, Optimizer]
+
+    def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
+        """One step on `batch`; returns its raw, unweighted terms (detached scalars are fine) for the log."""
+        ...
+
+    def generator(self) -> nn.Module:
+        """The network that stains: float (b, 3, h, w) in [-1, 1] to the same shape and range."""
+        ...
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: BaseModel) -> Tensor:
+    """Sum of the terms times the fields of `weights` of the same name; the two sets of names must be equal.
+
+    A weight of 0 drops its term from the graph. Raises ValueError naming what is missing or surplus.
+    """
+    names = set(type(weights).model_fields)
+    if names != set(terms):
+        raise ValueError(f"terms without a weight: {sorted(set(terms) - names)}; weights without a term: {sorted(names - set(terms))}")
+    parts = [getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name) != 0]
+    if not parts:
+        raise ValueError("every weight is 0: nothing to train")
+    return torch.stack([p.float() for p in parts]).sum()
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Within the block, the parameters of `modules` take no gradient (the generator's step judges by them)."""
+    parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)

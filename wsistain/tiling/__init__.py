@@ -1,0 +1,1 @@
+"""The plan of a run: tiles, blocks, and how tiles are blended."""

@@ -1,0 +1,147 @@
+"""Weights on disk: safetensors with a header that says everything `run` needs.
+
+One file a generator. The header key `wsistain` holds a JSON `Header`; the tensors are the staining network's own
+state dict. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from wsistain import __version__
+from wsistain.config import Strict, validate
+from wsistain.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SUFFIX = ".safetensors"
+
+
+class Header(Strict):
+    """What a weights file says of itself (design: one file, nothing else needed).
+
+    options       : fields of the system's network, enough for its `generator_network(options)` to rebuild it.
+    tile_px       : edge of the tile the network was trained for, px at `mpp`.
+    size_multiple : tile edges must be multiples of this.
+    halo_px       : receptive-field radius where it is finite and known, else None.
+    norm          : "instance" where statistics depend on the tile, "frozen" where they do not.
+    direction     : "he-to-ihc" or its reverse.
+    """
+
+    format: Literal[1] = 1
+    system: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    markers: list[str] = Field(min_length=1)
+    mpp: float = Field(gt=0)
+    tile_px: int = Field(gt=0)
+    size_multiple: int = Field(1, gt=0)
+    halo_px: int | None = None
+    norm: Literal["instance", "frozen"] = "instance"
+    direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
+    training_data: str = "unstated"
+    step: int = 0
+    wsistain_version: str = __version__
+    licence: str = "unstated"
+    note: str = ""
+
+
+def save_weights(path: Path, header: Header, tensors: "Mapping[str, Tensor]") -> None:
+    """Write a weights file in one move: `tensors` (name to tensor, saved contiguous on the CPU) under `header`."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    clean = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    save_file(clean, str(part), metadata={"wsistain": header.model_dump_json()})
+    part.replace(path)
+
+
+def read_header(path: Path) -> Header:
+    """The header of a weights file; WeightsError when it is missing, damaged, a pickle or of another program."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise WeightsError(f"there are no weights at {path}; wanted a {SUFFIX} file (see 'wsistain weights list')")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        hint = "; pickled checkpoints are never loaded here: use 'wsistain weights import'" if path.suffix in (".pt", ".pth", ".ckpt", ".bin") else ""
+        raise WeightsError(f"{path} is not a readable safetensors file ({error}){hint}") from None
+    if "wsistain" not in metadata:
+        raise WeightsError(f"{path} has no wsistain header; convert published checkpoints with 'wsistain weights import'")
+    try:
+        values = json.loads(metadata["wsistain"])
+    except (json.JSONDecodeError, RecursionError):
+        raise WeightsError(f"the header of {path} is damaged: not JSON") from None
+    try:
+        return validate(Header, values, f"header of {path}")
+    except ConfigError as error:
+        raise WeightsError(str(error)) from None
+
+
+def load_tensors(path: Path) -> "dict[str, Tensor]":
+    """Every tensor of a weights file, on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file ({error})") from None
+
+
+def match_tensors(network: "nn.Module", tensors: "Mapping[str, Tensor]", where: str) -> None:
+    """Load `tensors` into `network`; WeightsError naming the first that are missing, surplus or of another shape."""
+    wanted = network.state_dict()
+
+    def first(names: Sequence[str]) -> str:
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+    missing = sorted(set(wanted) - set(tensors))
+    surplus = sorted(set(tensors) - set(wanted))
+    shapes = [
+        f"{n} is {tuple(tensors[n].shape)}, wanted {tuple(wanted[n].shape)}"
+        for n in sorted(set(wanted) & set(tensors))
+        if tensors[n].shape != wanted[n].shape
+    ]
+    faults = []
+    if missing:
+        faults.append(f"missing {first(missing)}")
+    if surplus:
+        faults.append(f"surplus {first(surplus)}")
+    if shapes:
+        faults.append(f"shapes differ: {first(shapes)}")
+    if faults:
+        raise WeightsError(f"{where} does not fit the network: {'; '.join(faults)}")
+    network.load_state_dict(dict(tensors))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def load_network(path: Path) -> "tuple[nn.Module, Header]":
+    """The staining network of a weights file (eval mode, CPU, float32) and its header.
+
+    The network maps float (b, 3, h, w) in [-1, 1] to the same shape and range. Raises WeightsError.
+    """
+    from wsistain.systems import find_system
+
+    header = read_header(path)
+    try:
+        network = find_system(header.system).generator_network(header.options)
+    except (ConfigError, TypeError, ValueError, KeyError) as error:
+        raise WeightsError(f"the header of {path} describes no network that can be built: {error}") from None
+    match_tensors(network, load_tensors(path), str(path))
+    return network.eval(), header
