@@ -1,1 +1,1 @@
-"""Synthetic tissue whose truth is known."""
+"""The tissue phantom: synthetic tissue whose markers, cells and section alignment are known exactly."""
