@@ -27,18 +27,18 @@ M = TypeVar("M", bound=BaseModel)
 class TilingConfig(Strict):
     """How the output is cut; sizes in output pixels."""
 
+    stride: int | None = Field(None, ge=16, le=8192, description="step of the tile grid; None: the generator's")
     overlap: int | None = Field(None, ge=0, le=2048, description="shared band of neighbouring cores; None: the generator's")
     halo: int | None = Field(None, ge=0, le=2048, description="margin read and thrown away; None: the generator's")
-    tile: int | None = Field(None, ge=64, le=16384, description="stride plus overlap; None: the generator's")
-    block: int = Field(4096, ge=512, le=65536, description="edge of the unit of work; a multiple of the shard")
+    block: int = Field(4096, ge=32, le=65536, description="edge of the unit of work; a multiple of shard and stride")
 
 
 class OutputConfig(Strict):
     """How the stained slide is stored."""
 
     ngff: Literal["0.5", "0.4"] = Field("0.5", description="OME-Zarr version; 0.4 for readers without Zarr v3 (QuPath)")
-    chunk: int = Field(512, ge=64, le=4096, description="edge of a compressed chunk, px")
-    shard: int = Field(2048, ge=64, le=16384, description="edge of a shard file, px; a multiple of the chunk")
+    chunk: int = Field(512, ge=16, le=4096, description="edge of a compressed chunk, px")
+    shard: int = Field(2048, ge=16, le=16384, description="edge of a shard file, px; a multiple of the chunk")
     zstd_level: int = Field(1, ge=1, le=19)
     preview_px: int = Field(2048, ge=64, le=16384, description="longest side of the preview JPEG")
 

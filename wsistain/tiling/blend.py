@@ -1,0 +1,244 @@
+"""Exact blending of overlapping tiles: integer ramps, integer sums, no order.
+
+A tile's core is `stride + overlap` on a side and shares `overlap` px with each neighbour. Along one axis the weights
+of the two tiles at a pixel are integers that sum to 256; in the plane they are products that sum to 65536. A pixel is
+(sum of weight * value + half) >> shift, so it depends on the tiles alone and not on who adds them, in which order or
+in which block: the bytes are the same for any number of workers.
+
+A block adds up its own tiles. What its tiles owe to the blocks below and to the right are `Tails`, sums of the same
+kind, which the neighbours add to theirs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+RGB = NDArray[np.uint8]
+Sums = NDArray[np.uint32]
+
+UNIT = 256
+GLASS = 255
+
+
+@lru_cache(maxsize=64)
+def ramp(overlap: int) -> NDArray[np.uint16]:
+    """Weights of the later tile over the `overlap` px that it shares with the earlier one: uint16, 0..256, rising.
+
+    The earlier tile's weights are 256 minus these. The middle of the ramp is the middle of the band.
+    """
+    k = np.arange(overlap, dtype=np.float64)
+    weights = np.rint(UNIT * (k + 0.5) / max(overlap, 1)).astype(np.uint16)
+    weights.flags.writeable = False
+    return weights
+
+
+@lru_cache(maxsize=256)
+def axis_weights(stride: int, overlap: int, is_first: bool) -> NDArray[np.uint16]:
+    """Weights of one tile along one axis: uint16 (stride + overlap,), 0..256.
+
+    `is_first`: nothing comes before the tile on this axis, so that its leading band counts in full. Weights of
+    neighbouring tiles sum to 256 at every pixel.
+    """
+    weights = np.full(stride + overlap, UNIT, np.uint16)
+    if overlap:
+        if not is_first:
+            weights[:overlap] = ramp(overlap)
+        weights[stride:] = UNIT - ramp(overlap)
+    weights.flags.writeable = False
+    return weights
+
+
+@dataclass(frozen=True)
+class Tails:
+    """What a block's tiles add to the blocks after it; uint32 sums of weight (0..65536) times value (0..255).
+
+    below  : (overlap, block, 3), the rows just under the block.
+    right  : (block, overlap, 3), the columns just right of it.
+    corner : (overlap, overlap, 3), below and right.
+    """
+
+    below: Sums
+    right: Sums
+    corner: Sums
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A block's own sums in the bands that it shares with the blocks before it, and where its pixels are final.
+
+    top  : uint32 (overlap, block, 3); left : uint32 (block, overlap, 3). Where both meet they hold the same sums.
+    """
+
+    top: Sums
+    left: Sums
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Geometry of one block: `n` x `n` tiles of `stride` with `overlap`; is it first on the slide's axes?"""
+
+    n: int
+    stride: int
+    overlap: int
+    is_top: bool
+    is_left: bool
+
+    @property
+    def block(self) -> int:
+        return self.n * self.stride
+
+
+Pieces = Mapping[tuple[int, int], RGB]
+"""Generated cores, uint8 (stride + overlap, stride + overlap, 3), by (row, col) within the block; absent is glass."""
+
+
+def _weigh(piece: RGB, wy: NDArray[np.uint16], wx: NDArray[np.uint16]) -> Sums:
+    weights = wy.astype(np.uint32)[:, None] * wx.astype(np.uint32)[None, :]
+    return piece.astype(np.uint32) * weights[..., None]
+
+
+def _glass_sums(wy: NDArray[np.uint16], wx: NDArray[np.uint16]) -> Sums:
+    weights = wy.astype(np.uint32)[:, None] * wx.astype(np.uint32)[None, :] * np.uint32(GLASS)
+    return np.broadcast_to(weights[..., None], (*weights.shape, 3))
+
+
+def _part(pieces: Pieces, frame: Frame, i: int, j: int, rows: slice, cols: slice) -> Sums:
+    """Weighted sums of a part of tile (i, j)."""
+    wy = axis_weights(frame.stride, frame.overlap, frame.is_top and i == 0)[rows]
+    wx = axis_weights(frame.stride, frame.overlap, frame.is_left and j == 0)[cols]
+    piece = pieces.get((i, j))
+    return _glass_sums(wy, wx) if piece is None else _weigh(piece[rows, cols], wy, wx)
+
+
+def _band_of_row(pieces: Pieces, frame: Frame, i: int, rows: slice) -> Sums:
+    """Sums of tile row `i` in its own `rows` (within the core) over the block's columns: (rows, block, 3)."""
+    s, core = frame.stride, frame.stride + frame.overlap
+    band = np.zeros((rows.stop - rows.start, frame.block + frame.overlap, 3), np.uint32)
+    for j in range(frame.n):
+        band[:, j * s : j * s + core] += _part(pieces, frame, i, j, rows, slice(0, core))
+    return band[:, : frame.block]
+
+
+def _band_of_col(pieces: Pieces, frame: Frame, j: int, cols: slice) -> Sums:
+    """Sums of tile column `j` in its own `cols` over the block's rows: (block, cols, 3)."""
+    s, core = frame.stride, frame.stride + frame.overlap
+    band = np.zeros((frame.block + frame.overlap, cols.stop - cols.start, 3), np.uint32)
+    for i in range(frame.n):
+        band[i * s : i * s + core] += _part(pieces, frame, i, j, slice(0, core), cols)
+    return band[: frame.block]
+
+
+def tails_of(pieces: Pieces, frame: Frame) -> Tails:
+    """The sums that the tiles of a block add to the blocks below and right of it.
+
+    Only the last row and column of `pieces` are looked at, so a resumed run may pass only those.
+    """
+    s, o, last = frame.stride, frame.overlap, frame.n - 1
+    tail = slice(s, s + o)
+    return Tails(
+        below=_band_of_row(pieces, frame, last, tail),
+        right=_band_of_col(pieces, frame, last, tail),
+        corner=np.array(_part(pieces, frame, last, last, tail, tail)),
+    )
+
+
+def heads_of(pieces: Pieces, frame: Frame) -> Heads:
+    """The block's own sums in the leading bands that it shares with the blocks above and left of it."""
+    head = slice(0, frame.overlap)
+    return Heads(top=_band_of_row(pieces, frame, 0, head), left=_band_of_col(pieces, frame, 0, head))
+
+
+def settle(sums: Sums) -> RGB:
+    """Pixels of complete sums (weights summing to 65536): rounded half up, uint8."""
+    out: RGB = ((sums + np.uint32(1 << 15)) >> np.uint32(16)).astype(np.uint8)
+    return out
+
+
+def _mix(first: RGB, second: RGB, w_second: NDArray[np.uint16]) -> RGB:
+    """Blend of two bands whose other axis counts in full; equal to `settle` of their sums.
+
+    `w_second` broadcasts against the bands as 2-D (rows, columns * 3).
+    """
+    h, w = first.shape[:2]
+    total = first.reshape(h, w * 3) * (UNIT - w_second)
+    total += second.reshape(h, w * 3) * w_second
+    total += UNIT // 2
+    total >>= 8
+    return total.astype(np.uint8).reshape(h, w, 3)
+
+
+def _glass_piece(pieces: Pieces, key: tuple[int, int], core: int) -> RGB:
+    piece = pieces.get(key)
+    return np.broadcast_to(np.uint8(GLASS), (core, core, 3)) if piece is None else piece
+
+
+def assemble(pieces: Pieces, frame: Frame) -> RGB:
+    """The block's pixels, uint8 (block, block, 3), complete except in the leading bands shared with other blocks.
+
+    Inside a block no canvas of sums is needed: a body is a copy, an edge blends two tiles, a corner four.
+    """
+    s, o, n, core = frame.stride, frame.overlap, frame.n, frame.stride + frame.overlap
+    out = np.full((frame.block, frame.block, 3), GLASS, np.uint8)
+    wx = np.repeat(ramp(o), 3)[None, :]
+    wy = ramp(o)[:, None]
+    for i in range(n):
+        for j in range(n):
+            y, x = i * s, j * s
+            piece = pieces.get((i, j))
+            if piece is not None:
+                out[y + o : y + s, x + o : x + s] = piece[o:s, o:s]
+                if i == 0 and frame.is_top:
+                    out[:o, x + o : x + s] = piece[:o, o:s]
+                if j == 0 and frame.is_left:
+                    out[y + o : y + s, :o] = piece[o:s, :o]
+                if i == 0 and j == 0 and frame.is_top and frame.is_left:
+                    out[:o, :o] = piece[:o, :o]
+            if not o:
+                continue
+            if j and not (piece is None and (i, j - 1) not in pieces):
+                left, here = _glass_piece(pieces, (i, j - 1), core), _glass_piece(pieces, (i, j), core)
+                rows = slice(0 if i == 0 and frame.is_top else o, s)
+                out[y + rows.start : y + s, x : x + o] = _mix(
+                    np.ascontiguousarray(left[rows, s:]), np.ascontiguousarray(here[rows, :o]), wx
+                )
+            if i and not (piece is None and (i - 1, j) not in pieces):
+                above, here = _glass_piece(pieces, (i - 1, j), core), _glass_piece(pieces, (i, j), core)
+                cols = slice(0 if j == 0 and frame.is_left else o, s)
+                out[y : y + o, x + cols.start : x + s] = _mix(
+                    np.ascontiguousarray(above[s:, cols]), np.ascontiguousarray(here[:o, cols]), wy
+                )
+            if i and j and not all(k not in pieces for k in ((i, j), (i - 1, j), (i, j - 1), (i - 1, j - 1))):
+                head, tail = slice(0, o), slice(s, core)
+                out[y : y + o, x : x + o] = settle(
+                    _part(pieces, frame, i, j, head, head)
+                    + _part(pieces, frame, i - 1, j, tail, head)
+                    + _part(pieces, frame, i, j - 1, head, tail)
+                    + _part(pieces, frame, i - 1, j - 1, tail, tail)
+                )
+    return out
+
+
+def join(pixels: RGB, heads: Heads, frame: Frame, above: Tails | None, left: Tails | None, corner: Tails | None) -> RGB:
+    """`pixels` with the leading bands completed by the tails of the blocks above, left, and above-left.
+
+    A neighbour is None only where the slide ends on that side. Writes into `pixels` and returns it.
+    """
+    o = frame.overlap
+    if not o:
+        return pixels
+    top, side = heads.top.copy(), heads.left.copy()
+    if above is not None:
+        top += above.below
+        side[:o] += above.below[:, :o]
+    if left is not None:
+        side += left.right
+        top[:, :o] += left.right[:o]
+    if corner is not None:
+        top[:, :o] += corner.corner
+        side[:o] += corner.corner
+    pixels[:o] = settle(top)
+    pixels[:, :o] = settle(side)
+    return pixels
