@@ -81,7 +81,20 @@ class DataConfig(Strict):
     mpp: float = Field(0.4661, gt=0, description="um per px of the stored patches")
     stain_jitter: float = Field(0.0, ge=0, le=1, description="strength of H&E colour augmentation; 0: none")
     workers: int = Field(2, ge=0, le=64, description="decoding processes")
-    val_share: float = Field(0.1, gt=0, lt=1, description="share of slides held out where a layout has no split")
+    val_share: float = Field(0.1, gt=0, lt=1, description="share of patients held out where a layout has no split")
+    split_seed: int = Field(0, ge=0, description="which patients those are")
+    masks: str | None = Field(
+        None, description="folder, in `root`, of masks named as the H&E patches: non-zero is positive"
+    )
+    shrink_in_decay: bool = Field(
+        False, description="after the constant epochs whole patches shrunk to the crop (quirk of USIGAN's code)"
+    )
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "DataConfig":
+        if self.load_px is not None and self.load_px < self.crop_px:
+            raise ValueError(f"load_px {self.load_px} is smaller than crop_px {self.crop_px}")
+        return self
 
 
 class TrainConfig(Strict):
@@ -91,11 +104,13 @@ class TrainConfig(Strict):
     marker: str = "ER"
     data: DataConfig
     preset: Literal["paper", "official"] = "paper"
-    steps: int | None = Field(None, ge=1, description="optimiser steps; None: from the epochs")
+    steps: int | None = Field(
+        None, ge=1, description="optimiser steps, over which the epochs are stretched; None: from the epochs"
+    )
     epochs: int = Field(1, ge=1, description="epochs at constant learning rate")
     decay_epochs: int = Field(0, ge=0, description="epochs of linear decay after that")
-    batch_size: int = Field(1, ge=1)
-    seed: int = 0
+    batch_size: int = Field(1, ge=1, description="patches a step in each process")
+    seed: int = Field(0, ge=0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"
     log_every: int = Field(50, ge=1)
@@ -183,6 +198,17 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
             target = child
         target[keys[-1]] = value
     return result
+
+
+def preset_of(model: type[M], values: dict[str, Any], overrides: dict[str, Any], where: str) -> M:
+    """A `model` from a preset's `values` with the user's `overrides` (nested keys one by one) put over them."""
+
+    def over(base: Any, top: Any) -> Any:
+        if isinstance(base, dict) and isinstance(top, dict):
+            return {**base, **{key: over(base.get(key), value) for key, value in top.items()}}
+        return top
+
+    return validate(model, over(values, overrides), where)
 
 
 def load_config(model: type[M], path: Path | None, overrides: Sequence[str] = ()) -> M:

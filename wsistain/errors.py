@@ -27,3 +27,7 @@ class OutputError(WsistainError):
 
 class DataError(WsistainError):
     """A folder of training or evaluation patches that does not hold what its layout promises."""
+
+
+class TrainingError(WsistainError):
+    """Training that cannot go on: a loss that is not finite, or a device that cannot do what was asked."""

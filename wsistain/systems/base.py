@@ -50,7 +50,13 @@ Update = Callable[[Optimizer, Tensor], None]
 
 
 class System(Protocol):
-    """One published method while it trains: an `nn.Module` with named parts, its optimisers and its step."""
+    """One published method while it trains: an `nn.Module` with named parts, its optimisers and its step.
+
+    Two attributes are read where a system has them: `ema_decay` (float; the loop keeps an exponential mean of the
+    generator's parameters and saves that) and `clip_norm` (float; gradients are clipped to this norm). A system's
+    `Config` may have the class variables `tiny_crop_px` (edge of the crops of a smoke run, default 64) and
+    `needs_mask` (True: `data.masks` must be set and `Batch.mask` is there).
+    """
 
     optimizers: dict[str, Optimizer]
 
@@ -59,7 +65,19 @@ class System(Protocol):
         ...
 
     def generator(self) -> nn.Module:
-        """The network that stains: float (b, 3, h, w) in [-1, 1] to the same shape and range."""
+        """The network that stains: float (b, 3, h, w) in [-1, 1] to the same shape and range.
+
+        Its attributes `size_multiple` (edges must be multiples of it) and, where they exist, `norm` ("instance" or
+        "frozen": whether statistics depend on the tile) and `halo_px` go into the weights' header.
+        """
+        ...
+
+    def header_options(self) -> dict[str, object]:
+        """What the module's `generator_network(options)` needs to rebuild the staining network."""
+        ...
+
+    def generator_state(self) -> dict[str, Tensor]:
+        """The tensors of that network: fit `generator_network(header_options())` exactly."""
         ...
 
 
