@@ -1,0 +1,99 @@
+"""Writing files so that a reader sees all of a file or none of it, and saying clearly why a write failed."""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+
+from wsistain.errors import OutputError
+
+PART = ".part"
+"""Ending of a file that is still being written."""
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run again with --resume",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again with --resume",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "permission denied; choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only; choose a folder that you may write to",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another output",
+    errno.ENAMETOOLONG: "the path is too long; choose a shorter one",
+    errno.EIO: "the disk reported an error; look at its health and run again with --resume",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n) and run again with --resume",
+}
+
+
+@contextmanager
+def reporting(path: Path | str) -> Iterator[None]:
+    """Nothing; an OSError inside becomes an OutputError that names `path`, the reason and what to try."""
+    try:
+        yield
+    except OSError as error:
+        reason = _REASONS.get(
+            error.errno or 0, f"{error.strerror or error}; look at the disk and run again with --resume"
+        )
+        raise OutputError(f"{path} cannot be written: {reason}") from error
+
+
+@dataclass(frozen=True)
+class FileDone:
+    """A file that was written whole: path relative to the output, size in bytes, CRC-32C of its bytes."""
+
+    path: str
+    size: int
+    crc: int
+
+
+def part_of(path: Path) -> Path:
+    """A name beside `path` that no other writer uses; a second writer of the same file is harmless."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PART}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; renamed to `path` at the end, removed when the body fails."""
+    part = part_of(path)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_file(folder: Path, name: str, buffers: Sequence[bytes]) -> FileDone:
+    """Writes `buffers` one after another as `folder/name`, by a rename; makes missing folders.
+
+    The bytes are not forced to the disk: on journalling file systems a size that is in the directory means
+    data that is on the disk, so the check of sizes on resume finds what a power cut lost. OSError passes through.
+    """
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    crc = size = 0
+    with replacing(path) as part, part.open("wb", buffering=0) as handle:
+        for buffer in buffers:
+            crc = google_crc32c.extend(crc, buffer)
+            size += len(buffer)
+        _write_all(handle.fileno(), buffers)
+    return FileDone(name, size, crc)
+
+
+def _write_all(descriptor: int, buffers: Sequence[bytes]) -> None:
+    """Gathered write of all buffers; the kernel may take fewer bytes or buffers at a time than asked."""
+    views = [memoryview(b) for b in buffers if len(b)]
+    most = 512  # below IOV_MAX everywhere
+    while views:
+        taken = os.writev(descriptor, views[:most])
+        while views and taken >= len(views[0]):
+            taken -= len(views.pop(0))
+        if taken:
+            views[0] = views[0][taken:]
+
+
+def remove_file(folder: Path, name: str) -> None:
+    """Removes `folder/name` where it is."""
+    (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,297 @@
+"""Which blocks are finished: an append-only file of JSON lines, one a block, forced to the disk after its shards.
+
+A glass block leaves no file, so files are no proof of work: the journal is. Its first line ties it to what was
+planned. It lives in the work folder inside the output and goes when the output is finished; a finished output
+carries the same key in the attributes of its root.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import google_crc32c
+
+from wsistain import __version__
+from wsistain.errors import OutputError
+from wsistain.output.files import PART, reporting
+from wsistain.output.layout import WORK
+from wsistain.output.store import BlockDone
+
+_FORMAT = 1
+
+
+class Journal:
+    """The finished blocks of one output, held under a lock for the life of the process or until `close`.
+
+    key      : what the output was planned from; compared on resume.
+    finished : the output is complete; nothing is left to do.
+    Made by `open_journal`.
+    """
+
+    def __init__(self, folder: Path, key: dict[str, Any], lock: int | None, *, finished: bool = False) -> None:
+        self.folder = folder
+        self.key = key
+        self.finished = finished
+        self._lock = lock
+        self._done: dict[tuple[int, int], BlockDone] = {}
+        self._handle: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The journal's file."""
+        return self.folder / WORK / "journal.jsonl"
+
+    def done(self) -> dict[tuple[int, int], BlockDone]:
+        """The finished blocks by (row, col): those found on resume and those appended since."""
+        return dict(self._done)
+
+    def append(self, block: BlockDone) -> None:
+        """Records a block whose files are in place; it is on the disk when this returns. Raises OutputError."""
+        if self._handle is None:
+            raise ValueError(f"the journal of {self.folder} is closed")
+        with reporting(self.path):
+            self._write({"block": block.to_json()})
+        self._done[block.row, block.col] = block
+
+    def finish(self) -> None:
+        """Removes the work folder, once the metadata is written, and lets go of the lock. Raises OutputError."""
+        with reporting(self.folder):
+            self.close()
+            shutil.rmtree(self.folder / WORK, ignore_errors=False) if (self.folder / WORK).exists() else None
+        self.finished = True
+
+    def close(self) -> None:
+        """Lets go of the journal and its lock; what is recorded stays. Safe to repeat."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, values: dict[str, Any]) -> None:
+        if self._handle is None:
+            raise ValueError(f"the journal of {self.folder} is closed")
+        line = json.dumps(values, separators=(",", ":"), sort_keys=True).encode() + b"\n"
+        rest = memoryview(line)
+        while rest:
+            rest = rest[os.write(self._handle, rest) :]
+        os.fsync(self._handle)
+
+    def _begin(self) -> None:
+        self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._write({"wsistain": __version__, "format": _FORMAT, "key": self.key})
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _continue(self, lines: list[dict[str, Any]], length: int) -> None:
+        for line in lines:
+            block = BlockDone.from_json(line["block"])
+            self._done[block.row, block.col] = block
+        self._handle = os.open(self.path, os.O_WRONLY)
+        os.ftruncate(self._handle, length)
+        os.lseek(self._handle, 0, os.SEEK_END)
+
+    def _forget_lost(self) -> None:
+        """Drops blocks of which a file is gone or has another size; they will be done again."""
+        for place, block in list(self._done.items()):
+            if damaged_files(self.folder, block):
+                del self._done[place]
+
+
+def damaged_files(folder: Path, block: BlockDone, *, contents: bool = False) -> list[str]:
+    """Paths of a block's files that are gone or have another size; with `contents`, also another CRC-32C."""
+    found = []
+    for file in block.files:
+        path = folder / file.path
+        good = path.is_file() and path.stat().st_size == file.size
+        if not good or (contents and google_crc32c.value(path.read_bytes()) != file.crc):
+            found.append(file.path)
+    return found
+
+
+def open_journal(path: str, key: dict[str, Any], resume: bool, overwrite: bool) -> Journal:
+    """The journal of the output at `path`, new or continued, with its lock held.
+
+    key       : what decides the bytes (hashes of plan, slide and weights, versions): plain JSON values.
+    resume    : continue an output that has the same key; nothing there: begin. A finished one has `finished` set.
+    overwrite : remove what is there, if wsistain wrote it, and begin.
+
+    Raises OutputError: the output exists and neither flag is given (or both are); its key differs, naming what;
+    another process holds it; it is not an output of wsistain; or it cannot be written.
+    """
+    folder = Path(path)
+    if resume and overwrite:
+        raise OutputError("--resume and --overwrite exclude each other; choose one")
+    key = json.loads(json.dumps(key))
+    with reporting(folder):
+        exists = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if exists:
+            _refuse(folder, key, resume, overwrite)
+            if resume and is_finished(folder):
+                _sweep_work(folder)
+                return Journal(folder, key, None, finished=True)
+        (folder / WORK).mkdir(parents=True, exist_ok=True)
+        journal = Journal(folder, key, _take_lock(folder))
+        try:
+            _open_locked(journal, resume, overwrite)
+        except BaseException:
+            journal.close()
+            raise
+    return journal
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether an output has its root metadata, which is written last."""
+    return (folder / "zarr.json").is_file() or (folder / ".zattrs").is_file()
+
+
+def _refuse(folder: Path, key: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    """Raises OutputError for an existing path that may not be continued or replaced; touches nothing."""
+    if not folder.is_dir():
+        raise OutputError(f"{folder} exists and is a file; move it away or choose another --output")
+    finished = is_finished(folder)
+    if not finished and not (folder / WORK).is_dir():
+        raise OutputError(f"{folder} exists and was not written by wsistain; move it away or choose another --output")
+    if finished:
+        stored = _finished_key(folder)
+        if stored is None:
+            raise OutputError(
+                f"{folder} exists and was not written by wsistain; move it away or choose another --output"
+            )
+        if resume:
+            _compare(folder, stored, key)
+        if not resume and not overwrite:
+            raise OutputError(
+                f"{folder} exists and is finished; pass --overwrite to replace it, or --resume to keep it"
+            )
+    elif not resume and not overwrite:
+        lines, _ = _read(folder / WORK / "journal.jsonl")
+        count = max(len(lines) - 1, 0)
+        raise OutputError(
+            f"{folder} exists and is unfinished ({count} blocks done); pass --resume to continue or --overwrite to begin anew"
+        )
+
+
+def _finished_key(folder: Path) -> dict[str, Any] | None:
+    """The key in the attributes of a finished output; None where it has none."""
+    try:
+        if (folder / "zarr.json").is_file():
+            attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
+        else:
+            attributes = json.loads((folder / ".zattrs").read_bytes())
+        stored = attributes["wsistain"]["key"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return stored if isinstance(stored, dict) else None
+
+
+def _open_locked(journal: Journal, resume: bool, overwrite: bool) -> None:
+    folder = journal.folder
+    if overwrite:
+        _clear(folder)
+        journal._begin()
+        return
+    lines, length = _read(journal.path)
+    if not lines:
+        journal._begin()
+        return
+    if not resume:
+        raise OutputError(f"{folder} was begun by another run a moment ago; wait for it or pass --resume later")
+    _compare(folder, lines[0]["key"], journal.key)
+    journal._continue(lines[1:], length)
+    for stray in folder.rglob(f"*{PART}"):
+        stray.unlink(missing_ok=True)
+    journal._forget_lost()
+
+
+def _compare(folder: Path, stored: dict[str, Any], key: dict[str, Any]) -> None:
+    names = sorted(n for n in {*stored, *key} if stored.get(n) != key.get(n))
+    if names:
+        changed = "; ".join(f"the {n} (was {_short(stored.get(n))}, is {_short(key.get(n))})" for n in names)
+        raise OutputError(
+            f"{folder} cannot be resumed because it was begun with something else: {changed}; "
+            "pass --overwrite to begin anew or choose another --output"
+        )
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 40 else f"{text[:12]}...{text[-8:]}"
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a journal and the length in bytes up to the last of them; a torn end is left out."""
+    if not path.is_file():
+        return [], 0
+    lines: list[dict[str, Any]] = []
+    length = 0
+    for raw in path.read_bytes().splitlines(keepends=True):
+        wanted = "block" if lines else "key"
+        try:
+            values = json.loads(raw)
+            whole = raw.endswith(b"\n") and isinstance(values[wanted], dict)
+            if whole and lines:
+                BlockDone.from_json(values[wanted])
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            break
+        lines.append(values)
+        length += len(raw)
+    return lines, length
+
+
+def _take_lock(folder: Path) -> int:
+    """Descriptor of the lock file, locked; the kernel frees it when the process ends, however it ends."""
+    path = folder / WORK / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OutputError(f"{folder} is being written by another run; wait for it or choose another --output") from None
+    except PermissionError:
+        os.close(descriptor)
+        raise OutputError(f"{folder} is being written by another run; wait for it or choose another --output") from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _clear(folder: Path) -> None:
+    """Removes an earlier output, its root metadata first, but for the lock that is held."""
+    for name in ("zarr.json", ".zattrs", ".zgroup"):
+        (folder / name).unlink(missing_ok=True)
+    for entry in folder.iterdir():
+        if entry.name == WORK:
+            for inner in entry.iterdir():
+                if inner.is_dir():
+                    shutil.rmtree(inner)
+                elif inner.name != "lock":
+                    inner.unlink()
+        elif entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _sweep_work(folder: Path) -> None:
+    if (folder / WORK).exists():
+        shutil.rmtree(folder / WORK)

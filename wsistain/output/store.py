@@ -1,0 +1,139 @@
+"""Writing a stained slide, block by block: level 0, the levels that end inside the block, and what is left over."""
+
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsistain.output.files import FileDone, reporting
+from wsistain.output.layout import GLASS, WORK, OutputSpec
+from wsistain.output.pyramid import half_into
+from wsistain.output.shard import Planes, ShardSink, is_glass, mapper
+
+__all__ = ["BlockDone", "OutputSpec", "create_output", "write_block"]
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """What the writing of one block left behind.
+
+    row, col       : the block's place in the grid.
+    shards_written : shard files of the output (0.4: chunk files); the temporary piece is not counted.
+    bytes_written  : their bytes.
+    seconds_encode : spent on halving and compressing, summed over threads.
+    seconds_write  : spent on files.
+    files          : every file written, the piece among them; a glass block has none.
+    """
+
+    row: int
+    col: int
+    shards_written: int
+    bytes_written: int
+    seconds_encode: float
+    seconds_write: float
+    files: tuple[FileDone, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain values for a line of JSON."""
+        return {**asdict(self), "files": [[f.path, f.size, f.crc] for f in self.files]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "BlockDone":
+        """The record from `to_json`; KeyError, TypeError or ValueError when it is not one."""
+        files = tuple(FileDone(str(path), int(size), int(crc)) for path, size, crc in values["files"])
+        return cls(**{**values, "files": files})
+
+
+def create_output(spec: OutputSpec) -> None:
+    """Makes the folders of an output; safe to repeat. Raises OutputError.
+
+    There is no metadata yet, so that no reader takes it for finished.
+    """
+    with reporting(spec.path):
+        for level in range(len(spec.levels)):
+            (spec.folder / str(level)).mkdir(parents=True, exist_ok=True)
+        (spec.folder / WORK / "pieces").mkdir(parents=True, exist_ok=True)
+
+
+def write_block(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8], *, threads: int = 1) -> BlockDone:
+    """Writes one block's shards of every level that ends inside it, and its piece for the levels above.
+
+    pixels  : uint8 (h, w, 3), the block at level 0, clipped at the slide's edge.
+    threads : for compression; the bytes do not depend on it.
+
+    Writing a block again replaces its files by the same bytes; what became glass is removed. Raises OutputError
+    when a file cannot be written, ValueError for pixels of another shape or type.
+    """
+    size = spec.block_size(row, col)
+    if pixels.shape != (*size, 3) or pixels.dtype != np.uint8:
+        raise ValueError(f"block ({row}, {col}) takes uint8 {(*size, 3)}, found {pixels.dtype} {pixels.shape}")
+    with reporting(spec.path), mapper(threads) as run:
+        sink = ShardSink(spec, run)
+        start = perf_counter()
+        above = _level_0(spec, row, col, pixels, sink)
+        for level in range(1, spec.block_levels):
+            above = _level(spec, level, row, col, above, sink)
+        if spec.has_pieces:
+            sink.add_piece(row, col, None if is_glass(above) else above)
+        sink.finish()
+        total = perf_counter() - start
+    shards = [f for f in sink.files if not f.path.startswith(WORK)]
+    return BlockDone(
+        row=row,
+        col=col,
+        shards_written=len(shards),
+        bytes_written=sum(f.size for f in shards),
+        seconds_encode=round(total - sink.seconds_waited - sink.seconds_write + sink.seconds_encode, 6),
+        seconds_write=round(sink.seconds_write, 6),
+        files=tuple(sink.files),
+    )
+
+
+def _empty_above(spec: OutputSpec, level: int, height: int, width: int) -> Planes:
+    """Planes for the level above, (3, ceil(h / 2), ceil(w / 2)); nothing where no level is above."""
+    if level + 1 == len(spec.levels):
+        return np.empty((3, 0, 0), np.uint8)
+    return np.empty((3, (height + 1) // 2, (width + 1) // 2), np.uint8)
+
+
+def _level_0(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8], sink: ShardSink) -> Planes:
+    """Hands the shards of level 0 to the sink; the block's planes of level 1."""
+    height, width = pixels.shape[:2]
+    above = _empty_above(spec, 0, height, width)
+    side, edge = spec.block // spec.shard, spec.shard
+    for y in range(0, height, edge):
+        for x in range(0, width, edge):
+            window = pixels[y : y + edge, x : x + edge]
+            target = above[:, y // 2 : (y + edge) // 2, x // 2 : (x + edge) // 2]
+            place = 0, row * side + y // edge, col * side + x // edge
+            if is_glass(window):
+                target[...] = GLASS
+                sink.add(*place, None)
+                continue
+            planes = _split_colours(window)
+            sink.add(*place, planes)
+            if above.size:
+                half_into(target, planes)
+    return above
+
+
+def _level(spec: OutputSpec, level: int, row: int, col: int, planes: Planes, sink: ShardSink) -> Planes:
+    """Hands the shards of a higher level of the block to the sink; the block's planes of the level above."""
+    _, height, width = planes.shape
+    above = _empty_above(spec, level, height, width)
+    side, edge = (spec.block >> level) // spec.shard, spec.shard
+    for y in range(0, height, edge):
+        for x in range(0, width, edge):
+            window = planes[:, y : y + edge, x : x + edge]
+            place = level, row * side + y // edge, col * side + x // edge
+            sink.add(*place, None if is_glass(window) else window)
+            if above.size:
+                half_into(above[:, y // 2 : (y + edge) // 2, x // 2 : (x + edge) // 2], window)
+    return above
+
+
+def _split_colours(window: NDArray[np.uint8]) -> Planes:
+    """uint8 (h, w, 3) -> contiguous uint8 (3, h, w)."""
+    return np.ascontiguousarray(window.transpose(2, 0, 1))
