@@ -60,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
     part = part_of(path)
     try:
         yield part
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

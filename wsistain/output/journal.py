@@ -5,8 +5,10 @@ planned. It lives in the work folder inside the output and goes when the output 
 carries the same key in the attributes of its root.
 """
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +24,7 @@ from wsistain.output.layout import WORK
 from wsistain.output.store import BlockDone
 
 _FORMAT = 1
+_LOG = logging.getLogger(__name__)
 
 
 class Journal:
@@ -61,7 +64,7 @@ class Journal:
         """Removes the work folder, once the metadata is written, and lets go of the lock. Raises OutputError."""
         with reporting(self.folder):
             self.close()
-            shutil.rmtree(self.folder / WORK, ignore_errors=False) if (self.folder / WORK).exists() else None
+            _sweep_work(self.folder)
         self.finished = True
 
     def close(self) -> None:
@@ -165,9 +168,10 @@ def _refuse(folder: Path, key: dict[str, Any], resume: bool, overwrite: bool) ->
     """Raises OutputError for an existing path that may not be continued or replaced; touches nothing."""
     if not folder.is_dir():
         raise OutputError(f"{folder} exists and is a file; move it away or choose another --output")
+    foreign = f"{folder} exists and was not written by wsistain; move it away or choose another --output"
     finished = is_finished(folder)
     if not finished and not (folder / WORK).is_dir():
-        raise OutputError(f"{folder} exists and was not written by wsistain; move it away or choose another --output")
+        raise OutputError(foreign)
     if finished:
         stored = _finished_key(folder)
         if stored is None:
@@ -184,7 +188,8 @@ def _refuse(folder: Path, key: dict[str, Any], resume: bool, overwrite: bool) ->
         lines, _ = _read(folder / WORK / "journal.jsonl")
         count = max(len(lines) - 1, 0)
         raise OutputError(
-            f"{folder} exists and is unfinished ({count} blocks done); pass --resume to continue or --overwrite to begin anew"
+            f"{folder} exists and is unfinished ({count} blocks done); "
+            "pass --resume to continue or --overwrite to begin anew"
         )
 
 
@@ -260,19 +265,24 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _take_lock(folder: Path) -> int:
     """Descriptor of the lock file, locked; the kernel frees it when the process ends, however it ends."""
     path = folder / WORK / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise OutputError(f"{folder} is being written by another run; wait for it or choose another --output") from None
-    except PermissionError:
-        os.close(descriptor)
-        raise OutputError(f"{folder} is being written by another run; wait for it or choose another --output") from None
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+    held = f"{folder} is being written by another run; wait for it or choose another --output"
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OutputError(held) from None
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                _LOG.warning("%s: this file system has no locks; see to it that only one run writes here", folder)
+                return descriptor
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the run that held this file finished and removed it between our two calls
+        path.parent.mkdir(exist_ok=True)
 
 
 def _clear(folder: Path) -> None:

@@ -61,7 +61,7 @@ class OutputSpec:
                 f"shard {self.shard} must be even and a multiple of chunk {self.chunk}; try --set output.shard"
             )
         if self.block < self.shard or self.block % self.shard:
-            raise OutputError(f"block {self.block} is not a multiple of shard {self.shard}; try --set tiling.block")
+            raise OutputError(f"block {self.block} is not a multiple of shard {self.shard}; try --set tiling.block=")
         if self.ngff not in ("0.5", "0.4"):
             raise OutputError(f"OME-Zarr version {self.ngff!r} is not written; choose 0.5 or 0.4")
         if self.ngff == "0.4" and self.zstd_level > BLOSC_MAX_LEVEL:
