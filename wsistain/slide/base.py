@@ -55,4 +55,9 @@ class Slide(Protocol):
         """How many distinct native tiles (or reads, where tiles are unknown) could not be decoded so far."""
         ...
 
+    @property
+    def unreadable_keys(self) -> frozenset[tuple[int, ...]]:
+        """The tiles or reads behind `unreadable_tiles`, so that several processes can be added up."""
+        ...
+
     def close(self) -> None: ...
