@@ -1,0 +1,137 @@
+"""Our own reader for the TIFF family (SVS, tiled TIFF, OME-TIFF): every stored tile is decoded about once.
+
+tifffile finds the tiles, `os.pread` fetches their bytes from any thread, imagecodecs decodes them outside Python's
+lock, and `grid` keeps the decoded ones. The pixels are those of OpenSlide.
+"""
+
+import os
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from wsistain.errors import SlideError
+from wsistain.slide.base import RGB, SlideInfo
+from wsistain.slide.fingerprint import fingerprint
+from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey
+from wsistain.slide.mpp import choose_mpp
+from wsistain.slide.pyramid import downsamples
+from wsistain.slide.tiff_codec import DECODE_ERRORS, decode_tile
+from wsistain.slide.tiff_structure import TiffLevel, TiffStructure, read_structure
+
+_PROBES = 5
+"""Tiles of level 0 tried at open; when none of them can be decoded the slide is refused."""
+
+_TRANSPOSED = (5, 6, 7, 8)
+_FLIP_Y = (3, 4, 7, 8)  # after the transpose, where there is one
+_FLIP_X = (2, 3, 6, 7)
+
+
+class TiffSlide(GridSlide):
+    """A TIFF-family slide; see `Slide` for what it does. Orientation tags are honoured (OpenSlide ignores them)."""
+
+    def __init__(
+        self, path: Path, *, mpp: float | None = None, structure: TiffStructure | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:  # fmt: skip
+        """Open `path`; `mpp` as in `open_slide`; `structure` when it has been read already.
+
+        SlideError when it is damaged, not 8-bit RGB, has no usable mpp, or none of the probed tiles can be decoded.
+        """
+        structure = read_structure(path) if structure is None else structure
+        self._levels = structure.levels
+        self._orientation = structure.orientation
+        chosen, source = choose_mpp(
+            str(path), mpp, self._turned(structure.mpp_reader), self._turned(structure.mpp_tags)
+        )
+        grids = tuple(self._grid(level) for level in structure.levels)
+        sizes = tuple((grid.height, grid.width) for grid in grids)
+        info = SlideInfo(
+            path=str(path),
+            size_l0=sizes[0],
+            mpp=chosen,
+            mpp_source=source,
+            level_sizes=sizes,
+            downsamples=downsamples(sizes),
+            tile_px=(grids[0].tile_h, grids[0].tile_w),
+            vendor=structure.vendor,
+            reader="tiff",
+            fingerprint=fingerprint(path),
+        )
+        super().__init__(info, grids, cache_bytes)
+        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._close = weakref.finalize(self, os.close, self._fd)
+        self._probe()
+
+    def close(self) -> None:
+        """Close the file and forget its tiles."""
+        self._close()
+        self._cache.clear()
+
+    def _turned(self, found: tuple[float, float] | None) -> tuple[float, float] | None:
+        return found if found is None or self._orientation not in _TRANSPOSED else (found[1], found[0])
+
+    def _grid(self, level: TiffLevel) -> Grid:
+        """The tile grid as seen: turned pictures have their cut tiles at the top or left."""
+        grid = Grid(level.height, level.width, level.tile_h, level.tile_w)
+        if self._orientation in _TRANSPOSED:
+            grid = Grid(level.width, level.height, level.tile_w, level.tile_h)
+        if self._orientation in _FLIP_Y:
+            grid = replace(grid, origin_y=-(-grid.height % grid.tile_h))
+        if self._orientation in _FLIP_X:
+            grid = replace(grid, origin_x=-(-grid.width % grid.tile_w))
+        return grid
+
+    def _stored_index(self, key: TileKey) -> int:
+        """Position of a seen tile in the file's row-major tile list."""
+        number, row, col = key
+        grid, level = self._grids[number], self._levels[number]
+        if self._orientation in _FLIP_Y:
+            row = -(-grid.height // grid.tile_h) - 1 - row
+        if self._orientation in _FLIP_X:
+            col = -(-grid.width // grid.tile_w) - 1 - col
+        if self._orientation in _TRANSPOSED:
+            row, col = col, row
+        return row * -(-level.width // level.tile_w) + col
+
+    def _stored(self, level: TiffLevel, index: int) -> RGB | None:
+        """A tile as stored; None when it was never written. Raises one of DECODE_ERRORS or OSError."""
+        parts = []
+        for offset, count in zip(level.offsets[:, index].tolist(), level.counts[:, index].tolist(), strict=True):
+            if count == 0:
+                return None
+            data = os.pread(self._fd, count, offset)
+            if len(data) != count:
+                raise ValueError(f"{count - len(data)} bytes are missing")
+            parts.append(data)
+        return decode_tile(parts, level)
+
+    def _decode(self, key: TileKey) -> RGB | None:
+        try:
+            tile = self._stored(self._levels[key[0]], self._stored_index(key))
+        except DECODE_ERRORS:
+            self._count_unreadable(*key)
+            return None
+        if tile is None or self._orientation == 1:
+            return tile
+        if self._orientation in _TRANSPOSED:
+            tile = tile.transpose(1, 0, 2)
+        step_y, step_x = (-1 if self._orientation in flips else 1 for flips in (_FLIP_Y, _FLIP_X))
+        return np.ascontiguousarray(tile[::step_y, ::step_x])
+
+    def _probe(self) -> None:
+        level = self._levels[0]
+        written = np.flatnonzero((level.counts > 0).all(axis=0))
+        if written.size == 0:
+            self.close()
+            raise SlideError(f"{self.info.path} holds no tile at full resolution; export it again")
+        reason = ""
+        for index in written[np.linspace(0, written.size - 1, min(_PROBES, written.size)).astype(int)].tolist():
+            try:
+                self._stored(level, index)
+                return
+            except DECODE_ERRORS as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        self.close()
+        raise SlideError(f"{self.info.path} cannot be decoded: every tile tried failed ({reason}); export it again")

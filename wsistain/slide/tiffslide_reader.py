@@ -1,0 +1,148 @@
+"""Slides behind a URL (http, s3, gs, memory ... whatever fsspec opens), through TiffSlide."""
+
+import hashlib
+
+import fsspec
+import numpy as np
+import tiffslide
+from fsspec.implementations.local import LocalFileSystem
+
+from wsistain.errors import SlideError
+from wsistain.slide.base import RGB, SlideInfo
+from wsistain.slide.fingerprint import fingerprint
+from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey
+from wsistain.slide.mpp import Found, choose_mpp
+from wsistain.slide.pyramid import downsamples
+from wsistain.slide.tiff_codec import DECODE_ERRORS
+from wsistain.slide.tiff_structure import PARSE_ERRORS
+
+_CHUNK_PX = 1024
+_EDGE_BYTES = 2**20
+
+
+class TiffSlideSlide(GridSlide):
+    """A slide read by TiffSlide; see `Slide` for what it does."""
+
+    def __init__(self, url: object, *, mpp: float | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        """Open a path or URL; `mpp` as in `open_slide`. SlideError when it cannot be read, is not RGB or has no mpp."""
+        name = str(url)
+        try:
+            self._slide = tiffslide.TiffSlide(name)
+            properties = dict(self._slide.properties)
+            sizes = tuple((h, w) for w, h in self._slide.level_dimensions)
+            depth, dtype = self._pixel_type()
+            digest = _fingerprint(name)
+        except ImportError as error:
+            raise SlideError(f"{name} needs a package that is not installed ({error})") from None
+        except (*PARSE_ERRORS, *DECODE_ERRORS) as error:
+            raise SlideError(f"{name} cannot be opened as a slide by TiffSlide ({error}); check the address") from None
+        try:
+            if depth != 3 or dtype != np.uint8:
+                raise SlideError(
+                    f"{name} has {depth} channels of {dtype}, not 8-bit RGB; wsistain stains brightfield RGB"
+                )
+            found = _mpp(properties)
+            chosen, source = choose_mpp(name, mpp, found, None)
+        except SlideError:
+            self._slide.close()
+            raise
+        self._missing = [self._never_written(level) for level in range(len(sizes))]
+        grids = tuple(self._grid(level, size) for level, size in enumerate(sizes))
+        info = SlideInfo(
+            path=name,
+            size_l0=sizes[0],
+            mpp=chosen,
+            mpp_source=source,
+            level_sizes=sizes,
+            downsamples=downsamples(sizes),
+            tile_px=self._native_tile(0),
+            vendor=str(properties.get("tiffslide.vendor") or "generic-tiff"),
+            reader="tiffslide",
+            fingerprint=digest,
+        )
+        super().__init__(info, grids, cache_bytes)
+
+    def close(self) -> None:
+        """Close the file and forget its chunks."""
+        self._slide.close()
+        self._cache.clear()
+
+    def _page(self, level: int) -> object:
+        tif = self._slide.ts_tifffile
+        return tif.series[int(self._slide.properties.get("tiffslide.series-index") or 0)].levels[level].keyframe
+
+    def _pixel_type(self) -> tuple[int, np.dtype]:
+        pixels = self._slide.read_region((0, 0), 0, (1, 1), as_array=True)
+        return pixels.shape[2], pixels.dtype
+
+    def _native_tile(self, level: int) -> tuple[int, int]:
+        page = self._page(level)
+        return (int(page.tilelength), int(page.tilewidth)) if page.is_tiled else (0, 0)  # type: ignore[attr-defined]
+
+    def _never_written(self, level: int) -> np.ndarray | None:
+        """bool (rows, cols) of tiles without bytes, which TiffSlide shows black; None when there are none."""
+        page = self._page(level)
+        counts = np.asarray(page.databytecounts)  # type: ignore[attr-defined]
+        height, width = self._native_tile(level)
+        if height == 0 or counts.all():
+            return None
+        rows, cols = -(-page.imagelength // height), -(-page.imagewidth // width)  # type: ignore[attr-defined]
+        return (counts == 0).reshape(-1, rows, cols).any(axis=0)
+
+    def _grid(self, level: int, size: tuple[int, int]) -> Grid:
+        height, width = self._native_tile(level)
+        if height == 0:
+            return Grid(*size, _CHUNK_PX, _CHUNK_PX)
+        return Grid(*size, height * max(1, _CHUNK_PX // height), width * max(1, _CHUNK_PX // width))
+
+    def _decode(self, key: TileKey) -> RGB | None:
+        level, row, col = key
+        grid = self._grids[level]
+        y, x = row * grid.tile_h, col * grid.tile_w
+        height, width = min(grid.tile_h, grid.height - y), min(grid.tile_w, grid.width - x)
+        location = (self._location(x, level), self._location(y, level))
+        try:
+            tile = self._slide.read_region(location, level, (width, height), as_array=True)
+        except (*DECODE_ERRORS, OSError) as error:
+            del error
+            self._count_unreadable(*key)
+            return None
+        tile = np.array(tile, np.uint8, order="C")
+        missing = self._missing[level]
+        if missing is not None:
+            th, tw = self._native_tile(level)
+            for i, j in np.argwhere(missing[y // th : -(-(y + height) // th), x // tw : -(-(x + width) // tw)]):
+                tile[i * th : (i + 1) * th, j * tw : (j + 1) * tw] = 255
+        return tile
+
+    def _location(self, px: int, level: int) -> int:
+        """The level-0 coordinate that TiffSlide maps to `px` of the level (it divides and cuts the fraction)."""
+        downsample = self._slide.level_downsamples[level]
+        location = int(np.ceil(px * downsample))
+        while int(location / downsample) < px:
+            location += 1
+        return location
+
+
+def _mpp(properties: dict[str, object]) -> Found | None:
+    x, y = properties.get("tiffslide.mpp-x"), properties.get("tiffslide.mpp-y")
+    try:
+        return None if x is None or y is None else (float(str(y)), float(str(x)))
+    except ValueError:
+        return None
+
+
+def _fingerprint(url: str) -> str:
+    """As `fingerprint`; of a remote file its size, its checksum as the server tells it, and its first and last MiB."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if isinstance(filesystem, LocalFileSystem):
+        from pathlib import Path
+
+        return fingerprint(Path(path))
+    info = filesystem.info(path)
+    size = int(info.get("size") or 0)
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"size {size};{info.get('ETag') or info.get('etag') or info.get('md5Hash') or ''};".encode())
+    for start, stop in {(0, min(size, _EDGE_BYTES)): 1, (max(0, size - _EDGE_BYTES), size): 1}:
+        digest.update(filesystem.cat_file(path, start=start, end=stop))
+    return digest.hexdigest()
