@@ -81,6 +81,7 @@ class ResnetGenerator(nn.Module):
                 widths += [width] * 3
         layers += [nn.ReflectionPad2d(3), conv(ngf, out_channels, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
+        self.norm = "instance" if norm == "instance" else "frozen"  # as the header of a weights file says it
         self._widths = (*widths, ngf, out_channels, out_channels)
         initialise(self)
 

@@ -30,6 +30,7 @@ class UnetGenerator(nn.Module):
         if n_levels < 2:
             raise ValueError(f"n_levels is {n_levels}, wanted at least 2")
         self.size_multiple = 2**n_levels
+        self.norm = "instance" if norm == "instance" else "frozen"  # as the header of a weights file says it
         bias = norm == "instance"
         widths = [ngf * min(2**level, 8) for level in range(n_levels)]
         self.down = nn.ModuleList()
