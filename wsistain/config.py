@@ -4,6 +4,7 @@ Unknown, missing or wrongly typed keys fail with the path of the key and the nea
 defaults, YAML holds choices, and nothing merges in between.
 """
 
+import contextlib
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,9 @@ class TilingConfig(Strict):
     """How the output is cut; sizes in output pixels."""
 
     stride: int | None = Field(None, ge=16, le=8192, description="step of the tile grid; None: the generator's")
-    overlap: int | None = Field(None, ge=0, le=2048, description="shared band of neighbouring cores; None: the generator's")
+    overlap: int | None = Field(
+        None, ge=0, le=2048, description="shared band of neighbouring cores; None: the generator's"
+    )
     halo: int | None = Field(None, ge=0, le=2048, description="margin read and thrown away; None: the generator's")
     block: int = Field(4096, ge=32, le=65536, description="edge of the unit of work; a multiple of shard and stride")
 
@@ -137,8 +140,14 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     path = ".".join(str(p) for p in first["loc"]) or "(top)"
     if first["type"] == "extra_forbidden":
         holder = _model_at(model, first["loc"])
-        near = difflib.get_close_matches(str(first["loc"][-1]), list(holder.model_fields), n=1, cutoff=0.4) if holder else []
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(holder.model_fields) if holder else '-'}"
+        near = (
+            difflib.get_close_matches(str(first["loc"][-1]), list(holder.model_fields), n=1, cutoff=0.4)
+            if holder
+            else []
+        )
+        hint = (
+            f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(holder.model_fields) if holder else '-'}"
+        )
         return f"{where}: {path} is not a known key; {hint}"
     if first["type"] == "missing":
         return f"{where}: {path} is missing"
@@ -186,10 +195,8 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         except yaml.YAMLError:
             raise ConfigError(f"--set {item!r}: the value is not YAML") from None
         if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         target = result
         for key in keys[:-1]:
             child = target.setdefault(key, {})

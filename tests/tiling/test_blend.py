@@ -97,7 +97,9 @@ def test_tiles_cut_from_a_picture_blend_back_to_the_picture():
     picture = rng.integers(0, 256, (4 * stride + overlap, 4 * stride + overlap, 3), dtype=np.uint8)
     core = stride + overlap
     tiles = {
-        (i, j): picture[i * stride : i * stride + core, j * stride : j * stride + core] for i in range(4) for j in range(4)
+        (i, j): picture[i * stride : i * stride + core, j * stride : j * stride + core]
+        for i in range(4)
+        for j in range(4)
     }
     assert np.array_equal(blend_slide(tiles, 4, 4, stride, overlap, 2), picture[: 4 * stride, : 4 * stride])
 

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import typer
 
-COMMAND_MODULES: tuple[str, ...] = ()
+COMMAND_MODULES: tuple[str, ...] = ("run",)
 
 
 def register(app: typer.Typer) -> None:

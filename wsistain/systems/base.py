@@ -88,7 +88,9 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: BaseModel) -> Tensor:
     """
     names = set(type(weights).model_fields)
     if names != set(terms):
-        raise ValueError(f"terms without a weight: {sorted(set(terms) - names)}; weights without a term: {sorted(names - set(terms))}")
+        raise ValueError(
+            f"terms without a weight: {sorted(set(terms) - names)}; weights without a term: {sorted(names - set(terms))}"
+        )
     parts = [getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name) != 0]
     if not parts:
         raise ValueError("every weight is 0: nothing to train")

@@ -43,11 +43,17 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if self.overlap > self.stride:
-            raise ConfigError(f"overlap {self.overlap} is larger than the stride {self.stride}; at most half a core may be shared")
+            raise ConfigError(
+                f"overlap {self.overlap} is larger than the stride {self.stride}; at most half a core may be shared"
+            )
         if self.block % self.stride:
-            raise ConfigError(f"block {self.block} is not a multiple of the stride {self.stride}; try --set tiling.stride=512")
+            raise ConfigError(
+                f"block {self.block} is not a multiple of the stride {self.stride}; try --set tiling.stride=512"
+            )
         if self.tile < self.core + 2 * self.halo:
-            raise ConfigError(f"tile {self.tile} cannot hold a core of {self.core} and a halo of {self.halo} on each side")
+            raise ConfigError(
+                f"tile {self.tile} cannot hold a core of {self.core} and a halo of {self.halo} on each side"
+            )
 
     @property
     def core(self) -> int:
@@ -129,7 +135,9 @@ class RunPlan:
     def frame(self, row: int, col: int) -> Frame:
         """Blending geometry of a block, ring blocks included."""
         n = self.tiling.per_block
-        return Frame(n, self.tiling.stride, self.tiling.overlap, self.origin[0] + row * n == 0, self.origin[1] + col * n == 0)
+        return Frame(
+            n, self.tiling.stride, self.tiling.overlap, self.origin[0] + row * n == 0, self.origin[1] + col * n == 0
+        )
 
     def tiles_in(self, row: int, col: int, *, edges_only: bool = False) -> list[Tile]:
         """Tiles to generate in a block, row by row.
@@ -187,7 +195,9 @@ class RunPlan:
         n = self.tiling.per_block
         first_r, first_c = max(r0 - 1, 0), max(c0 - 1, 0)
         sub = self.has_tissue[first_r : r0 + rows * n, first_c : c0 + cols * n]
-        return sum(self._touches_canvas(int(i) + first_r, int(j) + first_c) for i, j in zip(*np.nonzero(sub), strict=True))
+        return sum(
+            self._touches_canvas(int(i) + first_r, int(j) + first_c) for i, j in zip(*np.nonzero(sub), strict=True)
+        )
 
     @property
     def hash(self) -> str:
@@ -198,7 +208,9 @@ class RunPlan:
             "sampling": asdict(self.sampling),
             "tiling": asdict(self.tiling),
             "canvas": self.canvas,
-            "tiles": hashlib.sha256(np.packbits(self.has_tissue).tobytes() + bytes(str(self.has_tissue.shape), "ascii")).hexdigest(),
+            "tiles": hashlib.sha256(
+                np.packbits(self.has_tissue).tobytes() + bytes(str(self.has_tissue.shape), "ascii")
+            ).hexdigest(),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -218,7 +230,15 @@ class RunPlan:
         }
 
 
-def plan_run(info: SlideInfo, sampling: Sampling, tissue: TissueMask, tiling: Tiling, roi: Roi | None = None, *, crop: bool = False) -> RunPlan:
+def plan_run(
+    info: SlideInfo,
+    sampling: Sampling,
+    tissue: TissueMask,
+    tiling: Tiling,
+    roi: Roi | None = None,
+    *,
+    crop: bool = False,
+) -> RunPlan:
     """The plan for a slide.
 
     tissue : where to generate; a tile is generated when any pixel of its core is tissue, so a tissue pixel is never
@@ -240,7 +260,8 @@ def plan_run(info: SlideInfo, sampling: Sampling, tissue: TissueMask, tiling: Ti
                 f"the region (x {rx}, y {ry}, {rw} x {rh}) lies outside the slide of {info.size_l0[1]} x {info.size_l0[0]} level-0 px"
             )
         if not crop:
-            tissue = tissue.within(roi.mask(info, tissue.downsample, tissue.mask.shape))
+            shape = roi.mask(info, tissue.downsample, tissue.mask.shape)
+            tissue = TissueMask(tissue.mask & shape, tissue.downsample)
     rows, cols = -(-height // s), -(-width // s)
     has_tissue = np.zeros((rows, cols), bool)
     for i in range(rows):

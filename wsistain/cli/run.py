@@ -1,0 +1,157 @@
+"""`wsistain run`: stain one slide."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from wsistain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wsistain.config import RunConfig
+    from wsistain.slide.roi import Roi
+
+EXAMPLES = """
+Stain one slide. Virtual stains are for research, not for diagnosis.
+
+Examples:
+
+  wsistain run slide.svs --marker ER
+
+  wsistain run slide.svs --marker ER,PR,Ki67 --output stained --weights my_run/weights.safetensors
+
+  wsistain run slide.svs --marker HER2 --region 10000,8000,4096,4096 --set norm=tile
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("run", help=EXAMPLES)(run)
+
+
+def run_config(config: Path | None, overrides: list[str], options: dict[str, Any]) -> "RunConfig":
+    """The configuration from a file, then `--set`, then the options that were given (those that are not None)."""
+    from wsistain.config import RunConfig, apply_overrides, read_yaml, validate
+
+    values = apply_overrides(read_yaml(config) if config else {}, overrides)
+    values.update({name: value for name, value in options.items() if value is not None})
+    return validate(RunConfig, values, str(config) if config else "options")
+
+
+def read_regions(region: str | None, roi: Path | None) -> "tuple[Roi | None, Roi | None]":
+    """The rectangle and the shapes that the user gave; ConfigError when both are given."""
+    from wsistain.slide.roi import parse_region, read_roi
+
+    if region is not None and roi is not None:
+        raise ConfigError("--region and --roi exclude each other; draw the rectangle in the GeoJSON file")
+    return (parse_region(region) if region else None), (read_roi(roi) if roi else None)
+
+
+def run(
+    slide: str = typer.Argument(
+        ..., help="Slide: SVS, TIFF, NDPI, MRXS, DICOM, OME-Zarr, URL, or a picture with --mpp."
+    ),
+    marker: str = typer.Option("ER", "--marker", "-m", help="ER, PR, Ki67, HER2; several with commas, read once."),
+    output: Path = typer.Option(Path(), "--output", "-o", help="Folder for the results."),
+    weights: str | None = typer.Option(
+        None, "--weights", "-w", help="File, folder, hub id, or demo, identity. Default: demo."
+    ),
+    mpp: float | None = typer.Option(None, "--mpp", help="um per px of the slide, where it has none."),
+    region: str | None = typer.Option(None, "--region", metavar="X,Y,W,H", help="Only this rectangle, level-0 pixels."),
+    roi: Path | None = typer.Option(None, "--roi", metavar="FILE.geojson", help="Only these shapes (QuPath export)."),
+    all_tiles: bool | None = typer.Option(None, "--all-tiles", help="Stain glass too.", show_default=False),
+    norm: str | None = typer.Option(None, "--norm", help="Instance-norm statistics: tile, slide, field; auto chooses."),
+    reader: str | None = typer.Option(None, "--reader", help="auto, tiff, openslide, tiffslide, zarr or picture."),
+    direction: str | None = typer.Option(None, "--direction", help="he-to-ihc (default) or ihc-to-he."),
+    device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:N."),
+    batch_size: int | None = typer.Option(None, "--batch-size", help="Tiles at once on a GPU."),
+    workers: int = typer.Option(1, "--workers", min=1, help="Worker processes on this machine."),
+    scheduler: str | None = typer.Option(
+        None, "--scheduler", metavar="tcp://HOST:PORT", help="An existing Dask scheduler."
+    ),
+    resume: bool = typer.Option(False, "--resume", help="Continue an interrupted run."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace what is there."),
+    strict: bool | None = typer.Option(
+        None, "--strict", help="Undecodable native tiles end the run.", show_default=False
+    ),
+    ngff: str | None = typer.Option(None, "--ngff", help="OME-Zarr version: 0.5, or 0.4 for readers without Zarr v3."),
+    plan_only: bool = typer.Option(False, "--plan-only", help="Print the plan as JSON and stop."),
+    config: Path | None = typer.Option(None, "--config", metavar="FILE.yaml", help="Configuration file."),
+    overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Any key of the configuration."),
+) -> None:
+    """Stain one slide; see EXAMPLES for the help text."""
+    if ngff is not None:
+        overrides = [*overrides, f"output.ngff='{ngff}'"]
+    settings = run_config(
+        config,
+        overrides,
+        {
+            "weights": weights,
+            "mpp": mpp,
+            "all_tiles": all_tiles,
+            "norm": norm,
+            "reader": reader,
+            "direction": direction,
+            "device": device,
+            "batch_size": batch_size,
+            "strict": strict,
+        },
+    )
+    rectangle, shapes = read_regions(region, roi)
+    if plan_only:
+        _print_plan(slide, marker, settings, rectangle, shapes)
+        return
+    from wsistain.cli.progress import RunProgress
+    from wsistain.generators import find_generator
+    from wsistain.markers import parse_markers
+    from wsistain.pipeline.run import run as run_slide
+
+    markers = [m.name for m in parse_markers(marker)]
+    typer.echo(f"Staining {slide} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
+    for note in dict.fromkeys(find_generator(settings.weights, m, direction=settings.direction).note for m in markers):
+        if note:
+            typer.echo(f"Note: {note}")
+    with RunProgress() as progress:
+        reports = run_slide(
+            slide,
+            markers,
+            output,
+            config=settings,
+            region=rectangle,
+            roi=shapes,
+            resume=resume,
+            overwrite=overwrite,
+            scheduler=scheduler,
+            workers=workers,
+            on_event=progress,
+        )
+    if not reports:
+        typer.echo(f"Nothing to do: the results in {output} are finished")
+    for report in reports:
+        unread = (
+            f"; {report.unreadable_tiles} native tiles could not be decoded and are glass"
+            if report.unreadable_tiles
+            else ""
+        )
+        seams = "" if report.seam_score is None else f", seam score {report.seam_score:.2f}"
+        typer.echo(
+            f"{report.output}: {report.tiles_generated} tiles, {report.megapixels:.1f} MP in {report.seconds['total']:.1f} s "
+            f"({report.mp_per_second:.1f} MP/s), peak {report.peak_rss_mb:.0f} MB{seams}{unread}"
+        )
+
+
+def _print_plan(slide: str, marker: str, settings: "RunConfig", region: "Roi | None", roi: "Roi | None") -> None:
+    import json
+
+    from wsistain.markers import parse_markers
+    from wsistain.pipeline.run import make_spec, plan_groups
+    from wsistain.slide.reader import open_slide
+
+    opened = open_slide(slide, mpp=settings.mpp, reader=settings.reader)
+    try:
+        specs = [make_spec(settings, m.name) for m in parse_markers(marker)]
+        groups = plan_groups(opened, specs, settings, region or roi, crop=roi is None)
+        plans = [{"markers": [s.marker for s in g.specs], **g.plan.describe()} for g in groups]
+        typer.echo(json.dumps(plans, indent=2))
+    finally:
+        opened.close()

@@ -1,0 +1,121 @@
+"""Measuring norm statistics on a slide, and keeping them beside the output for workers and resumed runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from wsistain.networks.slide_norm import NormField
+from wsistain.networks.stainer import NetworkGenerator
+from wsistain.slide.base import Slide
+from wsistain.slide.resample import read_window
+from wsistain.tiling.plan import RunPlan
+
+NormMode = Literal["tile", "slide", "field"]
+WINDOW_PX = 160
+"""Edge of a statistics window: many small windows represent a slide better than few large ones, for less memory."""
+
+MAX_NODES = 400
+NODE_WINDOWS = 9
+
+
+def save_norm(path: Path, field: NormField) -> None:
+    """Write a field in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file({k: np.ascontiguousarray(v) for k, v in field.nodes.items()}, str(part), {"spacing": repr(field.spacing)})
+    part.replace(path)
+
+
+def load_norm(path: str) -> NormField:
+    """The field in a file that `save_norm` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        spacing = float(file.metadata()["spacing"])
+    return NormField(load_file(path), spacing)
+
+
+def measure(
+    generator: NetworkGenerator, slide: Slide, plan: RunPlan, mode: Literal["slide", "field"], n_tiles: int
+) -> NormField:
+    """Norm statistics of `generator` on the slide: one set, or a lattice of sets.
+
+    n_tiles : tissue tiles for the one set, spread evenly over the slide's tissue; each gives one window.
+    """
+    places = [(int(i), int(j)) for i, j in zip(*np.nonzero(plan.has_tissue), strict=True)]
+    edge = _window_edge(generator.spec.size_multiple)
+    if mode == "slide":
+        chosen = _spread(places, n_tiles)
+        statistics = generator.measure_norm(_windows(slide, plan, chosen, edge, n_tiles))
+        return NormField({k: v[None, None] for k, v in statistics.items()}, 1.0)
+    return _measure_field(generator, slide, plan, places, edge)
+
+
+def _window_edge(multiple: int) -> int:
+    return max(multiple, -(-WINDOW_PX // multiple) * multiple)
+
+
+def _spread(places: Sequence[tuple[int, int]], n: int) -> list[tuple[int, int]]:
+    """At most `n` of `places`, evenly spaced in reading order, which runs over the whole slide."""
+    if len(places) <= n:
+        return list(places)
+    return [places[int(k)] for k in np.linspace(0, len(places) - 1, n).round()]
+
+
+def _windows(
+    slide: Slide, plan: RunPlan, tiles: Sequence[tuple[int, int]], edge: int, at_least: int
+) -> NDArray[np.uint8]:
+    """Windows from `tiles`, uint8 (k, edge, edge, 3); several a tile where there are few tiles.
+
+    Windows lie on a grid inside each tile's stride, centred first; those that are mostly glass come last and are
+    dropped when enough others remain, since glass would drag the statistics of pale slides.
+    """
+    stride = plan.tiling.stride
+    per_tile = -(-at_least // max(len(tiles), 1))
+    side = max(1, min(int(np.ceil(np.sqrt(per_tile))), stride // edge))
+    offsets = [int((k + 0.5) * stride / side - edge / 2) for k in range(side)]
+    found = [
+        read_window(slide, plan.sampling, i * stride + dy, j * stride + dx, edge, edge)
+        for i, j in tiles
+        for dy in offsets
+        for dx in offsets
+    ]
+    glassy = [float((w.min(axis=2) > 225).mean()) for w in found]
+    order = sorted(range(len(found)), key=lambda k: (glassy[k] > 0.5, k))
+    good = [k for k in order if glassy[k] <= 0.5]
+    keep = good if len(good) >= max(1, at_least // 2) else order
+    return np.stack([found[k] for k in sorted(keep[: max(at_least, 1)])])
+
+
+def _measure_field(
+    generator: NetworkGenerator, slide: Slide, plan: RunPlan, places: Sequence[tuple[int, int]], edge: int
+) -> NormField:
+    """A lattice of statistics, each node pooled over the tissue tiles in the 3 x 3 nodes round it."""
+    stride = plan.tiling.stride
+    step = 1
+    while -(-plan.has_tissue.shape[0] // step) * -(-plan.has_tissue.shape[1] // step) > MAX_NODES:
+        step += 1
+    rows, cols = -(-plan.has_tissue.shape[0] // step), -(-plan.has_tissue.shape[1] // step)
+    nodes: dict[tuple[int, int], dict[str, NDArray[np.float32]]] = {}
+    for r in range(rows):
+        for c in range(cols):
+            inside = [p for p in places if p[0] // step == r and p[1] // step == c]
+            if not inside:
+                continue
+            near = [p for p in places if abs(p[0] // step - r) <= 1 and abs(p[1] // step - c) <= 1]
+            nodes[r, c] = generator.measure_norm(_windows(slide, plan, _spread(near, NODE_WINDOWS), edge, NODE_WINDOWS))
+    known = np.array(sorted(nodes))
+    table: dict[str, NDArray[np.float32]] = {}
+    for name, first in nodes[tuple(known[0])].items():
+        lattice = np.empty((rows, cols, *first.shape), np.float32)
+        for r in range(rows):
+            for c in range(cols):
+                # a node without tissue takes its nearest neighbour's statistics
+                nearest = known[np.argmin(((known - (r, c)) ** 2).sum(axis=1))]
+                lattice[r, c] = nodes[int(nearest[0]), int(nearest[1])][name]
+        table[name] = lattice
+    return NormField(table, float(stride * step))

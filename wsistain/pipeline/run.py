@@ -1,0 +1,331 @@
+"""`run`: one slide to one OME-Zarr a marker. Plan, generate, blend, write; every step resumable."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from os import cpu_count
+from pathlib import Path
+from typing import Any, TypeVar
+
+from wsistain.config import RunConfig
+from wsistain.errors import ConfigError, OutputError, SlideError
+from wsistain.generators import GeneratorSpec, find_generator, with_tiling
+from wsistain.markers import find_marker
+from wsistain.output.journal import Journal, open_journal
+from wsistain.output.metadata import write_metadata
+from wsistain.output.preview import write_preview
+from wsistain.output.pyramid import finish_pyramid
+from wsistain.output.store import OutputSpec, create_output
+from wsistain.pipeline.graph import build_graph, connect, run_in_threads, run_on_cluster
+from wsistain.pipeline.report import RunReport, Tally, make_report, provenance
+from wsistain.pipeline.tasks import Job, Written, release_kits
+from wsistain.slide.base import Slide, SlideInfo
+from wsistain.slide.reader import open_slide
+from wsistain.slide.resample import choose_sampling
+from wsistain.slide.roi import Roi
+from wsistain.slide.tissue import TissueMask, find_tissue
+from wsistain.tiling.plan import RunPlan, make_tiling, plan_run
+
+TISSUE_MARGIN_UM = 16.0
+"""The mask is grown by this much, so that faint edges of tissue are not cut."""
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """Progress for whoever watches: `done` of `total` blocks, and megapixels written so far of all."""
+
+    stage: str
+    done: int
+    total: int
+    megapixels: float
+    total_megapixels: float
+
+
+OnEvent = Callable[[RunEvent], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Markers whose generators share one tiling, and so one pass over the slide."""
+
+    specs: tuple[GeneratorSpec, ...]
+    plan: RunPlan
+
+
+def _is_silent(event: RunEvent) -> None:
+    """Nobody watches."""
+
+
+def plan_groups(
+    slide: Slide, specs: Sequence[GeneratorSpec], config: RunConfig, roi: Roi | None, *, crop: bool
+) -> list[Group]:
+    """The plans of a run: markers with the same grid are stained in one pass.
+
+    Raises ConfigError or SlideError where slide, weights and tiling do not go together, or no tissue is found.
+    """
+    info = slide.info
+    if config.all_tiles:
+        tissue = TissueMask.everywhere(info)
+    else:
+        tissue = find_tissue(slide).dilated(TISSUE_MARGIN_UM / info.mpp)
+        if not tissue.mask.any():
+            raise SlideError(f"{info.path} shows no tissue; pass --all-tiles if there is some all the same")
+    by_grid: dict[tuple[Any, ...], list[GeneratorSpec]] = {}
+    for spec in specs:
+        by_grid.setdefault((spec.mpp, spec.stride, spec.overlap, spec.halo, spec.size_multiple), []).append(spec)
+    groups = []
+    for (mpp, stride, overlap, halo, multiple), members in by_grid.items():
+        tiling = make_tiling(
+            stride=stride, overlap=overlap, halo=halo, size_multiple=multiple, block=config.tiling.block
+        )
+        plan = plan_run(info, choose_sampling(info, mpp), tissue, tiling, roi, crop=crop)
+        if not plan.n_tiles:
+            raise SlideError(
+                f"{info.path} shows no tissue in the region; pass --all-tiles if there is some all the same"
+            )
+        groups.append(Group(tuple(members), plan))
+    return groups
+
+
+def output_name(slide: str, marker: str) -> str:
+    """Stem of everything that a run writes for a slide and marker: `<slide stem>.<MARKER>`."""
+    return f"{Path(slide.rstrip('/')).name.removesuffix('.ome.zarr').rsplit('.', 1)[0]}.{marker}"
+
+
+def preview_path(output: OutputSpec) -> Path:
+    """Where the preview of an output lies: beside it."""
+    return Path(f"{output.path.removesuffix('.ome.zarr')}.preview.jpg")
+
+
+def norm_mode(spec: GeneratorSpec, config: RunConfig) -> str:
+    """The norm that a generator runs with: what was asked for, or the measured default for its kind."""
+    if spec.norm != "instance":
+        if config.norm in ("slide", "field"):
+            raise ConfigError(
+                f"--norm {config.norm} needs a generator with instance norm; {spec.name} has none (use --norm auto)"
+            )
+        return "tile"
+    return "slide" if config.norm == "auto" else config.norm
+
+
+def run(
+    slide: str | Path,
+    markers: str | Sequence[str] = "ER",
+    output: str | Path = ".",
+    *,
+    config: RunConfig | None = None,
+    region: Roi | None = None,
+    roi: Roi | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    scheduler: str | None = None,
+    workers: int = 1,
+    on_event: OnEvent = _is_silent,
+) -> list[RunReport]:
+    """Stain a slide: one OME-Zarr a marker in the folder `output`, with a preview and `run.json` beside each.
+
+    slide     : a slide that `open_slide` reads.
+    markers   : names, as a sequence or "ER,PR"; the slide is read once for all that share a tile grid.
+    region    : a rectangle; its pixels equal the crop of the whole slide's.
+    roi       : shapes outside which nothing is stained.
+    scheduler : address of a Dask scheduler; workers: processes of a local cluster where none is given.
+
+    Raises WsistainError children; what was finished before an error can be resumed.
+    """
+    config = config or RunConfig()
+    names = [m.strip() for m in markers.split(",")] if isinstance(markers, str) else list(markers)
+    wanted = list(dict.fromkeys(find_marker(m).name for m in names))
+    specs = [make_spec(config, m) for m in wanted]
+    opened = open_slide(slide, mpp=config.mpp, reader=config.reader)
+    try:
+        groups = plan_groups(opened, specs, config, region or roi, crop=roi is None)
+        for spec in specs:
+            norm_mode(spec, config)
+        reports = []
+        with connect(scheduler, workers) as client:
+            for group in groups:
+                reports += _run_group(opened, group, Path(output), config, resume, overwrite, client, workers, on_event)
+        return reports
+    finally:
+        release_kits()
+        opened.close()
+
+
+def make_spec(config: RunConfig, marker: str) -> GeneratorSpec:
+    """The generator for `marker` with the tiling of `config` where it names one."""
+    spec = find_generator(config.weights, marker, direction=config.direction)
+    t = config.tiling
+    return with_tiling(spec, stride=t.stride, overlap=t.overlap, halo=t.halo)
+
+
+def _output_spec(folder: Path, info: SlideInfo, spec: GeneratorSpec, plan: RunPlan, config: RunConfig) -> OutputSpec:
+    y, x, height, width = plan.canvas
+    return OutputSpec(
+        path=str(folder / f"{output_name(info.path, spec.marker)}.ome.zarr"),
+        height=height,
+        width=width,
+        mpp=plan.sampling.mpp,
+        chunk=config.output.chunk,
+        shard=config.output.shard,
+        block=plan.tiling.block,
+        zstd_level=config.output.zstd_level,
+        ngff=config.output.ngff,
+        origin_um=(y * plan.sampling.mpp, x * plan.sampling.mpp),
+    )
+
+
+def _key(plan: RunPlan, spec: GeneratorSpec, output: OutputSpec, config: RunConfig, norm: str) -> dict[str, Any]:
+    """What must be the same for a run to be resumed: everything that decides a byte."""
+    return {
+        "plan": plan.hash,
+        "slide": plan.fingerprint,
+        "weights": spec.weights_hash,
+        "marker": spec.marker,
+        "norm": f"{norm}/{config.norm_tiles}",
+        "precision": config.precision,
+        "seed": config.seed,
+        "output": f"{output.ngff}/{output.chunk}/{output.shard}/{output.zstd_level}",
+    }
+
+
+def _run_group(
+    slide: Slide,
+    group: Group,
+    folder: Path,
+    config: RunConfig,
+    resume: bool,
+    overwrite: bool,
+    client: Any,
+    workers: int,
+    on_event: OnEvent,
+) -> list[RunReport]:
+    start = time.perf_counter()
+    plan, info = group.plan, slide.info
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the output folder {folder} cannot be made ({error.strerror}); choose another --output"
+        ) from None
+    outputs = tuple(_output_spec(folder, info, s, plan, config) for s in group.specs)
+    norms = [norm_mode(s, config) for s in group.specs]
+    keys = [_key(plan, s, o, config, n) for s, o, n in zip(group.specs, outputs, norms, strict=True)]
+    with ExitStack() as stack:
+        journals = [
+            stack.enter_context(open_journal(o.path, key, resume, overwrite))
+            for o, key in zip(outputs, keys, strict=True)
+        ]
+        open_ones = [k for k, journal in enumerate(journals) if not journal.finished]
+        for output in (outputs[k] for k, journal in enumerate(journals) if journal.finished):
+            if not preview_path(output).is_file():
+                write_preview(output, preview_path(output), config.output.preview_px)
+        if not open_ones:
+            return []
+        todo = Group(tuple(group.specs[k] for k in open_ones), plan)
+        job = Job(
+            plan=plan,
+            mpp=info.mpp,
+            reader=info.reader if config.reader == "auto" else config.reader,
+            generators=todo.specs,
+            outputs=tuple(outputs[k] for k in open_ones),
+            norm_files=("",) * len(open_ones),
+            device=config.device,
+            precision=config.precision,
+            compiled=config.compile,
+            batch_size=config.batch_size,
+            strict=config.strict,
+            threads=max(1, (cpu_count() or 1) // max(workers, 1)),
+        )
+        for made in job.outputs:
+            create_output(made)
+        seconds: dict[str, float] = {}
+        job, seconds["norm"] = _timed(lambda: _with_norm(slide, job, [norms[k] for k in open_ones], config))
+        live = [journals[k] for k in open_ones]
+        finished = set.intersection(*(set(j.done()) for j in live))
+        tally, seconds["blocks"] = _timed(lambda: _run_blocks(job, live, finished, client, on_event))
+        device = config.device
+        reports = []
+        for k, journal in enumerate(live):
+            spec, output = job.generators[k], job.outputs[k]
+            source = provenance(info, plan, spec, config, norms[open_ones[k]], keys[open_ones[k]], device)
+            shards, pyramid_seconds = _timed(lambda o=output: finish_pyramid(o, threads=job.threads))  # type: ignore[misc]
+            beside = str(folder / output_name(info.path, spec.marker))
+            report = make_report(
+                output=output.path,
+                k=k,
+                spec=spec,
+                plan=plan,
+                tally=tally,
+                resumed=len(finished),
+                pyramid_shards=shards,
+                seconds={
+                    "total": round(time.perf_counter() - start, 3),
+                    **{name: round(value, 3) for name, value in seconds.items()},
+                    "pyramid": round(pyramid_seconds, 3),
+                },
+                source=source,
+                n_outputs=len(live),
+            )
+            report.write(Path(f"{beside}.run.json"))
+            # the metadata comes last: what has metadata is finished; the preview is made from it
+            write_metadata(output, source, f"{output_name(info.path, spec.marker)} (virtual)", key=keys[open_ones[k]])
+            write_preview(output, preview_path(output), config.output.preview_px)
+            journal.finish()
+            reports.append(report)
+    return reports
+
+
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    return call(), time.perf_counter() - start
+
+
+def _with_norm(slide: Slide, job: Job, modes: Sequence[str], config: RunConfig) -> Job:
+    """The job with the norm statistics of every generator that freezes them, measured unless a resumed run has them."""
+    files = []
+    for spec, output, mode in zip(job.generators, job.outputs, modes, strict=True):
+        if mode == "tile":
+            files.append("")
+            continue
+        from wsistain.generators import build_generator
+        from wsistain.networks.stainer import NetworkGenerator
+        from wsistain.pipeline.norm import measure, save_norm
+
+        path = output.folder / ".wsistain" / "norm.safetensors"
+        if not path.is_file():
+            generator = build_generator(spec, device=config.device, precision=config.precision)
+            if not isinstance(generator, NetworkGenerator) or not generator.has_instance_norm:
+                raise ConfigError(f"--norm {mode}: {spec.name} has no instance norm to freeze; use --norm tile")
+            save_norm(path, measure(generator, slide, job.plan, mode, config.norm_tiles))  # type: ignore[arg-type]
+        files.append(str(path.resolve()))
+    return replace(job, norm_files=tuple(files))
+
+
+def _run_blocks(
+    job: Job, journals: Sequence[Journal], finished: set[tuple[int, int]], client: Any, on_event: OnEvent
+) -> Tally:
+    """Generate and write every block that is not finished, and journal each as it ends."""
+    tally = Tally()
+    blocks = list(job.plan.blocks())
+    area = {(b.row, b.col): b.height * b.width / 1e6 for b in blocks}
+    total_mp = sum(area.values())
+    before = sum(area[k] for k in finished if k in area)
+    state = {"n": len(finished), "mp": before}
+    on_event(RunEvent("staining", state["n"], len(blocks), state["mp"], total_mp))  # type: ignore[arg-type]
+
+    def done(written: Written) -> None:
+        for journal, record in zip(journals, written.done, strict=True):
+            journal.append(record)
+        tally.add(written)
+        state["n"] += 1
+        state["mp"] += area[written.row, written.col]
+        on_event(RunEvent("staining", int(state["n"]), len(blocks), state["mp"], total_mp))
+
+    writes = build_graph(job, finished)
+    if client is None:
+        run_in_threads(writes, done)
+    else:
+        run_on_cluster(writes, done, client)
+    return tally

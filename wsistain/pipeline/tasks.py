@@ -1,0 +1,308 @@
+"""The two tasks of a block: generate, and write with what the neighbours' tiles add.
+
+Tasks carry a `Job`: paths and frozen specs, never slides or networks. A process opens the slide and loads the
+generators once (`kit_for`).
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsistain.errors import SlideError
+from wsistain.generators import Generator, GeneratorSpec, build_generator
+from wsistain.output.store import BlockDone, OutputSpec, write_block
+from wsistain.slide.base import Slide
+from wsistain.slide.reader import open_slide
+from wsistain.slide.resample import read_window
+from wsistain.tiling.blend import Frame, Heads, Tails, assemble, heads_of, join, tails_of
+from wsistain.tiling.plan import RunPlan, Tile
+from wsistain.tiling.seams import SeamSums, seam_sums
+
+if TYPE_CHECKING:
+    pass
+
+RGB = NDArray[np.uint8]
+CUDA_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs for any block of a run; picklable.
+
+    generators, outputs : one a marker, in the same order; all markers share the plan.
+    norm_files          : file with the frozen norm statistics of each generator, or "" for the tile's own.
+    threads             : of one process for reading, staining on the CPU and encoding.
+    """
+
+    plan: RunPlan
+    mpp: float
+    reader: str
+    generators: tuple[GeneratorSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    norm_files: tuple[str, ...]
+    device: str
+    precision: str
+    compiled: bool
+    batch_size: int | None
+    strict: bool
+    threads: int
+
+
+@dataclass
+class Kit:
+    """What a process keeps open for a job."""
+
+    slide: Slide
+    generators: tuple[Generator, ...]
+    pool: ThreadPoolExecutor
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        return all(g.device == "cpu" for g in self.generators)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds by stage, summed over threads."""
+
+    read: float = 0.0
+    generate: float = 0.0
+    blend: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+
+    def __add__(self, other: "Times") -> "Times":
+        return Times(
+            self.read + other.read,
+            self.generate + other.generate,
+            self.blend + other.blend,
+            self.encode + other.encode,
+            self.write + other.write,
+        )
+
+
+@dataclass(frozen=True)
+class Stained:
+    """One marker's block: pixels whose leading bands are still open, and the sums for them.
+
+    pixels is None where only the tails were wanted.
+    """
+
+    pixels: RGB | None
+    heads: Heads | None
+    tails: Tails
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What `generate_block` returns: one `Stained` a marker, and what it cost."""
+
+    stained: tuple[Stained, ...]
+    n_tiles: int
+    unreadable: frozenset[tuple[int, ...]]
+    times: Times
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_block_task` returns: one record a marker, and the sums for the report."""
+
+    row: int
+    col: int
+    done: tuple[BlockDone, ...]
+    seams: tuple[SeamSums, ...]
+    n_tiles: int
+    unreadable: frozenset[tuple[int, ...]]
+    times: Times
+    process: str
+    peak_rss_mb: float
+
+
+_kits: dict[tuple[object, ...], Kit] = {}
+_kits_lock = threading.Lock()
+
+
+def _load_generator(job: Job, k: int) -> Generator:
+    generator = build_generator(job.generators[k], device=job.device, precision=job.precision, compiled=job.compiled)
+    if job.norm_files[k]:
+        from wsistain.pipeline.norm import load_norm
+
+        generator.freeze_norm(load_norm(job.norm_files[k]))  # type: ignore[attr-defined]
+    return generator
+
+
+def kit_for(job: Job) -> Kit:
+    """The slide, generators and threads of this process for `job`, opened on first use."""
+    key = (job.plan.slide, job.plan.fingerprint, job.mpp, job.reader, job.generators, job.norm_files, job.device)
+    with _kits_lock:
+        if key not in _kits:
+            release_kits()
+            slide = open_slide(job.plan.slide, mpp=job.mpp, reader=job.reader)
+            if slide.info.fingerprint != job.plan.fingerprint:
+                slide.close()
+                raise SlideError(f"{job.plan.slide} is not the slide that was planned: its content has changed")
+            generators = tuple(_load_generator(job, k) for k in range(len(job.generators)))
+            _kits[key] = Kit(slide, generators, ThreadPoolExecutor(job.threads, thread_name_prefix="tile"))
+        return _kits[key]
+
+
+def release_kits() -> None:
+    """Close what this process keeps open."""
+    for kit in _kits.values():
+        kit.pool.shutdown(wait=True)
+        kit.slide.close()
+    _kits.clear()
+
+
+def read_tile(slide: Slide, plan: RunPlan, tile: Tile) -> RGB:
+    """The pixels of a tile with its halo, uint8 (tile, tile, 3); 255 outside the slide."""
+    t = plan.tiling
+    return read_window(slide, plan.sampling, tile.y_out - t.halo, tile.x_out - t.halo, t.tile, t.tile)
+
+
+def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, list[RGB], float, float]]:
+    """Each tile with its stained core for every marker, and the seconds for reading and generating."""
+    t = job.plan.tiling
+    core = slice(t.halo, t.halo + t.core)
+
+    def read(tile: Tile) -> tuple[RGB, float]:
+        start = time.perf_counter()
+        return read_tile(kit.slide, job.plan, tile), time.perf_counter() - start
+
+    def corner(tile: Tile) -> tuple[int, int]:
+        return tile.y_out - t.halo, tile.x_out - t.halo
+
+    def read_and_stain(tile: Tile) -> tuple[Tile, list[RGB], float, float]:
+        pixels, seconds = read(tile)
+        start = time.perf_counter()
+        stained = [g.stain(pixels[None], [corner(tile)])[0][core, core] for g in kit.generators]
+        return tile, stained, seconds, time.perf_counter() - start
+
+    if kit.is_on_cpu:
+        yield from kit.pool.map(read_and_stain, tiles)
+        return
+    size = job.batch_size or CUDA_BATCH
+    pairs = zip(tiles, kit.pool.map(read, tiles), strict=True)
+    while group := list(islice(pairs, size)):
+        # always the same batch shape, so that the device always picks the same algorithm
+        pixels = np.full((size, t.tile, t.tile, 3), 255, np.uint8)
+        for k, (_, (picture, _)) in enumerate(group):
+            pixels[k] = picture
+        places = [corner(tile) for tile, _ in group]
+        places += [places[-1]] * (size - len(places))
+        start = time.perf_counter()
+        with kit.lock:
+            results = [g.stain(pixels, places) for g in kit.generators]
+        seconds = (time.perf_counter() - start) / len(group)
+        for k, (tile, (_, seconds_read)) in enumerate(group):
+            yield tile, [r[k][core, core] for r in results], seconds_read, seconds
+
+
+def generate_block(job: Job, row: int, col: int, *, edges_only: bool = False) -> Generated:
+    """Read, stain and blend the tiles of one block.
+
+    edges_only: only the tiles that other blocks need; the result holds tails and no pixels.
+    """
+    kit = kit_for(job)
+    frame = job.plan.frame(row, col)
+    edges_only = edges_only or row < 0 or col < 0
+    tiles = job.plan.tiles_in(row, col, edges_only=edges_only)
+    row0, col0 = job.plan.origin[0] + row * frame.n, job.plan.origin[1] + col * frame.n
+    pieces: list[dict[tuple[int, int], RGB]] = [{} for _ in job.generators]
+    seconds_read = seconds_generate = 0.0
+    for tile, cores, read, generate in _cores(job, kit, tiles):
+        seconds_read, seconds_generate = seconds_read + read, seconds_generate + generate
+        for mine, pixels in zip(pieces, cores, strict=True):
+            mine[tile.row - row0, tile.col - col0] = pixels
+    unreadable = frozenset(kit.slide.unreadable_keys)
+    if job.strict and unreadable:
+        raise SlideError(f"{job.plan.slide}: {len(unreadable)} native tiles cannot be decoded, and --strict was given")
+    start = time.perf_counter()
+    stained = tuple(_blend(mine, frame, edges_only) for mine in pieces)
+    times = Times(read=seconds_read, generate=seconds_generate, blend=time.perf_counter() - start)
+    return Generated(stained, len(tiles), unreadable, times)
+
+
+def _blend(pieces: dict[tuple[int, int], RGB], frame: Frame, edges_only: bool) -> Stained:
+    tails = tails_of(pieces, frame)
+    if edges_only:
+        return Stained(None, None, tails)
+    return Stained(assemble(pieces, frame), heads_of(pieces, frame), tails)
+
+
+def take_tails(generated: Generated) -> tuple[Tails, ...]:
+    """The tails alone, so that a block's pixels need not wait in memory for its neighbours."""
+    return tuple(s.tails for s in generated.stained)
+
+
+@lru_cache(maxsize=8)
+def glass_tails(frame: Frame) -> Tails:
+    """The tails of a block without any tissue."""
+    return tails_of({}, frame)
+
+
+def write_block_task(
+    job: Job,
+    row: int,
+    col: int,
+    generated: Generated | None,
+    near: dict[str, tuple[Tails, ...] | None],
+) -> Written:
+    """Complete a block's leading bands with the tails of its neighbours and write its shards, for every marker.
+
+    generated : None for a block without tiles of its own, reached only by its neighbours' tails.
+    near      : tails by "above", "left", "corner"; None for a neighbour without tissue; absent where the slide ends.
+    """
+    block, frame = job.plan.block(row, col), job.plan.frame(row, col)
+    offset = {"above": (-1, 0), "left": (0, -1), "corner": (-1, -1)}
+    done, seams = [], []
+    blend = 0.0
+    for k, output in enumerate(job.outputs):
+        start = time.perf_counter()
+        if generated is None:
+            pixels = np.full((frame.block, frame.block, 3), 255, np.uint8)
+            heads = heads_of({}, frame)
+        else:
+            stained = generated.stained[k]
+            if stained.pixels is None or stained.heads is None:
+                raise ValueError(f"block ({row}, {col}) was generated for its tails only")
+            pixels, heads = stained.pixels, stained.heads
+        tails = {
+            name: (glass_tails(job.plan.frame(row + dy, col + dx)) if near[name] is None else near[name][k])  # type: ignore[index]
+            for name, (dy, dx) in offset.items()
+            if name in near
+        }
+        pixels = join(pixels, heads, frame, tails.get("above"), tails.get("left"), tails.get("corner"))
+        pixels = pixels[: block.height, : block.width]
+        seams.append(seam_sums(pixels, frame.stride, frame.overlap))
+        blend += time.perf_counter() - start
+        done.append(write_block(output, row, col, pixels, threads=job.threads))
+    times = Times(blend=blend, encode=sum(d.seconds_encode for d in done), write=sum(d.seconds_write for d in done))
+    return Written(
+        row=row,
+        col=col,
+        done=tuple(done),
+        seams=tuple(seams),
+        n_tiles=generated.n_tiles if generated else 0,
+        unreadable=generated.unreadable if generated else frozenset(),
+        times=times + (generated.times if generated else Times()),
+        process=f"{os.uname().nodename}:{os.getpid()}",
+        peak_rss_mb=peak_rss_mb(),
+    )
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, MB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
