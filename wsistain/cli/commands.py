@@ -4,7 +4,7 @@ from importlib import import_module
 
 import typer
 
-COMMAND_MODULES: tuple[str, ...] = ("run",)
+COMMAND_MODULES: tuple[str, ...] = ("run", "export", "train")
 
 
 def register(app: typer.Typer) -> None:

@@ -12,6 +12,9 @@ from types import ModuleType
 from wsistain.errors import ConfigError
 
 SYSTEMS: dict[str, str] = {
+    "pix2pix": "wsistain.systems.pix2pix:Pix2Pix",
+    "pyramidp2p": "wsistain.systems.pyramidp2p:PyramidP2P",
+    "cyclegan": "wsistain.systems.cyclegan:CycleGAN",
 }
 
 

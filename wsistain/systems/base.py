@@ -67,8 +67,8 @@ class System(Protocol):
     def generator(self) -> nn.Module:
         """The network that stains: float (b, 3, h, w) in [-1, 1] to the same shape and range.
 
-        Its attributes `size_multiple` (edges must be multiples of it) and, where they exist, `norm` ("instance" or
-        "frozen": whether statistics depend on the tile) and `halo_px` go into the weights' header.
+        Where it has them, its attributes `size_multiple` (edges must be multiples of it), `halo_px` and `norm`
+        ("instance" or "frozen": whether statistics depend on the tile; else told by its layers) go into the header.
         """
         ...
 

@@ -1,0 +1,192 @@
+"""Checkpoints that resume exactly: safetensors and JSON in a folder that appears in one move. Nothing is pickled.
+
+`checkpoint/step_00001000/` holds `state.json` (step, configuration, optimiser settings), `parameters.safetensors` and
+`optimizers.safetensors` (equal in all processes, written by the first), and `process_0.safetensors`, ... (buffers and
+replay pools, which differ between processes). The last two are kept.
+
+Random states are not stored: the loop seeds every step from (seed, step, process), so they follow from the step.
+Parameters that are not trained (a published base model) are not stored either: the system brings them itself.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wsistain.errors import OutputError
+from wsistain.training.schedule import Ema
+
+FORMAT = 1
+KEEP = 2
+_NAME = re.compile(r"step_(\d{8,})")
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints below `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=lambda p: int(p.name[5:]))
+
+
+def _optimizer_parts(optimizers: Mapping[str, Optimizer]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Optimiser states split into tensors (by name) and what JSON can hold."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        plain: dict[str, dict[str, Any]] = {}
+        for index, values in state["state"].items():
+            for key, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}/{index}/{key}"] = value
+                else:
+                    plain.setdefault(str(index), {})[key] = value
+        rest[name] = {"param_groups": state["param_groups"], "plain": plain}
+    return tensors, rest
+
+
+def _restore_optimizers(
+    optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
+) -> None:
+    for name, optimizer in optimizers.items():
+        state: dict[int, dict[str, Any]] = {}
+        for index, values in rest[name]["plain"].items():
+            state.setdefault(int(index), {}).update(values)
+        for full, tensor in tensors.items():
+            owner, index, key = full.split("/")
+            if owner == name:
+                state.setdefault(int(index), {})[key] = tensor
+        groups = [
+            {key: tuple(value) if key == "betas" else value for key, value in group.items()}
+            for group in rest[name]["param_groups"]
+        ]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _own_state(system: nn.Module) -> dict[str, Tensor]:
+    """Every tensor of the state dict that is not a parameter: buffers and extra states such as replay pools."""
+    parameters = {name for name, _ in system.named_parameters()}
+    return {name: t for name, t in system.state_dict().items() if name not in parameters}
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, str(path))
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    system: nn.Module,
+    optimizers: Mapping[str, Optimizer],
+    accelerator: Accelerator,
+    *,
+    ema: Ema | None,
+    run: Mapping[str, Any],
+) -> None:
+    """Write the checkpoint of `step` finished steps below `folder`; called by every process.
+
+    run : what has to be the same to resume (JSON), compared by `check_same_run`.
+    """
+    final = folder / f"step_{step:08d}"
+    part = final.with_name(final.name + ".part")
+    if accelerator.is_main_process:
+        for stale in folder.glob("step_*.part"):
+            shutil.rmtree(stale)
+        part.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    _save(_own_state(system), part / f"process_{accelerator.process_index}.safetensors")
+    if accelerator.is_main_process:
+        parameters: dict[str, Tensor] = {f"parameter/{n}": p for n, p in system.named_parameters() if p.requires_grad}
+        if ema is not None:
+            parameters.update({f"ema/{n}": t for n, t in ema.mean.items()})
+        _save(parameters, part / "parameters.safetensors")
+        tensors, rest = _optimizer_parts(optimizers)
+        _save(tensors, part / "optimizers.safetensors")
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        state = {"format": FORMAT, "step": step, "run": run, "optimizers": rest, "scaler": scaler}
+        (part / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if final.exists():
+            shutil.rmtree(final)
+        part.replace(final)
+        for old in find_checkpoints(folder)[:-KEEP]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint; OutputError when it is damaged or of another format."""
+    try:
+        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise OutputError(f"{checkpoint} cannot be read ({error}); delete it to resume from the one before") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise OutputError(f"{checkpoint} is not a checkpoint of format {FORMAT}")
+    return state
+
+
+def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
+    """OutputError naming the first three keys in which a checkpoint's run differs from the one that would go on."""
+
+    def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                result.update(flat(value, f"{above}{key}."))
+            else:
+                result[f"{above}{key}"] = value
+        return result
+
+    a, b = flat(json.loads(json.dumps(found))), flat(json.loads(json.dumps(wanted)))
+    missing = object()
+    keys = [k for k in {**a, **b} if a.get(k, missing) != b.get(k, missing)]
+    if keys:
+        named = ", ".join(f"{k} was {a.get(k, 'absent')!r} and is {b.get(k, 'absent')!r}" for k in keys[:3])
+        raise OutputError(
+            f"{where} cannot go on: {named}; resume with the same settings, or start anew with --overwrite"
+        )
+
+
+def load_checkpoint(
+    checkpoint: Path,
+    state: Mapping[str, Any],
+    system: nn.Module,
+    optimizers: Mapping[str, Optimizer],
+    accelerator: Accelerator,
+    *,
+    ema: Ema | None,
+) -> None:
+    """Put a checkpoint back into the system, its optimisers and the mean; every tensor must be there and fit."""
+    try:
+        parameters = load_file(str(checkpoint / "parameters.safetensors"))
+        own = load_file(str(checkpoint / f"process_{accelerator.process_index}.safetensors"))
+        tensors = load_file(str(checkpoint / "optimizers.safetensors"))
+    except (SafetensorError, OSError) as error:
+        raise OutputError(f"{checkpoint} cannot be read ({error}); delete it to resume from the one before") from None
+
+    def part(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in values.items() if n.startswith(prefix)}
+
+    try:
+        found = system.load_state_dict({**part(parameters, "parameter/"), **own}, strict=False)
+        untrained = {n for n, p in system.named_parameters() if not p.requires_grad}
+        faults = [*found.unexpected_keys, *(n for n in found.missing_keys if n not in untrained)]
+        if faults:
+            raise KeyError(f"{len(faults)} tensors are missing or surplus, the first is {faults[0]}")
+        _restore_optimizers(optimizers, tensors, state["optimizers"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise OutputError(f"{checkpoint} does not fit the system: {str(error).splitlines()[0]}") from None
+    if ema is not None:
+        for name, mean in part(parameters, "ema/").items():
+            ema.mean[name].copy_(mean.to(ema.mean[name].device))
+    if accelerator.scaler is not None and state["scaler"] is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,184 @@
+"""The training loop: one function for every system.
+
+The loop owns device, seeds, schedule, exponential mean, logs, samples and checkpoints; a system owns its losses and
+its updates. A step depends on (seed, step, process) and on the state before it, on nothing else: a run that was killed
+and resumed ends in the same bytes as one that was not (on the CPU; GPU kernels may add in another order).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from wsistain.config import TrainConfig, dump_yaml
+from wsistain.data.layouts import split_report
+from wsistain.data.patches import (
+    Fault,
+    PatchDataset,
+    PatchOrder,
+    Samples,
+    load_patches,
+    patch_loader,
+    steps_per_epoch,
+)
+from wsistain.errors import DataError, TrainingError
+from wsistain.markers import Marker, find_marker
+from wsistain.systems import find_system, system_class
+from wsistain.systems.base import Batch, System
+from wsistain.training import setup
+from wsistain.training.checkpoint import check_same_run, find_checkpoints, load_checkpoint, read_state, save_checkpoint
+from wsistain.training.log import TrainingLog
+from wsistain.training.processes import make_update, seed_everything, share_from_first, start_processes, stop_processes
+from wsistain.training.samples import SheetRow, sheet_rows, stain_rows, to_unit, write_sheet
+from wsistain.training.schedule import Ema, Length, linear_factor, set_learning_rates
+from wsistain.weights import Header, save_weights
+
+_BUILD, _STEP = 0, 1  # streams of seeds
+
+
+def train(cfg: TrainConfig, output: Path, *, tiny: bool = False, resume: bool = False, overwrite: bool = False) -> Path:
+    """The weights file that training wrote: `output`/weights.safetensors, which `wsistain run` loads.
+
+    cfg       : system, data, length; see `TrainConfig`.
+    output    : folder of the run; also receives config.yaml, data.json, metrics.jsonl, tensorboard/, samples/ and
+                checkpoint/.
+    tiny      : a smoke run: the system's smallest networks, small crops, a handful of steps.
+    resume    : go on from the last checkpoint in `output`, or start where there is none.
+    overwrite : delete an earlier run in `output` first.
+
+    Under `accelerate launch` every process calls this alike. Raises ConfigError, DataError, OutputError or
+    TrainingError.
+    """
+    setup.check_output(output, resume=resume, overwrite=overwrite)
+    module = find_system(cfg.system)
+    cfg = setup.tiny_config(cfg, module.Config) if tiny else cfg
+    accelerator = start_processes(cfg)
+    try:
+        _train(cfg, output, accelerator, tiny=tiny, resume=resume, overwrite=overwrite)
+    finally:
+        stop_processes(accelerator)
+    return output / "weights.safetensors"
+
+
+def _train(
+    cfg: TrainConfig, output: Path, accelerator: Accelerator, *, tiny: bool, resume: bool, overwrite: bool
+) -> None:
+    device, rank, is_main = accelerator.device, accelerator.process_index, accelerator.is_main_process
+    marker, module = find_marker(cfg.marker), find_system(cfg.system)
+    options = module.Config.tiny(cfg.options) if tiny else module.Config.preset(cfg.preset, cfg.options)
+    patches, held_out = load_patches(cfg.data, marker, "train"), load_patches(cfg.data, marker, "val")
+    sizes = setup.usable_sizes(cfg, options, patches, output / f"unreadable{rank or ''}.txt")
+    rows = sheet_rows(held_out, cfg.data)
+    if is_main:
+        setup.claim_output(output, overwrite=overwrite)
+    accelerator.wait_for_everyone()
+
+    seed_everything(cfg.seed, _BUILD)
+    system = system_class(cfg.system)(options, marker).to(device).train()
+    share_from_first(system, accelerator)
+    ema = Ema(system.generator(), system.ema_decay) if hasattr(system, "ema_decay") else None
+    update = make_update(accelerator, getattr(system, "clip_norm", None))
+
+    n_patches, n_processes = sum(p.he is not None for p in patches), accelerator.num_processes
+    per_epoch = steps_per_epoch(n_patches, cfg.batch_size, n_processes)
+    length = Length.of(cfg, per_epoch)
+    run = setup.run_identity(cfg, options, tiny, patches, n_processes)
+    start = 0
+    if resume and (checkpoints := find_checkpoints(output / "checkpoint")):
+        state = read_state(checkpoints[-1])
+        check_same_run(state["run"], run, output)
+        load_checkpoint(checkpoints[-1], state, system, system.optimizers, accelerator, ema=ema)
+        start = state["step"]
+    header = setup.header_of(cfg, system, marker, patches, sizes)
+    report = split_report(patches, held_out)
+    if is_main:
+        resolved = cfg.model_copy(update={"options": options.model_dump(mode="json")})
+        setup.write_text(output / "config.yaml", dump_yaml(resolved))
+        setup.write_text(output / "data.json", json.dumps(report, indent=1) + "\n")
+
+    look = setup.look_of(cfg, length, per_epoch)
+    dataset = PatchDataset(patches, look, is_paired=cfg.data.pairing == "weak", seed=cfg.seed)
+    order = PatchOrder(
+        n_patches, cfg.batch_size, seed=cfg.seed, start=start, stop=length.steps, process=rank, n_processes=n_processes
+    )
+    loader = patch_loader(dataset, order, workers=cfg.data.workers, pin_memory=device.type == "cuda")
+    healthy = torch.ones((), dtype=torch.bool, device=device)
+    images = 0
+    with TrainingLog(output, start=start, steps=length.steps, is_main=is_main) as log:
+        log.say(setup.summary(cfg, report, length, start, n_processes, str(device)))
+        for step, samples in enumerate(loader, start):
+            batch = to_batch(samples, marker, device, is_paired=dataset.is_paired)
+            progress = length.progress(step)
+            seed_everything(cfg.seed, _STEP, step, rank)
+            set_learning_rates(system.optimizers, linear_factor(progress.epoch, progress.epochs, progress.decay_epochs))
+            with accelerator.autocast():
+                terms = system.training_step(batch, progress, update)
+            if ema is not None:
+                ema.update()
+            values = torch.stack([t.detach().float().mean() for t in terms.values()])
+            healthy &= values.isfinite().all()
+            done, images = step + 1, images + len(batch.names) * n_processes
+            is_last = done == length.steps
+            log.advance(done)
+            if is_last or done % cfg.log_every == 0:
+                check_finite(healthy, values, terms, done)
+                means = dict(zip(terms, accelerator.reduce(values, reduction="mean").tolist(), strict=True))
+                rate = next(iter(system.optimizers.values())).param_groups[0]["lr"]
+                log.write(done, progress.epoch, rate, means, images)
+                images = 0
+            if is_main and (is_last or done % cfg.sample_every == 0):
+                write_samples(output, done, system, ema, rows, device)
+            if is_last or done % cfg.checkpoint_every == 0:
+                check_finite(healthy, values, terms, done)
+                folder = output / "checkpoint"
+                save_checkpoint(folder, done, system, system.optimizers, accelerator, ema=ema, run=run)
+                if is_main:
+                    write_weights(output, system, ema, header, done, length.steps)
+        if start >= length.steps:
+            log.say(f"nothing to do: the run in {output} has all its {length.steps} steps")
+
+
+def to_batch(samples: Samples | Fault, marker: Marker, device: torch.device, *, is_paired: bool) -> Batch:
+    """The workers' uint8 samples as the systems' float batch, converted on the device; DataError for a fault."""
+    if isinstance(samples, Fault):
+        raise DataError(samples.why)
+
+    def unit(pixels: Tensor) -> Tensor:
+        return to_unit(pixels.to(device, non_blocking=True))
+
+    mask = None if samples.mask is None else samples.mask.to(device, non_blocking=True).float()[:, None]
+    return Batch(unit(samples.he), unit(samples.ihc), marker.name, tuple(samples.names), is_paired, mask)
+
+
+def check_finite(healthy: Tensor, values: Tensor, terms: Mapping[str, Tensor], done: int) -> None:
+    """TrainingError naming the terms that are not finite; `healthy` is False from the first step that had one."""
+    if not healthy:
+        broken = [name for name, good in zip(terms, values.isfinite().tolist(), strict=True) if not good]
+        raise TrainingError(
+            f"a loss is not finite by step {done} ({', '.join(broken) or 'at an earlier step'}); "
+            "lower the learning rate (options.lr) or use precision float32, and go on with --resume"
+        )
+
+
+def write_samples(
+    output: Path, step: int, system: System, ema: Ema | None, rows: Sequence[SheetRow], device: torch.device
+) -> None:
+    """`samples/step_XXXXXX.jpg`, from the mean parameters where there are such."""
+    with ema.applied() if ema is not None else nullcontext():
+        virtual = stain_rows(system.generator(), rows, device)
+    write_sheet(output / "samples" / f"step_{step:06d}.jpg", rows, virtual)
+
+
+def write_weights(output: Path, system: System, ema: Ema | None, header: Header, step: int, steps: int) -> None:
+    """`weights.safetensors` as of `step`; its header says so where training is not finished."""
+    note = "" if step == steps else f"training is not finished: step {step} of {steps}"
+    with ema.applied() if ema is not None else nullcontext():
+        save_weights(
+            output / "weights.safetensors",
+            header.model_copy(update={"step": step, "note": note}),
+            system.generator_state(),
+        )

@@ -1,0 +1,181 @@
+"""What a run needs before its first step, and what identifies it."""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from wsistain.config import Strict, TrainConfig
+from wsistain.data.layouts import PatchRef
+from wsistain.data.patches import Look, check_patches
+from wsistain.errors import ConfigError, DataError, OutputError
+from wsistain.markers import Marker
+from wsistain.training.schedule import Length
+from wsistain.weights import Header
+
+TINY_STEPS = 4
+TINY_LONGEST = 64
+_FREE = {"log_every", "sample_every", "checkpoint_every", "device", "licence"}  # may change between resumes
+_FREE_DATA = {"root", "workers"}
+_OURS = ("weights.safetensors", "metrics.jsonl", "config.yaml", "data.json", "samples", "checkpoint", "tensorboard")
+
+
+def tiny_config(cfg: TrainConfig, options: type[Strict]) -> TrainConfig:
+    """`cfg` cut down to a smoke run: small crops, at most two patches a step, a handful of steps, no workers.
+
+    A length of at most 64 steps that was asked for is kept.
+    """
+    crop = min(cfg.data.crop_px, getattr(options, "tiny_crop_px", 64))
+    load = None if cfg.data.load_px is None else round(cfg.data.load_px * crop / cfg.data.crop_px)
+    steps = cfg.steps if cfg.steps is not None and cfg.steps <= TINY_LONGEST else TINY_STEPS
+    return cfg.model_copy(
+        update={
+            "data": cfg.data.model_copy(update={"crop_px": crop, "load_px": load, "workers": 0}),
+            "batch_size": min(cfg.batch_size, 2),
+            "steps": steps,
+            "log_every": 1,
+            "sample_every": steps,
+            "checkpoint_every": min(cfg.checkpoint_every, max(1, steps // 2)),
+        }
+    )
+
+
+def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """OutputError naming --resume and --overwrite where a run is in `output` and neither was given; writes nothing."""
+    if resume and overwrite:
+        raise OutputError("--resume and --overwrite exclude each other")
+    present = [name for name in _OURS if (output / name).exists()]
+    if present and not (resume or overwrite):
+        raise OutputError(
+            f"{output} holds a run already ({present[0]}); go on with --resume or replace it with --overwrite"
+        )
+
+
+def claim_output(output: Path, *, overwrite: bool) -> None:
+    """Make the output folder; with `overwrite` delete what an earlier run wrote there, and nothing else."""
+    try:
+        for name in _OURS if overwrite else ():
+            path = output / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error}") from None
+
+
+def usable_sizes(cfg: TrainConfig, options: Strict, patches: Sequence[PatchRef], listing: Path) -> set[tuple[int, int]]:
+    """The sizes (h, w) of the patches.
+
+    Raises DataError where files cannot be read (all of them are written into `listing`), where patches are smaller
+    than the crop, or where patches to be resized differ in size; ConfigError where masks are missing.
+    """
+    if getattr(options, "needs_mask", False) and cfg.data.masks is None:
+        raise ConfigError(f"system {cfg.system} learns from masks: set data.masks to their folder")
+    check = check_patches(patches, is_paired=cfg.data.pairing == "weak")
+    if check.unreadable:
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        write_text(listing, "".join(f"{u.path}\t{u.why}\n" for u in check.unreadable))
+        first = ", ".join(str(u) for u in check.unreadable[:3])
+        raise DataError(
+            f"{len(check.unreadable)} files of {len(patches)} patches cannot be used: {first}"
+            f"{' ...' if len(check.unreadable) > 3 else ''}; all of them are listed in {listing}"
+        )
+    smallest = min(min(size) for size in check.sizes)
+    if cfg.data.load_px is None and smallest < cfg.data.crop_px:
+        raise DataError(f"patches of {smallest} px are smaller than the crop {cfg.data.crop_px}: lower data.crop_px")
+    if cfg.data.load_px is not None and len(check.sizes) > 1:
+        found = ", ".join(f"{h} x {w}" for h, w in sorted(check.sizes)[:3])
+        raise DataError(f"data.load_px needs patches of one size, found {found}; set it to null")
+    return set(check.sizes)
+
+
+def network_mpp(cfg: TrainConfig, sizes: set[tuple[int, int]]) -> float:
+    """um per px of what the network sees: the stored patches', or coarser where they are resized first."""
+    if cfg.data.load_px is None:
+        return cfg.data.mpp
+    return round(cfg.data.mpp * max(next(iter(sizes))) / cfg.data.load_px, 6)
+
+
+def look_of(cfg: TrainConfig, length: Length, per_epoch: int) -> Look:
+    """How the configuration has patches cut; `per_epoch` steps are one pass over them."""
+    first_decay_step = -(-length.epochs * length.steps // (length.epochs + length.decay_epochs))
+    return Look(
+        crop_px=cfg.data.crop_px,
+        load_px=cfg.data.load_px,
+        flip=cfg.data.flip,
+        stain_jitter=cfg.data.stain_jitter,
+        shrink_from_epoch=first_decay_step // per_epoch if cfg.data.shrink_in_decay else None,
+    )
+
+
+def run_identity(
+    cfg: TrainConfig, options: Strict, tiny: bool, patches: Sequence[PatchRef], n_processes: int
+) -> dict[str, Any]:
+    """What must be the same for a run to go on: everything that changes its numbers."""
+    values = cfg.model_dump(mode="json", exclude=_FREE)
+    values["data"] = {k: v for k, v in values["data"].items() if k not in _FREE_DATA}
+    values["options"] = options.model_dump(mode="json")
+    digest = hashlib.sha256("\n".join(p.name for p in patches).encode()).hexdigest()[:16]
+    return {**values, "tiny": tiny, "processes": n_processes, "patches": f"{len(patches)} names, sha256 {digest}"}
+
+
+def describe_data(cfg: TrainConfig, patches: Sequence[PatchRef]) -> str:
+    """The training data in words, for the weights' header; no path of this machine."""
+    slides = {p.slide for p in patches if p.slide is not None}
+    origin = f" of {len(slides)} slides" if slides else ""
+    return (
+        f"{len(patches)} {cfg.data.layout} patches{origin} from {Path(cfg.data.root).name}, pairing {cfg.data.pairing}"
+    )
+
+
+def norm_of(network: nn.Module) -> Literal["instance", "frozen"]:
+    """Whether a network's statistics depend on the tile: what it says in `norm`, else what its layers are."""
+    depends = any(isinstance(m, nn.InstanceNorm2d | nn.GroupNorm) for m in network.modules())
+    return getattr(network, "norm", "instance" if depends else "frozen")
+
+
+def header_of(
+    cfg: TrainConfig, system: Any, marker: Marker, patches: Sequence[PatchRef], sizes: set[tuple[int, int]]
+) -> Header:
+    """The weights' header, but for the step."""
+    network: nn.Module = system.generator()
+    return Header(
+        system=cfg.system,
+        options=system.header_options(),
+        markers=[marker.name],
+        mpp=network_mpp(cfg, sizes),
+        tile_px=cfg.data.crop_px,
+        size_multiple=getattr(network, "size_multiple", 1),
+        halo_px=getattr(network, "halo_px", None),
+        norm=norm_of(network),
+        training_data=describe_data(cfg, patches),
+        licence=cfg.licence,
+    )
+
+
+def summary(cfg: TrainConfig, report: dict[str, Any], length: Length, start: int, n_processes: int, device: str) -> str:
+    """What is about to happen, in a line or two."""
+    text = (
+        f"{cfg.system} ({cfg.preset}), {cfg.marker}: "
+        f"{report['train_patches']} patches of {report['train_slides']} slides, {length.steps} steps of {cfg.batch_size * n_processes} on {device} ({n_processes} "
+        f"process{'es' if n_processes > 1 else ''}, {cfg.precision})"
+    )
+    text += f", from step {start}" if start else ""
+    shared, unknown = report["slides_in_both"], report["patches_without_slide"]
+    if shared:
+        text += f"\nleak: {len(shared)} slides lie in both training and held-out patches ({', '.join(shared[:3])})"
+    if unknown:
+        text += f"\n{unknown} patches have no slide in their name: leaks between splits cannot be checked"
+    return text
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file in one move."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
