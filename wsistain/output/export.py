@@ -1,0 +1,230 @@
+"""The stain as a pyramidal OME-TIFF that QuPath, OpenSlide, TiffSlide and tifffile open as a brightfield slide.
+
+Layout: one full-size RGB image, tiled, its lower levels in sub-IFDs as the OME-TIFF specification wants. OpenSlide
+does not follow sub-IFDs, it looks for reduced images in the main chain of IFDs; the specification forbids the
+sub-IFDs themselves there. So the main chain gets copies of them: a few hundred bytes each, for the same tiles.
+
+Source: OME-TIFF specification 6, "Sub-resolutions"; OpenSlide, "Generic tiled TIFF".
+"""
+
+import json
+import struct
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+import zarr
+from numpy.typing import NDArray
+
+from wsistain import __version__
+from wsistain.errors import OutputError
+from wsistain.output.files import replacing, reporting
+from wsistain.output.reading import StoredStain, open_level, read_stain, read_window
+
+_WINDOW = 2048
+"""Columns read at a time, px."""
+
+_CLASSIC_BYTES = 3_500_000_000
+"""Uncompressed size above which offsets of 32 bits might not do."""
+
+
+@dataclass(frozen=True)
+class ExportDone:
+    """What an export wrote: path, bytes, levels, and whether offsets have 64 bits."""
+
+    path: str
+    size: int
+    levels: int
+    bigtiff: bool
+
+
+def export_ome_tiff(
+    zarr_path: Path | str,
+    tiff_path: Path | str,
+    *,
+    quality: int = 90,
+    lossless: bool = False,
+    tile: int = 512,
+    overwrite: bool = False,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> ExportDone:
+    """Writes a finished stain as an OME-TIFF; what was written.
+
+    quality   : of JPEG, 1 to 100, colours at half resolution; not used with `lossless`.
+    lossless  : deflate with horizontal differences in place of JPEG; about 5 times the size.
+    tile      : edge of the tiles, px, a multiple of 16.
+    overwrite : replace an existing file.
+    progress  : called with (tiles done, tiles in all).
+
+    Memory holds a few windows of 2048 px by a row of tiles per thread. Raises OutputError when the input is not a
+    finished stain, the output exists or cannot be written, or an argument is out of range.
+    """
+    target = Path(tiff_path)
+    if not 1 <= quality <= 100:
+        raise OutputError(f"JPEG quality {quality} is not in 1 to 100; try 90")
+    if tile < 16 or tile % 16:
+        raise OutputError(f"tile {tile} is not a multiple of 16 px; try 512")
+    if not target.name.lower().endswith((".tif", ".tiff")):
+        raise OutputError(f"{target} does not end in .ome.tif; viewers choose their reader by that name")
+    stain = read_stain(zarr_path)
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists; pass --overwrite to replace it or choose another name")
+    encode = _deflate_tile if lossless else _jpeg_encoder(quality)
+    raw = sum(3 * -(-h // tile) * -(-w // tile) * tile * tile for h, w in stain.levels)
+    bigtiff = raw > _CLASSIC_BYTES
+    with reporting(target), replacing(target) as part:
+        with tifffile.TiffWriter(part, bigtiff=bigtiff, ome=True) as writer:
+            _write_levels(writer, stain, tile, encode, lossless, threads, progress)
+        _chain_reduced_images(part)
+        size = part.stat().st_size
+    return ExportDone(str(target), size, len(stain.levels), bigtiff)
+
+
+def _write_levels(
+    writer: tifffile.TiffWriter,
+    stain: StoredStain,
+    tile: int,
+    encode: Callable[[NDArray[np.uint8]], bytes],
+    lossless: bool,
+    threads: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    total = sum(-(-h // tile) * -(-w // tile) for h, w in stain.levels)
+    done = 0
+
+    def counted(tiles: Iterator[bytes]) -> Iterator[bytes]:
+        nonlocal done
+        for data in tiles:
+            done += 1
+            if progress is not None:
+                progress(done, total)
+            yield data
+
+    for level, (height, width) in enumerate(stain.levels):
+        per_cm = 1e4 / (stain.mpp * 2**level)
+        array = open_level(stain.path, level)
+        writer.write(
+            counted(_encoded_tiles(array, height, width, tile, encode, threads)),
+            shape=(height, width, 3),
+            dtype=np.uint8,
+            tile=(tile, tile),
+            photometric="rgb" if lossless else "ycbcr",
+            compression="adobe_deflate" if lossless else "jpeg",
+            predictor=lossless,
+            subsampling=None if lossless else (2, 2),
+            resolution=(per_cm, per_cm),
+            resolutionunit="CENTIMETER",
+            subifds=len(stain.levels) - 1 if level == 0 else None,
+            subfiletype=1 if level else 0,
+            software=f"wsistain {__version__}",
+            metadata=_ome_metadata(stain) if level == 0 else None,
+        )
+
+
+def _ome_metadata(stain: StoredStain) -> dict[str, Any]:
+    """What the OME-XML in the image description says: size of a pixel, and that the stain is virtual."""
+    facts = {"virtual": "true", **{k: _text(v) for k, v in stain.provenance.items() if k != "virtual"}}
+    return {
+        "axes": "YXS",
+        "UUID": str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([stain.name, facts], sort_keys=True))),
+        "Creator": f"wsistain {__version__}",
+        "Name": stain.name,
+        "Description": "Virtual stain, computed from an H&E slide by wsistain. For research, not for diagnosis.",
+        "PhysicalSizeX": stain.mpp,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": stain.mpp,
+        "PhysicalSizeYUnit": "µm",
+        "MapAnnotation": {"Namespace": "wsistain", **facts},
+    }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _encoded_tiles(
+    array: zarr.Array,
+    height: int,
+    width: int,
+    tile: int,
+    encode: Callable[[NDArray[np.uint8]], bytes],
+    threads: int,
+) -> Iterator[bytes]:
+    """Encoded tiles of a level in row-major order, made on threads a few windows ahead of the writer."""
+    step = max(_WINDOW // tile, 1) * tile
+    windows = ((y, x) for y in range(0, height, tile) for x in range(0, width, step))
+
+    def work(place: tuple[int, int]) -> list[bytes]:
+        pixels = read_window(array, *place, tile, step)
+        return [encode(_whole_tile(pixels[:, x : x + tile], tile)) for x in range(0, pixels.shape[1], tile)]
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="export") as pool:
+        ahead: deque[Future[list[bytes]]] = deque(pool.submit(work, w) for w in islice(windows, 2 * threads))
+        try:
+            while ahead:
+                yield from ahead.popleft().result()
+                ahead.extend(pool.submit(work, w) for w in islice(windows, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _whole_tile(pixels: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:
+    """Contiguous (tile, tile, 3); beyond the slide the last pixels go on, so that JPEG does not ring at its edge."""
+    height, width = pixels.shape[:2]
+    if (height, width) != (tile, tile):
+        pixels = np.pad(pixels, ((0, tile - height), (0, tile - width), (0, 0)), mode="edge")
+    return np.ascontiguousarray(pixels)
+
+
+def _jpeg_encoder(quality: int) -> Callable[[NDArray[np.uint8]], bytes]:
+    def encode(pixels: NDArray[np.uint8]) -> bytes:
+        return bytes(
+            imagecodecs.jpeg8_encode(
+                pixels, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420", optimize=False
+            )
+        )
+
+    return encode
+
+
+def _deflate_tile(pixels: NDArray[np.uint8]) -> bytes:
+    """zlib stream of the tile after TIFF's horizontal predictor: each pixel less its left neighbour, mod 256."""
+    differences = pixels.copy()
+    differences[:, 1:] -= pixels[:, :-1]
+    return bytes(imagecodecs.deflate_encode(differences.tobytes(), level=3))
+
+
+def _chain_reduced_images(path: Path) -> None:
+    """Appends copies of the sub-IFDs to the main chain of IFDs, where OpenSlide looks for reduced images."""
+    with tifffile.TiffFile(path) as tiff:
+        form = tiff.tiff
+        first = tiff.pages.first
+        offsets = [first.offset, *(first.subifds or ())]
+    count_size, entry_size, pointer = form.tagnosize, form.tagsize, form.offsetformat
+    with path.open("r+b") as handle:
+        link = 0
+        for offset in offsets:
+            handle.seek(offset)
+            (entries,) = struct.unpack(form.tagnoformat, handle.read(count_size))
+            length = count_size + entries * entry_size
+            if offset == first.offset:
+                link = offset + length
+                continue
+            handle.seek(offset)
+            directory = handle.read(length)
+            handle.seek(0, 2)
+            place = handle.tell() + handle.tell() % 2  # directories begin on an even offset
+            handle.seek(place)
+            handle.write(directory + struct.pack(pointer, 0))
+            handle.seek(link)
+            handle.write(struct.pack(pointer, place))
+            link = place + length
