@@ -51,13 +51,14 @@ def _add_file(digest: "hashlib.blake2b", path: Path) -> None:
 
 
 def _add_folder(digest: "hashlib.blake2b", folder: Path) -> None:
-    files = []
+    files: list[tuple[str, Path]] = []
     for root, _, names in os.walk(folder):
         for name in names:
             file = Path(root) / name
             files.append((file.relative_to(folder).as_posix(), file))
     files.sort()
-    metadata, others = [], []
+    metadata: list[Path] = []
+    others: list[Path] = []
     for name, file in files:
         digest.update(f"{name} {file.stat().st_size};".encode())
         (metadata if file.suffix in {".json", ".ini"} or file.name.startswith(".z") else others).append(file)

@@ -21,7 +21,7 @@ _CHUNK_PX = 512
 """Chunks are whole native tiles up to about this edge: wide enough that OpenSlide's cost per call vanishes."""
 
 
-class OpenSlideSlide(GridSlide):
+class ViaOpenSlide(GridSlide):
     """A slide read by OpenSlide, scanned bounds applied; see `Slide` for what it does."""
 
     def __init__(self, path: Path, *, mpp: float | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:

@@ -7,9 +7,9 @@ import openslide
 
 from wsistain.errors import SlideError
 from wsistain.slide.base import Slide
-from wsistain.slide.openslide_reader import OpenSlideSlide
+from wsistain.slide.openslide_reader import ViaOpenSlide
 from wsistain.slide.picture import Picture
-from wsistain.slide.tiff import TiffSlide
+from wsistain.slide.tiff import TiledTiff
 from wsistain.slide.tiff_structure import UnsupportedTiffError, is_tiff, read_structure
 
 ReaderName = Literal["auto", "tiff", "openslide", "tiffslide", "zarr", "picture"]
@@ -53,13 +53,13 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "aut
 def _open_url(url: str, mpp: float | None, reader: str) -> Slide:
     if reader not in ("auto", "tiffslide"):
         raise SlideError(f"{url} is a URL, which the reader {reader!r} cannot open; pass --reader tiffslide or auto")
-    from wsistain.slide.tiffslide_reader import TiffSlideSlide
+    from wsistain.slide.tiffslide_reader import ViaTiffSlide
 
-    return TiffSlideSlide(url, mpp=mpp)
+    return ViaTiffSlide(url, mpp=mpp)
 
 
 def _open_folder(path: Path, mpp: float | None, reader: str) -> Slide:
-    from wsistain.slide.zarr_reader import ZarrSlide, is_zarr
+    from wsistain.slide.zarr_reader import OmeZarr, is_zarr
 
     if reader not in ("auto", "zarr"):
         raise SlideError(f"{path} is a folder, which the reader {reader!r} cannot open; wanted a slide file")
@@ -67,7 +67,7 @@ def _open_folder(path: Path, mpp: float | None, reader: str) -> Slide:
         raise SlideError(
             f"{path} is a folder but no OME-Zarr; name one slide file, or a folder with zarr.json or .zgroup"
         )
-    return ZarrSlide(path, mpp=mpp)
+    return OmeZarr(path, mpp=mpp)
 
 
 def _open_file(path: Path, mpp: float | None, reader: str) -> Slide:
@@ -78,15 +78,15 @@ def _open_file(path: Path, mpp: float | None, reader: str) -> Slide:
             return _open_auto(path, mpp)
         case "tiff":
             _refuse_vendor(path)
-            return TiffSlide(path, mpp=mpp)
+            return TiledTiff(path, mpp=mpp)
         case "openslide":
             if is_tiff(path) and openslide.OpenSlide.detect_format(path) in _OURS:
                 _refuse_pixels(path)
-            return OpenSlideSlide(path, mpp=mpp)
+            return ViaOpenSlide(path, mpp=mpp)
         case "tiffslide":
-            from wsistain.slide.tiffslide_reader import TiffSlideSlide
+            from wsistain.slide.tiffslide_reader import ViaTiffSlide
 
-            return TiffSlideSlide(path, mpp=mpp)
+            return ViaTiffSlide(path, mpp=mpp)
         case "picture":
             return Picture(path, mpp=mpp)
         case _:
@@ -114,18 +114,18 @@ def _refuse_pixels(path: Path) -> None:
 def _open_auto(path: Path, mpp: float | None) -> Slide:
     vendor = openslide.OpenSlide.detect_format(path)
     if not is_tiff(path):
-        return OpenSlideSlide(path, mpp=mpp) if vendor is not None else _open_picture(path, mpp)
+        return ViaOpenSlide(path, mpp=mpp) if vendor is not None else _open_picture(path, mpp)
     if vendor not in _OURS:
-        return OpenSlideSlide(path, mpp=mpp)
+        return ViaOpenSlide(path, mpp=mpp)
     try:
         structure = read_structure(path)
     except UnsupportedTiffError as error:
         if vendor is not None:
-            return OpenSlideSlide(path, mpp=mpp)
+            return ViaOpenSlide(path, mpp=mpp)
         if "strips" in str(error):
             return Picture(path, mpp=mpp)
         raise
-    return TiffSlide(path, mpp=mpp, structure=structure)
+    return TiledTiff(path, mpp=mpp, structure=structure)
 
 
 def _open_picture(path: Path, mpp: float | None) -> Slide:

@@ -28,7 +28,7 @@ _FLIP_Y = (3, 4, 7, 8)  # after the transpose, where there is one
 _FLIP_X = (2, 3, 6, 7)
 
 
-class TiffSlide(GridSlide):
+class TiledTiff(GridSlide):
     """A TIFF-family slide; see `Slide` for what it does. Orientation tags are honoured (OpenSlide ignores them)."""
 
     def __init__(

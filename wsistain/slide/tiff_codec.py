@@ -21,6 +21,7 @@ def decode_plane(data: bytes, level: TiffLevel) -> NDArray[np.uint8]:
     samples = 3 // level.planes
     match level.compression:
         case 7:
+            _refuse_damaged_jpeg(data, level.jpeg_tables)
             space = _JCS_GRAY if samples == 1 else _JCS_YCBCR if level.photometric == YCBCR_PHOTOMETRIC else _JCS_RGB
             out = _JCS_GRAY if samples == 1 else _JCS_RGB
             tile = imagecodecs.jpeg8_decode(data, tables=level.jpeg_tables, colorspace=space, outcolorspace=out)
@@ -49,6 +50,36 @@ def decode_tile(parts: list[bytes], level: TiffLevel) -> RGB:
     if level.planes == 1:
         return decode_plane(parts[0], level)
     return np.concatenate([decode_plane(part, level) for part in parts], axis=-1)
+
+
+_START_OF_SCAN, _END_OF_IMAGE, _HUFFMAN_TABLES = b"\xff\xda", b"\xff\xd9", b"\xff\xc4"
+_HOLE = bytes(64)
+
+
+def _refuse_damaged_jpeg(data: bytes, tables: bytes | None) -> None:
+    """Raise ValueError for streams that libjpeg would fill in with a mere warning: cut ones and ones with holes.
+
+    Zeros in the scan are legal only where the all-zero Huffman code means "end of block", as optimised tables of
+    flat tiles have it; elsewhere a run of 64 zero bytes is a page of the file that was never copied.
+    """
+    if data.rfind(_END_OF_IMAGE, -64) < 0 and data.find(_END_OF_IMAGE, max(data.find(_START_OF_SCAN), 0)) < 0:
+        raise ValueError("the JPEG data end early")
+    if _HOLE in data and not (_zeros_are_legal(data[: data.find(_START_OF_SCAN)]) or _zeros_are_legal(tables or b"")):
+        raise ValueError("the JPEG data have a hole")
+
+
+def _zeros_are_legal(header: bytes) -> bool:
+    """Whether an AC table in a JPEG header gives its first, all-zero code to "end of block"."""
+    at = header.find(_HUFFMAN_TABLES)
+    while at >= 0:
+        end = min(at + 2 + int.from_bytes(header[at + 2 : at + 4]), len(header))
+        table = at + 4
+        while table + 17 < end:
+            if header[table] >> 4 == 1 and header[table + 17] == 0:
+                return True
+            table += 17 + sum(header[table + 1 : table + 17])
+        at = header.find(_HUFFMAN_TABLES, max(end, at + 2))
+    return False
 
 
 def _fit(tile: NDArray[np.uint8], level: TiffLevel) -> NDArray[np.uint8]:

@@ -173,7 +173,7 @@ def _generic_pages(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
         return []
     others = [page.aspage() for page in tif.pages][1:]
     if first.subifds:
-        others += [page.aspage() for page in first.pages]
+        others += [page.aspage() for page in first.pages or ()]
     reduced = [page for page in others if page.is_tiled and page.subfiletype & 1 and page.imagewidth < first.imagewidth]
     return [first, *sorted(reduced, key=lambda page: -page.imagewidth)]
 
@@ -193,12 +193,12 @@ def _ome_pages(
             f"{path} is an OME-TIFF of {len(series.pages)} planes ({series.axes}), not one RGB picture; "
             "wsistain stains brightfield RGB slides"
         )
-    root = ElementTree.fromstring(tif.ome_metadata)
+    root = ElementTree.fromstring(tif.ome_metadata or "")
     images = [element for element in root if element.tag.rpartition("}")[2] == "Image"]
     image = images[number] if number < len(images) else None
     if len(series.pages) == 3:
         _refuse_other_channels(image, path)
-    groups = [[page.aspage() for page in level.pages] for level in series.levels]
+    groups = [[page.aspage() for page in level.pages if page is not None] for level in series.levels]
     return [group for group in groups if group[0].is_tiled], _ome_mpp(image), first
 
 

@@ -1,6 +1,7 @@
 """Slides behind a URL (http, s3, gs, memory ... whatever fsspec opens), through TiffSlide."""
 
 import hashlib
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -20,7 +21,7 @@ _CHUNK_PX = 1024
 _EDGE_BYTES = 2**20
 
 
-class TiffSlideSlide(GridSlide):
+class ViaTiffSlide(GridSlide):
     """A slide read by TiffSlide; see `Slide` for what it does."""
 
     def __init__(self, url: object, *, mpp: float | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
@@ -102,12 +103,11 @@ class TiffSlideSlide(GridSlide):
         height, width = min(grid.tile_h, grid.height - y), min(grid.tile_w, grid.width - x)
         location = (self._location(x, level), self._location(y, level))
         try:
-            tile = self._slide.read_region(location, level, (width, height), as_array=True)
-        except (*DECODE_ERRORS, OSError) as error:
-            del error
+            pixels = self._slide.read_region(location, level, (width, height), as_array=True)
+        except (*DECODE_ERRORS, OSError):
             self._count_unreadable(*key)
             return None
-        tile = np.array(tile, np.uint8, order="C")
+        tile: RGB = np.array(pixels, np.uint8, order="C")
         missing = self._missing[level]
         if missing is not None:
             th, tw = self._native_tile(level)
@@ -136,13 +136,11 @@ def _fingerprint(url: str) -> str:
     """As `fingerprint`; of a remote file its size, its checksum as the server tells it, and its first and last MiB."""
     filesystem, path = fsspec.core.url_to_fs(url)
     if isinstance(filesystem, LocalFileSystem):
-        from pathlib import Path
-
         return fingerprint(Path(path))
     info = filesystem.info(path)
     size = int(info.get("size") or 0)
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"size {size};{info.get('ETag') or info.get('etag') or info.get('md5Hash') or ''};".encode())
-    for start, stop in {(0, min(size, _EDGE_BYTES)): 1, (max(0, size - _EDGE_BYTES), size): 1}:
+    for start, stop in ((0, min(size, _EDGE_BYTES)), (max(0, size - _EDGE_BYTES), size)):
         digest.update(filesystem.cat_file(path, start=start, end=stop))
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from wsistain.slide.base import RGB, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
 from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey
 from wsistain.slide.mpp import Found, choose_mpp
+from wsistain.slide.pyramid import downsamples
 
 _CHUNK_PX = 1024
 _UM_PER_UNIT = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
@@ -23,7 +24,7 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
 
 
-class ZarrSlide(GridSlide):
+class OmeZarr(GridSlide):
     """An OME-Zarr picture with channels red, green, blue; see `Slide` for what it does."""
 
     def __init__(self, path: Path, *, mpp: float | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
@@ -118,20 +119,15 @@ def _scale(dataset: dict[str, Any], y: int, x: int) -> tuple[float, float] | Non
 
 def _mpp(image: dict[str, Any], y: int, x: int) -> Found | None:
     scale = _scale(image["datasets"][0], y, x)
-    units = [image["axes"][i].get("unit") if isinstance(image["axes"][i], dict) else None for i in (y, x)]
+    units = [str(image["axes"][i].get("unit")) if isinstance(image["axes"][i], dict) else "" for i in (y, x)]
     if scale is None or any(unit not in _UM_PER_UNIT for unit in units):
         return None
     return scale[0] * _UM_PER_UNIT[units[0]], scale[1] * _UM_PER_UNIT[units[1]]
 
 
 def _downsamples(image: dict[str, Any], y: int, x: int, sizes: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
-    from wsistain.slide.pyramid import downsamples
-
-    scales = [_scale(dataset, y, x) for dataset in image["datasets"]]
-    if any(scale is None for scale in scales):
+    """From the scales as stated; from the sizes where a level states none."""
+    scales = [scale for dataset in image["datasets"] if (scale := _scale(dataset, y, x)) is not None]
+    if len(scales) != len(sizes):
         return downsamples(sizes)
-    first = scales[0]
-    assert first is not None
-    return tuple(
-        1.0 if i == 0 else (s[0] / first[0] + s[1] / first[1]) / 2 for i, s in enumerate(scales) if s is not None
-    )
+    return tuple((scale[0] / scales[0][0] + scale[1] / scales[0][1]) / 2 for scale in scales)
