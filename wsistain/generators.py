@@ -33,6 +33,8 @@ class GeneratorSpec:
     weights_hash  : SHA-256 of the file; of name and version for a built-in without one.
     marker        : name of the marker that is stained.
     mpp           : um per px at which it stains; None: the slide's own level 0.
+    tile_px       : edge of the tiles that it was trained on, px.
+    radius        : of its receptive field with fixed norm statistics, px; None where unknown or without bound.
     stride        : step of the tile grid that suits it, px. overlap, halo: as in `Tiling`.
     size_multiple : tile edges must be multiples of this.
     norm          : "instance" where the tile's own statistics enter, "frozen" where they do not.
@@ -45,6 +47,8 @@ class GeneratorSpec:
     weights_hash: str
     marker: str
     mpp: float | None
+    tile_px: int
+    radius: int | None
     stride: int
     overlap: int
     halo: int
@@ -90,6 +94,8 @@ def _identity_spec(marker: str) -> GeneratorSpec:
         weights_hash=_builtin_hash("identity"),
         marker=marker,
         mpp=None,
+        tile_px=1024,
+        radius=0,
         stride=1024,
         overlap=128,
         halo=0,
@@ -192,16 +198,17 @@ def find_generator(weights: str, marker: str, *, direction: str = "he-to-ihc") -
     if header.direction != direction:
         raise WeightsError(f"{path} goes {header.direction}; wanted {direction} (see --direction)")
     overlap = _default_overlap(header.tile_px)
-    halo = header.halo_px if header.halo_px is not None and header.norm == "frozen" else 0
     return GeneratorSpec(
         name="demo" if weights == "demo" else header.system,
         weights=str(path.resolve()),
         weights_hash=file_hash(path),
         marker=marker,
         mpp=header.mpp,
+        tile_px=header.tile_px,
+        radius=header.halo_px,
         stride=_stride_for(header.tile_px, overlap),
         overlap=overlap,
-        halo=halo,
+        halo=0,
         size_multiple=header.size_multiple,
         norm=header.norm,
         training_data=header.training_data,
@@ -250,6 +257,22 @@ def load_generator(
 
         marker = read_header(path).markers[0]
     return build_generator(find_generator(name, marker), device=device, **options)
+
+
+EXACT_STRIDE = 512
+FADE_PX = 32
+
+
+def exact_tiling(spec: GeneratorSpec) -> GeneratorSpec:
+    """The spec with the tiling that makes a network with fixed statistics exact: a halo of its receptive field.
+
+    Nothing is left for the overlap to hide but the edge of tissue, so it is narrow. A spec whose radius is unknown
+    comes back as it is.
+    """
+    if spec.radius is None:
+        return spec
+    stride = max(EXACT_STRIDE, -(-EXACT_STRIDE // spec.size_multiple) * spec.size_multiple)
+    return replace(spec, stride=stride, overlap=FADE_PX, halo=spec.radius)
 
 
 def with_tiling(spec: GeneratorSpec, *, stride: int | None, overlap: int | None, halo: int | None) -> GeneratorSpec:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from wsistain.config import RunConfig
 from wsistain.errors import ConfigError, OutputError, SlideError
-from wsistain.generators import GeneratorSpec, find_generator, with_tiling
+from wsistain.generators import GeneratorSpec, exact_tiling, find_generator, with_tiling
 from wsistain.markers import find_marker
 from wsistain.output.journal import Journal, open_journal
 from wsistain.output.metadata import write_metadata
@@ -156,6 +156,8 @@ def run(
 def make_spec(config: RunConfig, marker: str) -> GeneratorSpec:
     """The generator for `marker` with the tiling of `config` where it names one."""
     spec = find_generator(config.weights, marker, direction=config.direction)
+    if spec.weights != "identity" and (spec.norm == "frozen" or norm_mode(spec, config) == "slide"):
+        spec = exact_tiling(spec)
     t = config.tiling
     return with_tiling(spec, stride=t.stride, overlap=t.overlap, halo=t.halo)
 
