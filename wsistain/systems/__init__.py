@@ -15,6 +15,9 @@ SYSTEMS: dict[str, str] = {
     "pix2pix": "wsistain.systems.pix2pix:Pix2Pix",
     "pyramidp2p": "wsistain.systems.pyramidp2p:PyramidP2P",
     "cyclegan": "wsistain.systems.cyclegan:CycleGAN",
+    "pix2pix_turbo": "wsistain.systems.pix2pix_turbo:Pix2PixTurbo",
+    "cyclegan_turbo": "wsistain.systems.cyclegan_turbo:CycleGANTurbo",
+    "ot_stainnet": "wsistain.systems.ot_stainnet:OTStainNet",
 }
 
 

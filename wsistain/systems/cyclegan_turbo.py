@@ -1,0 +1,159 @@
+"""CycleGAN-Turbo: SD-Turbo with adapters, trained without pairs in both directions at once.
+
+Parmar et al. 2024, "One-step image translation with text-to-image models" (arXiv:2403.12036). One U-Net serves both
+directions, each with its own copy of the VAE and its prompt. Sum of an adversarial, a cycle and an identity term.
+
+The paper states one objective; the authors' code takes its parts in turns, three updates of the generator and two of
+the critics a batch, each after a new forward pass: `turbo_steps`. Their critics `net_disc_a` and `net_disc_b` are
+named after the picture they are shown last; ours after the domain that they hold for real.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from wsistain.config import Strict, preset_of
+from wsistain.networks.turbo import OneStepTranslator
+from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.turbo_parts import (
+    TINY,
+    Translators,
+    TurboCritic,
+    TurboModel,
+    TurboOptim,
+    adam,
+    build_critic,
+    build_lpips,
+    image_distance,
+    judge_all,
+    leave_out_frozen,
+    marker_prompt,
+    read_from_files,
+    translator_from_header,
+    weighted_part,
+)
+
+
+class Weights(Strict):
+    """Factors of the terms, from the authors' code."""
+
+    adversarial: float = 0.5
+    cycle_l1: float = 1.0
+    cycle_lpips: float = 10.0
+    identity_l1: float = 1.0
+    identity_lpips: float = 1.0
+
+
+class Config(Strict):
+    """CycleGAN-Turbo's options; values of the authors' code and of their worked example."""
+
+    tiny_crop_px: ClassVar[int] = 64
+
+    model: TurboModel = TurboModel()
+    critic: TurboCritic = TurboCritic()
+    optim: TurboOptim = TurboOptim(lr=1e-5, weight_decay=1e-2, clip_norm=10.0)
+    weights: Weights = Weights()
+    turbo_steps: bool = Field(False, description="five updates a batch as in the authors' code, instead of two")
+
+    @classmethod
+    def preset(cls, name: Literal["paper", "official"], overrides: dict[str, Any]) -> "Config":
+        """The paper's two updates a batch, or the official code's five."""
+        return preset_of(cls, {**cls().model_dump(), "turbo_steps": name == "official"}, overrides, "options")
+
+    @classmethod
+    def tiny(cls, overrides: dict[str, Any]) -> "Config":
+        """The same classes at a size that trains in seconds on a CPU."""
+        return preset_of(cls, preset_of(cls, cls().model_dump(), TINY, "tiny").model_dump(), overrides, "options")
+
+
+class CycleGANTurbo(nn.Module):
+    """Both directions and their critics while they train."""
+
+    def __init__(self, cfg: Config, marker: str) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.clip_norm = cfg.optim.clip_norm
+        self.translators = Translators(cfg.model, {"ihc": marker_prompt(cfg.model, marker), "he": cfg.model.prompt_he})
+        self.critic = build_critic(cfg.critic, ("ihc", "he"))
+        self.lpips = build_lpips(cfg.critic)
+        self.optimizers = {
+            "G": adam(self.translators.parameters(), cfg.optim),
+            "D": adam(self.critic.parameters(), cfg.optim),
+        }
+        leave_out_frozen(self, read_from_files(cfg.model, cfg.critic))
+
+    def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
+        """One batch: the critics, then the generator on the sum of its terms (or the code's five updates)."""
+        if self.cfg.turbo_steps:
+            return self._five_updates(batch, update)
+        fakes = self._fakes(batch)
+        critic = self._critic_real(batch) + self._critic_fake(fakes)
+        update(self.optimizers["D"], 0.5 * critic)
+        with frozen(self.critic):
+            terms = self._fooled(fakes) | self._cycle(batch, fakes) | self._identity(batch)
+            update(self.optimizers["G"], weighted_sum(terms, self.cfg.weights))
+        return terms | {"critic": critic}
+
+    def _five_updates(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """Cycle, fooling, identity; critics on fakes, critics on reals: each generator update its own forward pass."""
+        weights, generator = self.cfg.weights, self.optimizers["G"]
+        cycle = self._cycle(batch, self._fakes(batch))
+        update(generator, weighted_part(cycle, weights))
+        fakes = self._fakes(batch)
+        with frozen(self.critic):
+            fooled = self._fooled(fakes)
+            update(generator, weighted_part(fooled, weights))
+        identity = self._identity(batch)
+        update(generator, weighted_part(identity, weights))
+        fake = self._critic_fake(fakes)
+        update(self.optimizers["D"], 0.5 * weights.adversarial * fake)
+        real = self._critic_real(batch)
+        update(self.optimizers["D"], 0.5 * weights.adversarial * real)
+        return cycle | fooled | identity | {"critic": fake + real}
+
+    def _fakes(self, batch: Batch) -> dict[str, Tensor]:
+        return {"ihc": self.translators(batch.he, "ihc"), "he": self.translators(batch.ihc, "he")}
+
+    def _fooled(self, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"adversarial": judge_all(self.critic, fakes, self.cfg.critic.real_target)}
+
+    def _critic_fake(self, fakes: dict[str, Tensor]) -> Tensor:
+        return judge_all(self.critic, {domain: fake.detach() for domain, fake in fakes.items()}, 0.0)
+
+    def _critic_real(self, batch: Batch) -> Tensor:
+        return judge_all(self.critic, {"ihc": batch.ihc, "he": batch.he}, self.cfg.critic.real_target)
+
+    def _cycle(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """There and back again."""
+        he, ihc = self.translators(fakes["ihc"], "he"), self.translators(fakes["he"], "ihc")
+        return self._distances("cycle", ((he, batch.he), (ihc, batch.ihc)))
+
+    def _identity(self, batch: Batch) -> dict[str, Tensor]:
+        """Each direction shown a picture that is already in the domain it leads to."""
+        he, ihc = self.translators(batch.he, "he"), self.translators(batch.ihc, "ihc")
+        return self._distances("identity", ((he, batch.he), (ihc, batch.ihc)))
+
+    def _distances(self, name: str, pairs: tuple[tuple[Tensor, Tensor], ...]) -> dict[str, Tensor]:
+        return {
+            f"{name}_l1": torch.stack([image_distance(self.lpips, a, b, 1.0, 0.0) for a, b in pairs]).sum(),
+            f"{name}_lpips": torch.stack([image_distance(self.lpips, a, b, 0.0, 1.0) for a, b in pairs]).sum(),
+        }
+
+    def generator(self) -> OneStepTranslator:
+        """The direction from H&E to IHC; takes the posterior's mean."""
+        return self.translators.towards("ihc")
+
+    def header_options(self) -> dict[str, Any]:
+        """What `generator_network` needs."""
+        return self.translators.header_options()
+
+    def generator_state(self) -> dict[str, Tensor]:
+        """What was trained of the direction from H&E to IHC, and its prompt's embedding."""
+        return self.generator().trained_state()
+
+
+def generator_network(options: dict[str, Any]) -> OneStepTranslator:
+    """The staining network of a weights header, without its trained tensors."""
+    return translator_from_header(options)
