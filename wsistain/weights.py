@@ -71,10 +71,16 @@ def read_header(path: Path) -> Header:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        hint = "; pickled checkpoints are never loaded here: use 'wsistain weights import'" if path.suffix in (".pt", ".pth", ".ckpt", ".bin") else ""
+        hint = (
+            "; pickled checkpoints are never loaded here: use 'wsistain weights import'"
+            if path.suffix in (".pt", ".pth", ".ckpt", ".bin")
+            else ""
+        )
         raise WeightsError(f"{path} is not a readable safetensors file ({error}){hint}") from None
     if "wsistain" not in metadata:
-        raise WeightsError(f"{path} has no wsistain header; convert published checkpoints with 'wsistain weights import'")
+        raise WeightsError(
+            f"{path} has no wsistain header; convert published checkpoints with 'wsistain weights import'"
+        )
     try:
         values = json.loads(metadata["wsistain"])
     except (json.JSONDecodeError, RecursionError):
@@ -143,5 +149,8 @@ def load_network(path: Path) -> "tuple[nn.Module, Header]":
         network = find_system(header.system).generator_network(header.options)
     except (ConfigError, TypeError, ValueError, KeyError) as error:
         raise WeightsError(f"the header of {path} describes no network that can be built: {error}") from None
-    match_tensors(network, load_tensors(path), str(path))
+    if hasattr(network, "load_trained"):  # a network around a base model that is not in the file
+        network.load_trained(load_tensors(path), str(path))
+    else:
+        match_tensors(network, load_tensors(path), str(path))
     return network.eval(), header
