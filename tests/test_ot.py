@@ -94,6 +94,21 @@ def test_gradients_reach_the_cost_and_are_finite():
         assert gradient.abs().max() > 0
 
 
+def test_gradient_of_the_damped_plan_equals_that_of_the_unrolled_rounds():
+    similarity = (cloud(5, 7, 3, (2,)) @ cloud(6, 4, 3, (2,)).transpose(-1, -2) / 4).requires_grad_()
+    aim = torch.rand(2, 7, 4, dtype=torch.float64)
+    k = similarity.exp()
+    u, v = torch.ones(2, 7, 1, dtype=torch.float64), torch.ones(2, 4, 1, dtype=torch.float64)
+    for _ in range(9):
+        u = torch.exp(-0.1 * u) / (k @ v + 1e-8)
+        v = torch.exp(-0.1 * v) / (k.transpose(1, 2) @ u + 1e-8)
+    unrolled = u * k * v.transpose(1, 2)
+    ours = ot.damped_plan(similarity, 0.1, n_iter=9)
+    torch.testing.assert_close(ours, unrolled)
+    expected, found = (torch.autograd.grad((p - aim).square().sum(), similarity)[0] for p in (unrolled, ours))
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_row_without_mass_projects_to_zero():
     plan_ot = torch.tensor([[0.0, 0.0], [0.2, 0.6]])
     torch.testing.assert_close(
