@@ -194,14 +194,14 @@ def _refuse(folder: Path, key: dict[str, Any], resume: bool, overwrite: bool) ->
 
 
 def _finished_key(folder: Path) -> dict[str, Any] | None:
-    """The key in the attributes of a finished output; None where it has none."""
+    """The key in the attributes of a finished output, {} where it has none; None where wsistain did not write it."""
     try:
         if (folder / "zarr.json").is_file():
             attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
         else:
             attributes = json.loads((folder / ".zattrs").read_bytes())
-        stored = attributes["wsistain"]["key"]
-    except (ValueError, KeyError, TypeError):
+        stored = attributes["wsistain"].get("key", {})
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return stored if isinstance(stored, dict) else None
 
@@ -286,8 +286,8 @@ def _take_lock(folder: Path) -> int:
 
 
 def _clear(folder: Path) -> None:
-    """Removes an earlier output, its root metadata first, but for the lock that is held."""
-    for name in ("zarr.json", ".zattrs", ".zgroup"):
+    """Removes an earlier output, what says that it is done first, but for the lock that is held."""
+    for name in ("zarr.json", ".zattrs", ".zgroup", f"{WORK}/journal.jsonl"):
         (folder / name).unlink(missing_ok=True)
     for entry in folder.iterdir():
         if entry.name == WORK:
