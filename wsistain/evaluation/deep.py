@@ -1,0 +1,206 @@
+"""Metrics that need a published network: PHV, FID and KID features, LPIPS. Weights come from files given by the user.
+
+What is not at hand is not computed and is named with the command that fetches it; nothing stands in for it.
+"""
+
+import hashlib
+import os
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsistain.errors import ConfigError
+from wsistain.losses.perceptual import Lpips
+from wsistain.networks.inception import InceptionFeatures
+from wsistain.networks.resnet50 import ResNet50Features
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+_LPIPS = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/"
+_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+
+PHV_THRESHOLD = 0.01
+PHV_WIDTHS = (256, 512, 1024, 2048)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class NetFile:
+    """A published file of weights: its name (torchvision's names end in the first bytes of the SHA-256) and address."""
+
+    file_name: str
+    url: str
+
+    def fetch_command(self, folder: Path) -> str:
+        return f"curl -L --create-dirs -o {shlex.quote(str(folder / self.file_name))} {self.url}"
+
+
+NET_FILES: dict[str, NetFile] = {
+    "resnet50": NetFile("resnet50-0676ba61.pth", _TORCHVISION + "resnet50-0676ba61.pth"),
+    "inception_fid": NetFile("pt_inception-2015-12-05-6726825d.pth", _FID + "pt_inception-2015-12-05-6726825d.pth"),
+    "inception_torchvision": NetFile(
+        "inception_v3_google-0cc3c7bd.pth", _TORCHVISION + "inception_v3_google-0cc3c7bd.pth"
+    ),
+    "alexnet": NetFile("alexnet-owt-7be5be79.pth", _TORCHVISION + "alexnet-owt-7be5be79.pth"),
+    "lpips_alex": NetFile("lpips_alex.pth", _LPIPS + "alex.pth"),
+}
+
+METRIC_NETS: dict[str, tuple[str, ...]] = {
+    "phv": ("resnet50",),
+    "fid": ("inception_fid",),
+    "kid": ("inception_fid",),
+    "kid_asp": ("inception_torchvision",),
+    "lpips_alex": ("alexnet", "lpips_alex"),
+}
+"""Which files each metric needs."""
+
+
+def default_folder() -> Path:
+    """Where networks are looked for: WSISTAIN_NETS, or `wsistain/nets` in the user's cache."""
+    given = os.environ.get("WSISTAIN_NETS")
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(given) if given else Path(cache) / "wsistain" / "nets"
+
+
+def find_nets(folder: Path | None) -> tuple[dict[str, Path], Path]:
+    """The files of NET_FILES that are there, and the folder that was looked in.
+
+    folder : given by the user (must exist), or None for the default folder and torch hub's own cache.
+
+    A file may also have the suffix .safetensors, and LPIPS's linear layers their package's name `alex.pth`.
+    """
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--nets {folder} is not a folder")
+    folders = [folder] if folder else [default_folder(), Path(torch.hub.get_dir()) / "checkpoints"]
+    found: dict[str, Path] = {}
+    for name, net in NET_FILES.items():
+        names = [net.file_name, Path(net.file_name).with_suffix(".safetensors").name, net.url.rsplit("/", 1)[1]]
+        candidates = [f / n for f in folders for n in names]
+        path = next((p for p in candidates if p.is_file()), None)
+        if path is not None:
+            found[name] = path
+    return found, folders[0]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A metric that cannot be computed, why, and the commands that would fetch what it needs."""
+
+    reason: str
+    commands: tuple[str, ...] = ()
+
+
+def _fingerprint(path: Path, net: NetFile) -> dict[str, object]:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    prefix = Path(net.file_name).stem.rsplit("-", 1)[-1]
+    is_hash = len(prefix) == 8 and all(c in "0123456789abcdef" for c in prefix)
+    return {"path": str(path), "sha256": digest, "is_published_file": digest.startswith(prefix) if is_hash else None}
+
+
+@dataclass
+class DeepMetrics:
+    """The networks at hand on one device.
+
+    missing : metric name to what it lacks.
+    files   : network name to path, SHA-256, and whether that agrees with the published name (None: name tells nothing).
+    """
+
+    device: torch.device
+    missing: dict[str, Missing] = field(default_factory=dict)
+    files: dict[str, dict[str, object]] = field(default_factory=dict)
+    phv_net: nn.Module | None = None
+    fid_net: nn.Module | None = None
+    kid_net: nn.Module | None = None
+    lpips_net: Lpips | None = None
+
+    @property
+    def wants_features(self) -> bool:
+        return not (self.phv_net is None and self.fid_net is None and self.kid_net is None)
+
+    @torch.inference_mode()
+    def features(self, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """What PHV, FID and KID keep of each picture: "phv" (n, 3840), "fid" and "kid_asp" (n, 2048), float32.
+
+        pictures : uint8 (n, h, w, 3).
+        """
+        light = self._light(pictures)
+        kept: dict[str, Tensor] = {}
+        if self.phv_net is not None:
+            mean, std = (light.new_tensor(v).view(1, 3, 1, 1) for v in (_MEAN, _STD))
+            stages = self.phv_net(((light + 1) / 2 - mean) / std)  # ASP's (x + 1) / 2 on [0, 1] is kept on purpose
+            kept["phv"] = torch.cat([s.mean(dim=(2, 3)) for s in stages], dim=1)
+        if self.fid_net is not None:
+            kept["fid"] = self.fid_net(light)
+        if self.kid_net is not None:
+            kept["kid_asp"] = self.kid_net(light)
+        return {name: value.float().cpu().numpy() for name, value in kept.items()}
+
+    @torch.inference_mode()
+    def lpips(self, a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """LPIPS (AlexNet, v0.1) of each pair at full size, float (n,); pictures uint8 (n, h, w, 3)."""
+        if self.lpips_net is None:
+            raise ValueError("LPIPS was asked for without its network")
+        distance: Tensor = self.lpips_net(self._light(a) * 2 - 1, self._light(b) * 2 - 1)
+        return np.asarray(distance.double().cpu().numpy(), dtype=np.float64)
+
+    def _light(self, pictures: NDArray[np.uint8]) -> Tensor:
+        moved = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device)
+        return moved.permute(0, 3, 1, 2).float() / 255
+
+
+def phv(
+    a: NDArray[Any], b: NDArray[Any], *, threshold: float = PHV_THRESHOLD, widths: Iterable[int] = PHV_WIDTHS
+) -> NDArray[Any]:
+    """Perceptual hash values of pairs, float (n, layers): share of channels whose spatial means differ by more.
+
+    a, b   : float (n, sum of widths), spatial means of the four ResNet-50 stages side by side.
+    widths : channels of each stage.
+
+    Source: ASP's `util/perceptual.py` (Li et al. 2023): ResNet-50 (ImageNet V1), T = 0.01, full-size pictures.
+    """
+    ends = np.cumsum(list(widths))
+    if a.shape != b.shape or a.shape[1] != ends[-1]:
+        raise ValueError(f"wanted two sets of {ends[-1]} means a picture; found {a.shape} and {b.shape}")
+    differs = np.abs(a - b) > threshold
+    return np.stack([part.mean(axis=1) for part in np.split(differs, ends[:-1], axis=1)], axis=1)
+
+
+def load_deep(folder: Path | None, device: str = "cpu") -> DeepMetrics:
+    """The networks found in `folder` (None: the default places), each loaded tensor by tensor.
+
+    Raises WeightsError for a file that is there and does not fit, ConfigError for a folder that is not there.
+    """
+    found, where = find_nets(folder)
+    deep = DeepMetrics(torch.device(device))
+    for metric, needs in METRIC_NETS.items():
+        lacking = [n for n in needs if n not in found]
+        if lacking:
+            names = " and ".join(NET_FILES[n].file_name for n in lacking)
+            commands = tuple(NET_FILES[n].fetch_command(where) for n in lacking)
+            deep.missing[metric] = Missing(f"the published weights {names} are not in {where}", commands)
+    for name, path in found.items():
+        deep.files[name] = _fingerprint(path, NET_FILES[name])
+    if "resnet50" in found:
+        resnet = ResNet50Features()
+        resnet.load_published(found["resnet50"])
+        deep.phv_net = resnet.eval().to(deep.device)
+    for attribute, name, variant in (
+        ("fid_net", "inception_fid", "fid"),
+        ("kid_net", "inception_torchvision", "torchvision"),
+    ):
+        if name in found:
+            inception = partial(InceptionFeatures, variant)()  # type: ignore[arg-type]
+            inception.load_published(found[name])
+            setattr(deep, attribute, inception.eval().to(deep.device))
+    if "alexnet" in found and "lpips_alex" in found:
+        deep.lpips_net = Lpips("alex")
+        deep.lpips_net.load_published(found["alexnet"], found["lpips_alex"])
+        deep.lpips_net.to(deep.device)
+    return deep

@@ -1,0 +1,105 @@
+"""Everything that is computed from the pixels of one pair: what a worker process does. Numpy only, no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsistain.evaluation.fidelity import (
+    css,
+    gray_correlation,
+    histogram_correlation,
+    psnr,
+    ssim,
+    ssim_gauss,
+    vif_of_many,
+)
+from wsistain.evaluation.pathology import MASK_BLOCK, cell_od, dab_mask, stain_accuracy
+from wsistain.optics.scoring import dab_od, h_score, integrated_density, positive_fraction
+
+RGB = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CellPlaces:
+    """Where the cells of one picture are: y, x float (n,) px; compartment; um per px."""
+
+    y: NDArray[np.float64]
+    x: NDArray[np.float64]
+    compartment: Literal["nuclear", "membranous"]
+    mpp: float
+
+
+@dataclass
+class PairMeasures:
+    """Numbers of one pair.
+
+    systems  : system to metric to value.
+    real     : "int_den", "positive_fraction", "h_score" of the real IHC; with a truth also those with "_truth".
+    cell_od  : system (and "truth") to mean optical density at each cell, where cells are known.
+    """
+
+    systems: dict[str, dict[str, float]]
+    real: dict[str, float]
+    cell_od: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+def measure_pair(
+    he: RGB, real: RGB, virtual: Mapping[str, RGB], truth: RGB | None = None, cells: CellPlaces | None = None
+) -> PairMeasures:
+    """All per-picture metrics of `virtual` pictures of one patch against its real IHC.
+
+    he, real, truth : uint8 (h, w, 3) of one size; virtual: system to uint8 (h, w, 3).
+    """
+    names = list(virtual)
+    real_od = dab_od(real)
+    real_mask = dab_mask(real_od)
+    result = PairMeasures(
+        {},
+        {
+            "int_den": integrated_density(real),
+            "positive_fraction": positive_fraction(real_od),
+            "h_score": h_score(real_od),
+        },
+    )
+    truth_mask = None
+    if truth is not None:
+        truth_od = dab_od(truth)
+        truth_mask = dab_mask(truth_od)
+        result.real["positive_fraction_truth"] = positive_fraction(truth_od)
+        result.real["h_score_truth"] = h_score(truth_od)
+        if cells is not None:
+            result.cell_od["truth"] = _at_cells(truth_od, cells)
+    vifs = vif_of_many(real, [virtual[name] for name in names])
+    for name, vif in zip(names, vifs, strict=True):
+        picture = virtual[name]
+        od = dab_od(picture)
+        mask = dab_mask(od)
+        values = {
+            "ssim": ssim(picture, real),
+            "ssim_gauss": ssim_gauss(picture, real),
+            "psnr": psnr(picture, real),
+            "css": css(picture, real)[1],
+            "vif": vif,
+            "hist_corr": histogram_correlation(picture, real),
+            "r_c": gray_correlation(picture, he),
+            "int_den": integrated_density(picture),
+            "positive_fraction": positive_fraction(od),
+            "h_score": h_score(od),
+            **stain_accuracy(mask, real_mask, px=MASK_BLOCK),
+        }
+        values["positive_error"] = abs(values["positive_fraction"] - result.real["positive_fraction"])
+        values["h_score_error"] = abs(values["h_score"] - result.real["h_score"])
+        if truth is not None and truth_mask is not None:
+            values["ssim_truth"] = ssim(picture, truth)
+            values["dice_truth"] = stain_accuracy(mask, truth_mask)["dice"]
+        if cells is not None:
+            result.cell_od[name] = _at_cells(od, cells)
+        result.systems[name] = values
+    return result
+
+
+def _at_cells(od: NDArray[np.float32], cells: CellPlaces) -> NDArray[np.float64]:
+    return cell_od(od, cells.y, cells.x, compartment=cells.compartment, mpp=cells.mpp)
