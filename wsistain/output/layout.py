@@ -5,6 +5,7 @@ first that fits into one chunk. A block's own levels are those whose shards lie 
 written by the task of that block. The levels above are built at the end from one reduced piece a block.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,23 +52,20 @@ class OutputSpec:
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
-            raise OutputError(
-                f"{self.path}: an output of {self.width} x {self.height} px holds nothing; choose another region"
-            )
-        if not self.mpp > 0:
-            raise OutputError(f"{self.path}: mpp {self.mpp} is not positive")
+            size = f"{self.width} x {self.height} px"
+            raise OutputError(f"{self.path}: an output of {size} holds nothing; choose another region")
+        if not (self.mpp > 0 and math.isfinite(self.mpp)):
+            raise OutputError(f"{self.path}: mpp {self.mpp} is not positive; pass --mpp")
         if self.chunk < 1 or self.shard % self.chunk or self.shard % 2:
-            raise OutputError(
-                f"shard {self.shard} must be even and a multiple of chunk {self.chunk}; try --set output.shard"
-            )
+            wanted = f"even and a multiple of chunk {self.chunk}"
+            raise OutputError(f"shard {self.shard} is not {wanted}; choose another with --set output.shard=")
         if self.block < self.shard or self.block % self.shard:
             raise OutputError(f"block {self.block} is not a multiple of shard {self.shard}; try --set tiling.block=")
         if self.ngff not in ("0.5", "0.4"):
             raise OutputError(f"OME-Zarr version {self.ngff!r} is not written; choose 0.5 or 0.4")
         if self.ngff == "0.4" and self.zstd_level > BLOSC_MAX_LEVEL:
-            raise OutputError(
-                f"zstd level {self.zstd_level} is too high for OME-Zarr 0.4, whose codec ends at {BLOSC_MAX_LEVEL}"
-            )
+            limit = f"{BLOSC_MAX_LEVEL}, where the codec of OME-Zarr 0.4 ends"
+            raise OutputError(f"zstd level {self.zstd_level} is above {limit}; try --set output.zstd_level=1")
 
     @property
     def levels(self) -> tuple[tuple[int, int], ...]:
