@@ -6,6 +6,7 @@ from torch import nn
 
 from wsistain.errors import WeightsError
 from wsistain.networks.layers import count_parameters
+from wsistain.networks.slide_norm import NormField, freeze
 from wsistain.networks.vit import (
     ENCODER_PREFIXES,
     VitGenerator,
@@ -149,3 +150,20 @@ def test_a_patch_that_does_not_fit_the_decoder_is_refused():
         VitGenerator(patch=16, taps=(1, 2), decoder=(8, 4))
     with pytest.raises(ValueError, match="not increasing block numbers"):
         VitGenerator(**{**TINY, "taps": (1, 2, 9)})
+
+
+def test_windows_tell_a_field_of_statistics_where_they_lie():
+    """A network whose norm follows a ramp over the slide gives the ramp, whichever window a pixel is in."""
+    rows, cols, spacing = 8, 8, 8.0
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    mean = 0.01 * (y * 3 + x)  # linear, so interpolation is exact
+    lattice = torch.stack([mean, torch.ones_like(mean)], dim=-1)[..., None].float().numpy()
+    network = Windowed(nn.Sequential(nn.InstanceNorm2d(1, eps=0.0)), window=8, stride=5, merge="blend").eval()
+    where = freeze(network, NormField({"network.0": lattice}, spacing))
+    where.boxes = [(6, 9, 18, 23), (20, 12, 18, 23)]
+    out = network(torch.zeros(2, 1, 18, 23))
+    for image, (top, left, _, _) in zip(out, where.boxes, strict=True):
+        yy, xx = torch.arange(18) + top + 0.5, torch.arange(23) + left + 0.5
+        expected = -0.01 * ((yy[:, None] / spacing - 0.5) * 3 + (xx / spacing - 0.5))
+        assert torch.allclose(image[0], expected, atol=1e-5)
+    assert where.boxes == [(6, 9, 18, 23), (20, 12, 18, 23)]

@@ -79,6 +79,7 @@ class StainUNet(nn.Module):
         self.res_blocks_2 = nn.Sequential(*(ResidualBlock(w[3], "instance") for _ in range(n_residual)))
         self.up1, self.up2, self.up3 = Up(w[3], w[2]), Up(w[2], w[1]), Up(w[1], w[0])
         self.out_style_path = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(w[0], 3, 7), nn.Tanh())
+        self.size_multiple = 8
         initialise(self, "normal")  # CycleGAN's start
 
     def forward(self, x: Tensor) -> Tensor:

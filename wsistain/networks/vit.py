@@ -6,7 +6,8 @@ encoder is PathoDuet's ViT-B/16 (openmedlab/PathoDuet) and whose decoder follows
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from wsistain.errors import WeightsError
 from wsistain.networks.layers import ResidualBlock
 from wsistain.networks.published import read_published
+from wsistain.networks.slide_norm import FieldNorm
 
 N_EXTRA_TOKENS = 2  # pretext token, class token
 ENCODER_PREFIXES = ("pretext_token", "cls_token", "pos_embed", "patch_embed.", "blocks.")
@@ -289,8 +291,8 @@ class Windowed(nn.Module):
 
     network  : maps (n, 3, window, window) to the same.
     stride   : step between windows, px.
-    together : all windows of an image in one batch (batch norm then sees them together), else one after another as
-               in the authors' training, where batch norm sees each alone.
+    together : train on all windows of an image in one batch (batch norm then sees them together), else on one after
+               another as in the authors' code, where batch norm sees each alone. In eval mode it makes no difference.
     merge    : "paste" puts windows down in raster order, later over earlier (the authors' way, with visible seams);
                "blend" averages them under a raised cosine. "auto" pastes in training mode and blends in eval mode.
     """
@@ -311,6 +313,7 @@ class Windowed(nn.Module):
         self.window, self.stride, self.together, self.merge = window, stride, together, merge
         ramp = torch.sin(math.pi * (torch.arange(window) + 0.5) / window) ** 2
         self.register_buffer("weight", ramp[:, None] * ramp, persistent=False)
+        self.size_multiple = 1
 
     def forward(self, x: Tensor) -> Tensor:
         rows = window_offsets(x.shape[-2], self.window, self.stride)
@@ -318,9 +321,27 @@ class Windowed(nn.Module):
         crops = [x[..., r : r + self.window, c : c + self.window] for r in rows for c in cols]
         if len(crops) == 1:
             return self.network(crops[0])
-        done = self.network(torch.cat(crops)).split(len(x)) if self.together else [self.network(crop) for crop in crops]
+        with self._boxes([(r, c) for r in rows for c in cols]):
+            if self.together or not self.training:
+                done = list(self.network(torch.cat(crops)).split(len(x)))
+            else:
+                done = [self.network(crop) for crop in crops]
         paste = self.merge == "paste" or (self.merge == "auto" and self.training)
         return self._paste(done, rows, cols) if paste else self._blend(done, rows, cols, x)
+
+    @contextmanager
+    def _boxes(self, places: Sequence[tuple[int, int]]) -> Iterator[None]:
+        """Tell layers whose statistics vary over the slide where each window lies, not where its tile does."""
+        fields = [m for m in self.network.modules() if isinstance(m, FieldNorm)]
+        if not fields:
+            yield
+            return
+        where, tiles = fields[0].where, fields[0].where.boxes
+        where.boxes = [(y + r, x + c, self.window, self.window) for r, c in places for y, x, _, _ in tiles]
+        try:
+            yield
+        finally:
+            where.boxes = tiles
 
     def _paste(self, done: Sequence[Tensor], rows: list[int], cols: list[int]) -> Tensor:
         """Each window keeps what no later one covers: up to the start of the next, in both directions."""

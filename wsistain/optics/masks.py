@@ -213,3 +213,11 @@ def haematoxylin_saturation(light: Tensor, mask: Tensor) -> Tensor:
     saturation = 1 - 3 * alone.amin(1, keepdim=True) / (alone.sum(1, keepdim=True) + 1e-6)
     low, high = saturation.amin((1, 2, 3), keepdim=True), saturation.amax((1, 2, 3), keepdim=True)
     return (saturation - low) / (high - low + 1e-6)
+
+
+@torch.no_grad()
+def annotate_batch(light: Tensor, settings: Annotation = Annotation()) -> Tensor:
+    """`annotate` for each of `light` (b, 3, h, w) in [0, 1], rounded to 8 bits: float (b, 1, h, w) of 0 and 1."""
+    pixels = (light.float() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    masks = [torch.from_numpy(annotate(picture, settings)) for picture in pixels]
+    return torch.stack(masks)[:, None].to(device=light.device, dtype=torch.float32)

@@ -15,9 +15,14 @@ SYSTEMS: dict[str, str] = {
     "pix2pix": "wsistain.systems.pix2pix:Pix2Pix",
     "pyramidp2p": "wsistain.systems.pyramidp2p:PyramidP2P",
     "cyclegan": "wsistain.systems.cyclegan:CycleGAN",
+    "cut": "wsistain.systems.cut:CUT",
+    "asp": "wsistain.systems.asp:ASP",
+    "usigan": "wsistain.systems.usigan:USIGAN",
+    "asp_dgrank": "wsistain.systems.asp_dgrank:ASPDGRank",
     "pix2pix_turbo": "wsistain.systems.pix2pix_turbo:Pix2PixTurbo",
     "cyclegan_turbo": "wsistain.systems.cyclegan_turbo:CycleGANTurbo",
     "ot_stainnet": "wsistain.systems.ot_stainnet:OTStainNet",
+    "atst_net": "wsistain.systems.atst_net:AtstNet",
 }
 
 
