@@ -28,10 +28,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "systems": MATHS | {"systems"},
     "data": BASE | {"slide", "optics", "data"},
     "weights": MATHS | {"systems"},
-    "generators": MATHS | {"systems", "weights", "catalogue"},
+    "stainer": BASE | {"networks", "generators"},
+    "generators": MATHS | {"systems", "weights", "catalogue", "stainer"},
     "evaluation": MATHS | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "phantom"},
     "training": MATHS | {"systems", "data", "weights", "generators", "evaluation", "training"},
-    "pipeline": BASE | {"slide", "tiling", "output", "weights", "generators", "networks", "systems", "pipeline"},
+    "pipeline": BASE | {"slide", "tiling", "output", "weights", "generators", "stainer", "networks", "systems", "pipeline"},
 }
 NO_TORCH = ("slide", "tiling", "output", "phantom")
 

@@ -114,7 +114,7 @@ def _demo_file(marker: str) -> Path:
     return shipped_folder() / f"demo-{marker.lower()}.safetensors"
 
 
-def find_weights(name: str, marker: str) -> Path:
+def find_weights(name: str, marker: str, direction: str = "he-to-ihc") -> Path:
     """The weights file that `name` means for `marker`.
 
     `name` is a file, a folder (with `<anything>.safetensors` for the marker, `weights.safetensors` of a training run
@@ -130,14 +130,17 @@ def find_weights(name: str, marker: str) -> Path:
         return path
     if path.is_dir():
         files = sorted(path.glob(f"*{SUFFIX}"))
-        fitting = [f for f in files if marker in read_header(f).markers]
+        headers = {f: read_header(f) for f in files}
+        fitting = [f for f, h in headers.items() if marker in h.markers and h.direction == direction]
         if len(fitting) == 1:
             return fitting[0]
         if not files:
             raise WeightsError(f"the folder {name} holds no {SUFFIX} file")
-        found = ", ".join(f"{f.name} ({'/'.join(read_header(f).markers)})" for f in files[:3])
+        found = ", ".join(f"{f.name} ({'/'.join(h.markers)}, {h.direction})" for f, h in list(headers.items())[:3])
         problem = "none" if not fitting else f"{len(fitting)} files"
-        raise WeightsError(f"{problem} of the weights in {name} fit marker {marker}: found {found}; name the file")
+        raise WeightsError(
+            f"{problem} of the weights in {name} fit marker {marker} {direction}: found {found}; name the file"
+        )
     installed = _installed(name, marker)
     if installed is not None:
         return installed
@@ -189,7 +192,7 @@ def find_generator(weights: str, marker: str, *, direction: str = "he-to-ihc") -
         return _identity_spec(marker)
     from wsistain.weights import file_hash, read_header
 
-    path = find_weights(weights, marker)
+    path = find_weights(weights, marker, direction)
     header = read_header(path)
     if marker not in header.markers:
         raise WeightsError(
@@ -223,7 +226,7 @@ def build_generator(
     """The generator that `spec` describes, ready to stain. Loads torch only where a network is needed."""
     if spec.weights == "identity":
         return IdentityGenerator(spec)
-    from wsistain.networks.stainer import NetworkGenerator
+    from wsistain.stainer import NetworkGenerator
     from wsistain.weights import load_network
 
     network, header = load_network(Path(spec.weights))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from wsistain.networks.slide_norm import NormField
-from wsistain.networks.stainer import NetworkGenerator
+from wsistain.stainer import NetworkGenerator
 from wsistain.slide.base import Slide
 from wsistain.slide.resample import read_window
 from wsistain.tiling.plan import RunPlan

@@ -292,7 +292,7 @@ def _with_norm(slide: Slide, job: Job, modes: Sequence[str], config: RunConfig) 
             files.append("")
             continue
         from wsistain.generators import build_generator
-        from wsistain.networks.stainer import NetworkGenerator
+        from wsistain.stainer import NetworkGenerator
         from wsistain.pipeline.norm import measure, save_norm
 
         path = output.folder / ".wsistain" / "norm.safetensors"
