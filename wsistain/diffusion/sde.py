@@ -60,12 +60,12 @@ def linear_schedule(
     return VPSchedule(*(table.float().to(device) for table in (beta, alpha_bar, 1 - alpha_bar)))
 
 
-def priority_steps(n_steps: int, n_draws: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """`n_draws` steps of 1..n_steps, drawn in proportion to t - 1, so late steps more often: long (n_draws,).
+def priority_steps(n_steps: int, n_draws: int) -> Tensor:
+    """`n_draws` steps of 1..n_steps, drawn in proportion to t - 1, so late steps more often: long (n_draws,), CPU.
 
     A chain of one step has only step 1 to offer.
     """
     weight = torch.arange(n_steps, dtype=torch.float64)
     if n_steps == 1:
         weight += 1
-    return torch.multinomial(weight, n_draws, replacement=True).to(device) + 1
+    return torch.multinomial(weight, n_draws, replacement=True) + 1

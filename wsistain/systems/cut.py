@@ -1,0 +1,132 @@
+"""CUT and FastCUT: Park, Efros, Zhang and Zhu, "Contrastive Learning for Unpaired Image-to-Image Translation", ECCV 2020
+(arXiv:2007.15651).
+
+A generator whose own encoder says what a patch is: the patch of the virtual stain must be told from other patches of the
+same H&E image by the embedding of the H&E patch at its place (eq. 3-4), while a discriminator judges the style (eq. 1).
+The same on real IHC keeps the generator from changing what is IHC already (eq. 5).
+
+FastCUT is this system with `weights: {nce: 10, nce_idt: 0}` and `flip_equivariance: true`. The authors' code and their
+paper agree, so the two presets do too. In the code the two contrastive terms are averaged (weights 0.5 and 0.5 here);
+the CUT inside ASP's repository sums them (1 and 1).
+
+Every image passes the encoder once a step: the features of H&E and IHC are those of the pass that makes the virtual
+images. With `flip_equivariance` the generator sees a mirrored H&E half of the time, and the upright one is encoded too.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from wsistain.config import Strict, preset_of
+from wsistain.losses.adversarial import lsgan_d, lsgan_g
+from wsistain.losses.contrastive import patch_nce_layers
+from wsistain.networks.layers import folded_state
+from wsistain.networks.patch_head import PatchHead, uniform_positions
+from wsistain.networks.patchgan import PatchDiscriminator
+from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
+from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.contrastive_parts import adam, check_taps, resnet_generator
+
+generator_network = resnet_generator
+
+
+class Weights(Strict):
+    """Weights of the generator's terms (sec. 4.1: lambda 1 on the mean of the two contrastive terms)."""
+
+    gan: float = 1.0
+    nce: float = 0.5
+    nce_idt: float = Field(0.5, description="contrastive term on real IHC; 0 skips its pass through the generator")
+
+
+class Config(Strict):
+    """Values of the paper (sec. 4.1 and appendix C) and its code."""
+
+    n_blocks: int = Field(9, ge=1, le=64)
+    ngf: int = Field(64, ge=1, le=1024)
+    d_layers: int = Field(3, ge=1, le=6)
+    ndf: int = Field(64, ge=1, le=1024)
+    spectral: bool = Field(False, description="spectral norm in generator and discriminator")
+    taps: tuple[int, ...] = Field(CUT_TAPS, description="generator layers that are compared")
+    head_width: int = Field(256, ge=1)
+    n_patches: int = Field(256, ge=2, description="positions a layer and image")
+    nce_tau: float = Field(0.07, gt=0)
+    flip_equivariance: bool = Field(False, description="mirror the H&E half of the time (FastCUT)")
+    lr: float = Field(2e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+    weights: Weights = Weights()
+
+    tiny_crop_px: ClassVar[int] = 64
+
+    @model_validator(mode="after")
+    def _taps_exist(self) -> "Config":
+        check_taps(self.taps, self.n_blocks)
+        return self
+
+    @classmethod
+    def preset(cls, name: str, overrides: dict[str, Any]) -> "Config":
+        """The configuration of preset `name` ("paper" and "official" are the same here) with `overrides`."""
+        return preset_of(cls, {}, overrides, f"options of cut, preset {name}")
+
+    @classmethod
+    def tiny(cls, overrides: dict[str, Any]) -> "Config":
+        """A configuration for smoke runs: narrow networks."""
+        values = {"ngf": 4, "ndf": 4, "head_width": 8, "n_patches": 16}
+        return preset_of(cls, values, overrides, "options of cut, tiny")
+
+
+class CUT(nn.Module):
+    """CUT while it trains."""
+
+    def __init__(self, cfg: Config, marker: object = None):
+        super().__init__()
+        self.cfg, self.marker = cfg, marker
+        self.G = ResnetGenerator(cfg.n_blocks, cfg.ngf, spectral=cfg.spectral)
+        self.D = PatchDiscriminator(cfg.d_layers, cfg.ndf, spectral=cfg.spectral)
+        self.head = PatchHead(self.G.tap_channels(cfg.taps), cfg.head_width)
+        self.optimizers = {
+            "D": adam([self.D], cfg.lr, cfg.betas),
+            "G": adam([self.G, self.head], cfg.lr, cfg.betas),
+        }
+
+    def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
+        cfg, he, ihc = self.cfg, batch.he, batch.ihc
+        with_idt = cfg.weights.nce_idt != 0
+        is_flipped = cfg.flip_equivariance and bool(torch.rand(()) < 0.5)
+        source = he.flip(3) if is_flipped else he
+        out, seen = self.G.forward_with_features(torch.cat([source, ihc]) if with_idt else source, cfg.taps)
+        fake = out[: len(he)]
+
+        real_logits, fake_logits = self.D(torch.cat([ihc, fake.detach()])).chunk(2)
+        d_loss = lsgan_d(real_logits, fake_logits)  # eq. 1
+        update(self.optimizers["D"], d_loss)
+
+        with torch.no_grad():
+            keys = [f.detach() for f in seen]
+            if is_flipped:
+                upright = self.G.features(he, cfg.taps)
+                keys = [torch.cat([u, f[len(he) :]]) for u, f in zip(upright, keys, strict=True)]
+            at = uniform_positions(keys, cfg.n_patches)
+            keys = self.head(keys, at)
+        made = self.G.features(torch.cat([fake.flip(3) if is_flipped else fake, out[len(he) :]]), cfg.taps)
+        queries = self.head(made, at)
+
+        with frozen(self.D):
+            terms = {"gan": lsgan_g(self.D(fake))}  # eq. 1
+            for name, of in (("nce", slice(len(he))), ("nce_idt", slice(len(he), None))):  # eq. 4, eq. 5
+                if name == "nce_idt" and not with_idt:
+                    terms[name] = fake.new_zeros(())
+                else:
+                    terms[name] = patch_nce_layers([q[of] for q in queries], [k[of] for k in keys], cfg.nce_tau)
+            update(self.optimizers["G"], weighted_sum(terms, cfg.weights))
+        return {name: term.detach() for name, term in {**terms, "d": d_loss}.items()}
+
+    def generator(self) -> nn.Module:
+        return self.G
+
+    def header_options(self) -> dict[str, object]:
+        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf}
+
+    def generator_state(self) -> dict[str, Tensor]:
+        return folded_state(self.G)

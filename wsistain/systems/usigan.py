@@ -1,0 +1,247 @@
+"""USIGAN: Peng, Xiong et al., "USIGAN: Unbalanced Self-Information Feature Transport for Weakly Paired Image IHC Virtual
+Staining" (2025). Equation numbers are the paper's.
+
+CUT with three more terms, for weak pairs:
+- transport cycle (eq. 3-11): the plan from H&E to real IHC patches followed by the plan from real to virtual IHC must be
+  the plan from H&E to virtual IHC;
+- optical density (eq. 12-14): the virtual images of a batch must resemble each other in DAB as the real ones do, and hold
+  as much of it;
+- features (eq. 15): the same resemblance on encoder features.
+Both resemblances need at least two images a step (in each process).
+
+Where the authors' code differs from their paper there is an option; `preset: official` sets all of them:
+
+| option | paper (default) | official |
+| --- | --- | --- |
+| cost | "paper": similar patches exchange mass, K = exp(cos / eps) | "easy": dissimilar ones do, exp((1 - cos) / eps), a patch never with itself |
+| composition | "ordered": H&E to real, then real to virtual | "official": the code multiplies its transposed plans the wrong way round |
+| density_range | "light": focal density of light in [0, 1] | "raw": of [-1, 1], so that mid-tones count as black |
+
+The update of the plan is the code's damped one in both presets (tau = 0.001 was tuned for it; eq. 8-9 as printed mix
+three constants). `update: kl` is the standard KL-unbalanced plan with `reg_m` as its weight, which is not tau: large
+`reg_m` is balanced, tau = 0 is. The training recipe of the code also shrinks whole patches to the crop while the learning
+rate decays: `data.shrink_in_decay`. Eq. 16 prints the logarithmic adversarial loss; the code's least squares are used.
+`matching: direct` and `update: balanced` are the comparisons of Table V.
+
+The authors' step encodes images up to twelve times; here H&E, real, virtual and identity images pass the encoder once.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from wsistain import ot
+from wsistain.config import Strict, preset_of
+from wsistain.losses.adversarial import lsgan_d, lsgan_g
+from wsistain.losses.contrastive import patch_nce_layers
+from wsistain.losses.stain import feature_correlation, od_correlation, od_total
+from wsistain.networks.layers import folded_state
+from wsistain.networks.patch_head import PatchHead, uniform_positions
+from wsistain.networks.patchgan import PatchDiscriminator
+from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
+from wsistain.numerics import in_float32
+from wsistain.optics.stains import focal_density, to_unit
+from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.contrastive_parts import adam, check_taps, resnet_generator
+
+generator_network = resnet_generator
+
+Cost = Literal["paper", "easy", "hard"]
+PlanUpdate = Literal["damped", "kl", "balanced"]
+
+
+class Weights(Strict):
+    """Weights of the generator's terms (eq. 19, sec. IV-B; the two contrastive terms are averaged in the code)."""
+
+    gan: float = 1.0
+    nce: float = 0.5
+    nce_idt: float = Field(0.5, description="contrastive term on real IHC; 0 skips its pass through the generator")
+    tcyc: float = Field(1e4, description="transport cycle; 0 skips it")
+    cc: float = Field(10.0, description="resemblance of features; 0 skips it")
+    odc: float = Field(1.0, description="resemblance and amount of DAB; 0 skips it")
+
+
+class Config(Strict):
+    """Values of the paper (sec. IV-B) and, where it is silent, of the code."""
+
+    n_blocks: int = Field(6, ge=1, le=64)
+    ngf: int = Field(64, ge=1, le=1024)
+    d_layers: int = Field(5, ge=1, le=6)
+    ndf: int = Field(32, ge=1, le=1024)
+    spectral: bool = Field(True, description="spectral norm in generator and discriminator")
+    taps: tuple[int, ...] = Field(CUT_TAPS, description="generator layers that are compared")
+    head_width: int = Field(256, ge=1)
+    n_patches: int = Field(256, ge=2, description="positions a layer and image")
+    nce_tau: float = Field(0.07, gt=0)
+    cost: Cost = "paper"
+    composition: Literal["ordered", "official"] = "ordered"
+    matching: Literal["cycle", "direct"] = Field("cycle", description="direct: plan(x, y) must be plan(y, virtual)")
+    update: PlanUpdate = "damped"
+    eps: float = Field(1.0, gt=0, description="entropic weight of the plans")
+    tau: float = Field(1e-3, ge=0, description="damping of the plans; 0 tends to balanced")
+    reg_m: float = Field(10.0, gt=0, description="weight of the marginals under update: kl")
+    plan_iterations: int = Field(50, ge=1)
+    density_range: Literal["light", "raw"] = "light"
+    lr: float = Field(2e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+    weights: Weights = Weights()
+
+    tiny_crop_px: ClassVar[int] = 64
+
+    @model_validator(mode="after")
+    def _taps_exist(self) -> "Config":
+        check_taps(self.taps, self.n_blocks)
+        return self
+
+    @classmethod
+    def preset(cls, name: str, overrides: dict[str, Any]) -> "Config":
+        """The configuration of preset "paper" or "official" with `overrides`."""
+        official = {"cost": "easy", "composition": "official", "density_range": "raw"}
+        return preset_of(cls, official if name == "official" else {}, overrides, f"options of usigan, preset {name}")
+
+    @classmethod
+    def tiny(cls, overrides: dict[str, Any]) -> "Config":
+        """A configuration for smoke runs: narrow networks, a shallower discriminator."""
+        values = {"ngf": 4, "d_layers": 3, "ndf": 4, "head_width": 8, "n_patches": 16}
+        return preset_of(cls, values, overrides, "options of usigan, tiny")
+
+
+Plan = Callable[[Tensor, Tensor], Tensor]
+
+
+@in_float32
+def transport_plan(
+    q: Tensor, k: Tensor, *, cost: Cost, update: PlanUpdate, eps: float, tau: float, reg_m: float, n_iter: int
+) -> Tensor:
+    """Plan between embeddings q and k (..., n, d) of unit length: float (..., n, n), source by target, rows of about 1."""
+    affinity = q @ k.transpose(-1, -2)
+    if cost != "paper":
+        affinity = affinity if cost == "hard" else 1 - affinity
+        itself = torch.eye(affinity.shape[-1], dtype=torch.bool, device=affinity.device)
+        affinity = affinity.masked_fill(itself, -10.0)
+    if update == "damped":
+        return ot.damped_plan(affinity / eps, tau, n_iter=n_iter)
+    ones = affinity.new_ones(affinity.shape[:-1])
+    if update == "kl":
+        return ot.sinkhorn_unbalanced(-affinity, eps, reg_m, ones, ones, n_iter=n_iter, tol=0)
+    return ot.sinkhorn(-affinity, eps, ones, ones, n_iter=n_iter, tol=0)
+
+
+@in_float32
+def transport_consistency(
+    he: Tensor, ihc: Tensor, fake: Tensor, plan: Plan, *, matching: str = "cycle", composition: str = "ordered"
+) -> Tensor:
+    """Mean |difference| of plans between embeddings (..., n, d) of H&E, real and virtual IHC (eq. 11), a scalar.
+
+    Only `fake` takes gradient. "cycle" compares the plan over the real IHC with the direct one, "direct" the plans on
+    either side of the real IHC (SIM-GAN).
+    """
+    he, ihc = he.detach(), ihc.detach()
+    if matching == "direct":
+        to_real, from_real = plan(torch.stack([he, ihc]), torch.stack([ihc, fake])).unbind()
+        return (to_real.detach() - from_real).abs().mean()
+    to_real, from_real, direct = plan(torch.stack([he, ihc, he]), torch.stack([ihc, fake, fake])).unbind()
+    to_real = to_real.detach()
+    over_real = to_real @ from_real if composition == "ordered" else from_real @ to_real
+    return (over_real - direct).abs().mean()
+
+
+def _layers_together(*lists: Sequence[Tensor]) -> list[tuple[int, tuple[Tensor, ...]]]:
+    """Layers with equally many patches, stacked to (l, b, n, d) for each list, with their number l."""
+    sizes = sorted({z.shape[1] for z in lists[0]})
+    found = []
+    for n in sizes:
+        at = [i for i, z in enumerate(lists[0]) if z.shape[1] == n]
+        found.append((len(at), tuple(torch.stack([zs[i] for i in at]) for zs in lists)))
+    return found
+
+
+class USIGAN(nn.Module):
+    """USIGAN while it trains. Needs weak pairs, two or more a step."""
+
+    def __init__(self, cfg: Config, marker: object = None):
+        super().__init__()
+        self.cfg, self.marker = cfg, marker
+        self.G = ResnetGenerator(cfg.n_blocks, cfg.ngf, spectral=cfg.spectral)
+        self.D = PatchDiscriminator(cfg.d_layers, cfg.ndf, spectral=cfg.spectral)
+        self.head = PatchHead(self.G.tap_channels(cfg.taps), cfg.head_width, eps_inside=True)
+        self.plan = functools.partial(
+            transport_plan,
+            cost=cfg.cost,
+            update=cfg.update,
+            eps=cfg.eps,
+            tau=cfg.tau,
+            reg_m=cfg.reg_m,
+            n_iter=cfg.plan_iterations,
+        )
+        self.optimizers = {
+            "D": adam([self.D], cfg.lr, cfg.betas),
+            "G": adam([self.G, self.head], cfg.lr, cfg.betas),
+        }
+
+    def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
+        cfg, he, ihc, b = self.cfg, batch.he, batch.ihc, len(batch.he)
+        with_idt = cfg.weights.nce_idt != 0
+        if with_idt:
+            out, seen = self.G.forward_with_features(torch.cat([he, ihc]), cfg.taps)
+            seen = [f.detach() for f in seen]
+        else:  # the real IHC is looked at, not stained
+            out, of_he = self.G.forward_with_features(he, cfg.taps)
+            with torch.no_grad():
+                of_ihc = self.G.features(ihc, cfg.taps)
+            seen = [torch.cat([f.detach(), g]) for f, g in zip(of_he, of_ihc, strict=True)]
+        fake = out[:b]
+
+        real_logits, fake_logits = self.D(torch.cat([ihc, fake.detach()])).chunk(2)
+        d_loss = lsgan_d(real_logits, fake_logits)
+        update(self.optimizers["D"], d_loss)
+
+        at = uniform_positions(seen, cfg.n_patches)
+        with torch.no_grad():
+            keys = self.head(seen, at)
+        made = self.G.features(out, cfg.taps)
+        queries = self.head(made, at)
+        zero = fake.new_zeros(())
+
+        def nce(of: slice) -> Tensor:
+            return patch_nce_layers([q[of] for q in queries], [k[of] for k in keys], cfg.nce_tau)  # eq. 17-18
+
+        with frozen(self.D):
+            terms = {
+                "gan": lsgan_g(self.D(fake)),
+                "nce": nce(slice(b)),
+                "nce_idt": nce(slice(b, None)) if with_idt else zero,
+                "tcyc": self._transport(keys, queries, b) if cfg.weights.tcyc else zero,
+                "cc": feature_correlation([f[:b] for f in made], [f[b:] for f in seen]) if cfg.weights.cc else zero,
+                "odc": self._density(fake, ihc) if cfg.weights.odc else zero,
+            }
+            update(self.optimizers["G"], weighted_sum(terms, cfg.weights))
+        return {name: term.detach() for name, term in {**terms, "d": d_loss}.items()}
+
+    def _transport(self, keys: Sequence[Tensor], queries: Sequence[Tensor], b: int) -> Tensor:
+        """Eq. 11, averaged over layers; `keys` hold H&E then real IHC, `queries` virtual IHC first."""
+        cfg, total = self.cfg, queries[0].new_zeros(())
+        lists = [k[:b] for k in keys], [k[b:] for k in keys], [q[:b] for q in queries]
+        for n_layers, (he, ihc, fake) in _layers_together(*lists):
+            term = transport_consistency(he, ihc, fake, self.plan, matching=cfg.matching, composition=cfg.composition)
+            total = total + term * n_layers
+        return total / len(queries)
+
+    def _density(self, fake: Tensor, ihc: Tensor) -> Tensor:
+        """Eq. 14 on focal optical density (eq. 13)."""
+        light = to_unit if self.cfg.density_range == "light" else (lambda x: x)
+        fake_od, real_od = focal_density(light(fake)), focal_density(light(ihc))
+        return od_correlation(fake_od, real_od) + od_total(fake_od, real_od)
+
+    def generator(self) -> nn.Module:
+        return self.G
+
+    def header_options(self) -> dict[str, object]:
+        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf}
+
+    def generator_state(self) -> dict[str, Tensor]:
+        return folded_state(self.G)
