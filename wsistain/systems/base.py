@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel
@@ -79,6 +79,20 @@ class System(Protocol):
     def generator_state(self) -> dict[str, Tensor]:
         """The tensors of that network: fit `generator_network(header_options())` exactly."""
         ...
+
+
+@runtime_checkable
+class Reversible(Protocol):
+    """A system that also trains the way back, from IHC to H&E; the loop saves both, `run --direction` chooses.
+
+    The three methods are those of `System` without `reverse_`, for the network that goes back.
+    """
+
+    def reverse_generator(self) -> nn.Module: ...
+
+    def reverse_header_options(self) -> dict[str, object]: ...
+
+    def reverse_generator_state(self) -> dict[str, Tensor]: ...
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: BaseModel) -> Tensor:

@@ -28,7 +28,7 @@ from wsistain.data.patches import (
 from wsistain.errors import DataError, TrainingError
 from wsistain.markers import Marker, find_marker
 from wsistain.systems import find_system, system_class
-from wsistain.systems.base import Batch, System
+from wsistain.systems.base import Batch, Reversible, System
 from wsistain.training import setup
 from wsistain.training.checkpoint import check_same_run, find_checkpoints, load_checkpoint, read_state, save_checkpoint
 from wsistain.training.log import TrainingLog
@@ -174,11 +174,14 @@ def write_samples(
 
 
 def write_weights(output: Path, system: System, ema: Ema | None, header: Header, step: int, steps: int) -> None:
-    """`weights.safetensors` as of `step`; its header says so where training is not finished."""
+    """`weights.safetensors` as of `step`; its header says so where training is not finished.
+
+    A system that also trains the way back gets `weights.ihc-to-he.safetensors` beside it.
+    """
     note = "" if step == steps else f"training is not finished: step {step} of {steps}"
+    header = header.model_copy(update={"step": step, "note": note})
     with ema.applied() if ema is not None else nullcontext():
-        save_weights(
-            output / "weights.safetensors",
-            header.model_copy(update={"step": step, "note": note}),
-            system.generator_state(),
-        )
+        save_weights(output / "weights.safetensors", header, system.generator_state())
+    if isinstance(system, Reversible):
+        back = setup.reverse_header(header, system)
+        save_weights(output / f"weights.{back.direction}.safetensors", back, system.reverse_generator_state())

@@ -13,6 +13,7 @@ from wsistain.data.layouts import PatchRef
 from wsistain.data.patches import Look, check_patches
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.markers import Marker
+from wsistain.systems.base import Reversible
 from wsistain.training.schedule import Length
 from wsistain.weights import Header
 
@@ -20,7 +21,8 @@ TINY_STEPS = 4
 TINY_LONGEST = 64
 _FREE = {"log_every", "sample_every", "checkpoint_every", "device", "licence"}  # may change between resumes
 _FREE_DATA = {"root", "workers"}
-_OURS = ("weights.safetensors", "metrics.jsonl", "config.yaml", "data.json", "samples", "checkpoint", "tensorboard")
+_WEIGHTS = ("weights.safetensors", "weights.ihc-to-he.safetensors")
+_OURS = (*_WEIGHTS, "metrics.jsonl", "config.yaml", "data.json", "samples", "checkpoint", "tensorboard")
 
 
 def tiny_config(cfg: TrainConfig, options: type[Strict]) -> TrainConfig:
@@ -155,6 +157,20 @@ def header_of(
         norm=norm_of(network),
         training_data=describe_data(cfg, patches),
         licence=cfg.licence,
+    )
+
+
+def reverse_header(header: Header, system: Reversible) -> Header:
+    """The header of the weights that go from IHC to H&E, made from that of the forward ones."""
+    network = system.reverse_generator()
+    return header.model_copy(
+        update={
+            "direction": "ihc-to-he",
+            "options": system.reverse_header_options(),
+            "size_multiple": getattr(network, "size_multiple", 1),
+            "halo_px": getattr(network, "halo_px", None),
+            "norm": norm_of(network),
+        }
     )
 
 
