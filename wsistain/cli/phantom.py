@@ -1,0 +1,157 @@
+"""`wsistain phantom slide` and `wsistain phantom patches`: synthetic tissue whose truth is known."""
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import typer
+
+SLIDE = """
+Make one synthetic slide, three times: H&E, the IHC of the next section (weak pair), and the IHC of the same
+section (aligned truth), with tables of every cell.
+
+Example:
+
+  wsistain phantom slide out/phantom --size 4096 --marker ER --seed 7
+"""
+PATCHES = """
+Make synthetic training patches in MIST's layout, with the aligned truth of the validation set in valTruthB.
+
+Example:
+
+  wsistain phantom patches data/phantom --markers ER,PR --train 200 --val 40 --slides 12 --seed 1 --workers 2
+"""
+PLAIN_SECONDS = 10.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the two commands to `app`, under `phantom`."""
+    group = typer.Typer(no_args_is_help=True, help="Synthetic tissue whose cells, markers and alignment are known.")
+    group.command("slide", help=SLIDE)(slide)
+    group.command("patches", help=PATCHES)(patches)
+    app.add_typer(group, name="phantom")
+
+
+class _Shown:
+    """Progress as a bar on a terminal, else as a line every ten seconds; a context manager that is called."""
+
+    def __init__(self) -> None:
+        self.bar: object | None = None
+        self.task: dict[str, int] = {}
+        self.start: dict[str, float] = {}
+        self.last = time.monotonic()
+
+    def __enter__(self) -> "_Shown":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+            )
+            self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()  # type: ignore[attr-defined]
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began = self.start.setdefault(what, now)
+        rate = done / (now - began) if now > began else 0.0
+        if self.bar is not None:
+            if what not in self.task:
+                self.task[what] = self.bar.add_task(what, total=total, rate="")  # type: ignore[attr-defined]
+            self.bar.update(self.task[what], completed=done, total=total, rate=f"{rate:.1f} a second")  # type: ignore[attr-defined]
+        elif now - self.last >= PLAIN_SECONDS and done < total:
+            self.last = now
+            left = f", {(total - done) / rate:.0f} s left" if rate else ""
+            typer.echo(f"{what}: {done} of {total}, {rate:.1f} a second{left}", err=True)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) from "4096" or "WxH"."""
+    from wsistain.errors import ConfigError
+
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(p.strip().isdigit() for p in parts):
+        raise ConfigError(f"--size {text!r} is not a size; wanted one number of px such as 4096, or WIDTHxHEIGHT")
+    width, height = int(parts[0]), int(parts[-1])
+    return height, width
+
+
+def slide(
+    folder: Path = typer.Argument(..., metavar="DIR", help="Folder to fill; made if absent."),
+    size: str = typer.Option("4096", "--size", help="Edge, px, or WIDTHxHEIGHT."),
+    marker: str = typer.Option("ER", "--marker", help="ER, PR, Ki67 or HER2."),
+    seed: int = typer.Option(0, "--seed", help="Same seed, same bytes."),
+    mpp: float = typer.Option(0.5, "--mpp", help="um per px."),
+    visibility: float = typer.Option(0.85, "--visibility", help="How much of the expression H&E shows, 0 to 1."),
+    pairing: str = typer.Option("mist", "--pairing", help="How section B lies to A: mist, aligned, adjacent or far."),
+    workers: int = typer.Option(1, "--workers", min=1, max=256, help="Processes."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Make every file anew."),
+) -> None:
+    """Make one phantom slide."""
+    from wsistain.config import validate
+    from wsistain.phantom.config import PhantomConfig
+    from wsistain.phantom.products import make_slide
+
+    height, width = _size(size)
+    values = {
+        "height": height, "width": width, "mpp": mpp, "marker": marker, "seed": seed, "visibility": visibility,
+        "pairing": pairing,
+    }  # fmt: skip
+    config = validate(PhantomConfig, values, "phantom slide")
+    typer.echo(f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, into {folder}")
+    with _Shown() as show:
+        facts = make_slide(folder, config, workers=workers, progress=show, overwrite=overwrite)
+    truth = facts["truth"]
+    auc = "none (one class only)" if truth["attainable_auc"] is None else f"{truth['attainable_auc']:.3f}"
+    typer.echo(
+        f"{folder}: he_a.tiff, ihc_b.tiff, ihc_a.tiff, cell tables and manifest.json; "
+        f"{truth['tumour_cells']} tumour cells, best attainable AUC {auc}"
+    )
+
+
+def patches(
+    root: Path = typer.Argument(..., metavar="ROOT", help="Folder that receives <MARKER>/TrainValAB."),
+    markers: str = typer.Option("ER", "--markers", help="One or more of ER,PR,Ki67,HER2."),
+    train: int = typer.Option(100, "--train", min=0, help="Training patches a marker."),
+    val: int = typer.Option(20, "--val", min=0, help="Validation patches a marker, from other slides."),
+    size: int = typer.Option(1024, "--size", help="Edge of a patch, px."),
+    slides: int = typer.Option(10, "--slides", min=1, help="Slides a marker, train and val together."),
+    seed: int = typer.Option(0, "--seed", help="Same seed, same bytes."),
+    mpp: float = typer.Option(0.4661, "--mpp", help="um per px."),
+    visibility: float = typer.Option(0.85, "--visibility", help="How much of the expression H&E shows, 0 to 1."),
+    pairing: str = typer.Option("mist", "--pairing", help="How section B lies to A: mist, aligned, adjacent or far."),
+    workers: int = typer.Option(1, "--workers", min=1, max=256, help="Processes."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Make every file anew."),
+) -> None:
+    """Make phantom patches."""
+    from wsistain.errors import ConfigError
+    from wsistain.phantom.config import PAIRINGS
+    from wsistain.phantom.products import make_patches
+
+    if pairing not in PAIRINGS:
+        raise ConfigError(f"--pairing {pairing!r} is not known; wanted one of {', '.join(PAIRINGS)}")
+    typer.echo(
+        f"phantom patches: {train} + {val} of {size} px for {markers} from {slides} slides, seed {seed}, into {root}"
+    )
+    with _Shown() as show:
+        result = make_patches(
+            root, markers=markers, train=train, val=val, size=size, slides=slides, seed=seed, mpp=mpp,
+            visibility=visibility, pairing=pairing, workers=workers, progress=show, overwrite=overwrite,  # type: ignore[arg-type]
+        )  # fmt: skip
+    aucs = []
+    for name, facts in result.items():
+        auc = facts["truth"]["val" if val else "train"]["attainable_auc"]
+        aucs.append(f"{name} {'none' if auc is None else format(auc, '.3f')}")
+    typer.echo(f"{root}: {', '.join(result)}; best attainable AUC: {', '.join(aucs)}")

@@ -1,0 +1,137 @@
+"""Randomness as a function of place: hashes of lattice indices, smooth noise, and periodic textures.
+
+Nothing here keeps a state, so a value depends on (seed, name, place) only, never on the order of evaluation.
+"""
+
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+F32 = NDArray[np.float32]
+U64 = NDArray[np.uint64]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.floating[Any]]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ROW, _COL = np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9)
+_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_ANGLES = np.arange(256) * (2 * np.pi / 256)
+_GRAD = np.stack([np.sin(_ANGLES), np.cos(_ANGLES)]).astype(np.float32)
+
+
+def mix64(x: U64) -> U64:
+    """A well-mixed 64-bit value for each 64-bit value (the finaliser of SplitMix64, Steele et al. 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * _M1
+    x = (x ^ (x >> np.uint64(27))) * _M2
+    return x ^ (x >> np.uint64(31))
+
+
+def salt_of(seed: int, name: str) -> np.uint64:
+    """One 64-bit key for a seed and a purpose; equal in every process."""
+    key = np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) * _GOLDEN + np.uint64(zlib.crc32(name.encode()))
+    return np.uint64(mix64(mix64(key))[0])
+
+
+def hash_at(salt: np.uint64, row: Any, col: Any) -> U64:
+    """64 random bits for each pair of integers (negative ones too), broadcast."""
+    return mix64(
+        mix64(np.asarray(row, np.int64).view(np.uint64) * _ROW + salt)
+        + np.asarray(col, np.int64).view(np.uint64) * _COL
+    )
+
+
+def uniform(bits: U64) -> F32:
+    """float32 in [0, 1) from the upper 24 bits."""
+    values: F32 = (bits >> np.uint64(40)).astype(np.float32) * np.float32(1 / (1 << 24))
+    return values
+
+
+def draw(ids: U64, salt: np.uint64) -> F32:
+    """float32 in [0, 1) for each 64-bit identity and one purpose."""
+    return uniform(mix64(ids ^ salt))
+
+
+def normal(ids: U64, salt: np.uint64) -> F32:
+    """Roughly standard normal: the sum of four 16-bit uniforms, so bounded at 3.46. float32."""
+    bits = mix64(ids ^ salt)
+    total = np.zeros(bits.shape, np.float32)
+    for shift in (0, 16, 32, 48):
+        total += ((bits >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.float32)
+    values: F32 = (total * np.float32(1 / 65535) - np.float32(2)) * np.float32(1.7320508)
+    return values
+
+
+def smooth_noise(salt: np.uint64, y: Floats, x: Floats, period: float) -> F32:
+    """Gradient noise (Perlin 2002: quintic fade) with unit variance over the plane; |value| below about 3.
+
+    y, x   : coordinates in the unit of `period`; float64 where they are large, broadcast.
+    period : lattice spacing; the features are about as wide as that.
+    """
+    v, u = y / period, x / period
+    r, c = np.floor(v), np.floor(u)
+    fv, fu = (v - r).astype(np.float32), (u - c).astype(np.float32)
+    row, col = r.astype(np.int64), c.astype(np.int64)
+    sv, su = fv * fv * fv * (fv * (fv * 6 - 15) + 10), fu * fu * fu * (fu * (fu * 6 - 15) + 10)
+
+    def corner(dr: int, dc: int) -> F32:
+        g = (hash_at(salt, row + dr, col + dc) >> np.uint64(56)).astype(np.intp)
+        value: F32 = _GRAD[0][g] * (fv - dr) + _GRAD[1][g] * (fu - dc)
+        return value
+
+    a, b, c2, d = corner(0, 0), corner(0, 1), corner(1, 0), corner(1, 1)
+    top, low = a + su * (b - a), c2 + su * (d - c2)
+    noise: F32 = (top + sv * (low - top)) * np.float32(4.64)
+    return noise
+
+
+def fractal(seed: int, name: str, y: Floats, x: Floats, period: float, octaves: int = 3, gain: float = 0.5) -> F32:
+    """Sum of `octaves` smooth noises, each half as wide and `gain` as strong, turned against each other; unit variance."""
+    total: F32 = np.zeros(np.broadcast_shapes(y.shape, x.shape), np.float32)
+    power = 0.0
+    for k in range(octaves):
+        s, c = np.sin(0.6 + 1.1 * k), np.cos(0.6 + 1.1 * k)
+        weight = gain**k
+        total += np.float32(weight) * smooth_noise(
+            salt_of(seed, f"{name}.{k}"), c * y + s * x, c * x - s * y, period / 2**k
+        )
+        power += weight**2
+    return total * np.float32(power**-0.5)
+
+
+class Texture:
+    """A periodic picture of band-limited noise, sampled at any place: the cheap way to have detail at each pixel."""
+
+    def __init__(
+        self, seed: int, name: str, sigma: tuple[float, float], *, size: int = 512, minus: float = 0.0
+    ) -> None:
+        """Zero mean, unit variance; Gaussian of `sigma` (rows, columns) samples, less one `minus` times as wide."""
+        index = np.arange(size * size, dtype=np.uint64)
+        white = normal(index, salt_of(seed, name)).reshape(size, size)
+        picture = gaussian_filter(white, sigma, mode="wrap")
+        if minus:
+            picture = picture - gaussian_filter(white, (sigma[0] * minus, sigma[1] * minus), mode="wrap")
+        self.picture: F32 = ((picture - picture.mean()) / picture.std()).astype(np.float32)
+        self.size = size
+
+    def at(self, row: Floats, col: Floats) -> F32:
+        """float32 at fractional (row, col) samples, bilinear, wrapped round."""
+        values: F32 = map_coordinates(
+            self.picture, [row, col], output=np.float32, order=1, mode="grid-wrap", prefilter=False
+        )
+        return values
+
+
+def pixel_noise(salt: np.uint64, y: int, x: int, h: int, w: int) -> F32:
+    """float32 (h, w, 3), triangular noise of unit variance keyed by the pixel's own place."""
+    bits = hash_at(salt, np.arange(y, y + h)[:, None], np.arange(x, x + w)[None, :])
+    noise = np.empty((h, w, 3), np.float32)
+    for channel in range(3):
+        low = (bits >> np.uint64(20 * channel)) & np.uint64(0x3FF)
+        high = (bits >> np.uint64(20 * channel + 10)) & np.uint64(0x3FF)
+        noise[..., channel] = (low + high).astype(np.float32)
+    noise -= np.float32(1023)
+    noise *= np.float32(6**0.5 / 1024)
+    return noise

@@ -1,0 +1,94 @@
+"""From amounts of dye to pixels: Beer-Lambert with the slide's own dyes, focus, light and sensor."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from wsistain.phantom.noise import F32, draw, normal, pixel_noise, salt_of
+
+# Optical density by channel (red, green, blue) of unit amounts. Haematoxylin and DAB: Ruifrok and Johnston 2001;
+# eosin lies between their value and the reference of Macenko et al. 2009, as scanners see more of it in blue.
+BASE = {
+    "haematoxylin": (0.62, 0.70, 0.33),
+    "eosin": (0.14, 0.92, 0.38),
+    "dab": (0.27, 0.57, 0.78),
+    "blood": (0.10, 0.90, 0.62),
+}
+
+
+@dataclass(frozen=True)
+class Optics:
+    """How one glass looks. Vectors are unit OD by channel; amounts are gains; blur in um; glass is RGB of no tissue."""
+
+    haematoxylin: tuple[float, float, float]
+    eosin: tuple[float, float, float]
+    dab: tuple[float, float, float]
+    blood: tuple[float, float, float]
+    h_gain: float
+    e_gain: float
+    d_gain: float
+    blur_um: float
+    glass: tuple[float, float, float]
+    noise: float
+    haze: float
+
+
+def draw_optics(seed: int, glass_name: str) -> Optics:
+    """The optics of one glass (H&E and IHC are stained and scanned apart); drawn from the seed."""
+    ids = np.arange(64, dtype=np.uint64)
+    g, u = normal(ids, salt_of(seed, f"optics {glass_name}")), draw(ids, salt_of(seed, f"light {glass_name}"))
+
+    def vector(name: str, k: int, spread: float) -> tuple[float, float, float]:
+        v = np.clip(np.array(BASE[name]) + spread * g[k : k + 3], 0.02, None)
+        v = v / np.linalg.norm(v)
+        return float(v[0]), float(v[1]), float(v[2])
+
+    top = 236 + 13 * u[0]
+    return Optics(
+        haematoxylin=vector("haematoxylin", 0, 0.030),
+        eosin=vector("eosin", 3, 0.045),
+        dab=vector("dab", 6, 0.030),
+        blood=vector("blood", 9, 0.03),
+        h_gain=float(np.exp(0.13 * g[12])),
+        e_gain=float(np.exp(0.18 * g[13])),
+        d_gain=float(np.exp(0.06 * g[14])),
+        blur_um=float(0.24 + 0.16 * u[1]),
+        glass=(float(top), float(top - 3 * u[2]), float(top - 1 + 4 * (u[3] - 0.5))),
+        noise=float(0.8 + 0.9 * u[4]),
+        haze=float(0.012 * u[5]),
+    )
+
+
+def blur_margin(mpp: float) -> int:
+    """Pixels that a blurred window needs round it."""
+    return int(np.ceil(4 * 0.40 / mpp)) + 1
+
+
+def expose(
+    amounts: dict[str, F32], optics: Optics, *, mpp: float, salt: np.uint64, y: int, x: int, margin: int
+) -> NDArray[np.uint8]:
+    """uint8 (h, w, 3) from maps of dye (h + 2 margin, w + 2 margin); (y, x) is the window's place on the glass, px.
+
+    Light passes the tissue first and the lens after it, so intensities are blurred, not densities; the blur is a
+    Gaussian of finite support and every step is local, so a pixel does not depend on the window.
+    """
+    vectors = {"haematoxylin": optics.haematoxylin, "eosin": optics.eosin, "dab": optics.dab, "blood": optics.blood}
+    gains = {"haematoxylin": optics.h_gain, "eosin": optics.e_gain, "dab": optics.d_gain, "blood": 1.0}
+    sigma = optics.blur_um / mpp
+    radius = int(np.ceil(3 * sigma))
+    shape = next(iter(amounts.values())).shape
+    h, w = shape[0] - 2 * margin, shape[1] - 2 * margin
+    rgb = np.empty((h, w, 3), np.float32)
+    for channel in range(3):
+        density = np.full(shape, np.float32(optics.haze))
+        for name, amount in amounts.items():
+            density += amount * np.float32(vectors[name][channel] * gains[name])
+        light = np.exp(density * np.float32(-np.log(10.0)))
+        light = gaussian_filter1d(light, sigma, axis=0, radius=radius)[margin : margin + h]
+        rgb[..., channel] = gaussian_filter1d(light, sigma, axis=1, radius=radius)[:, margin : margin + w]
+    rgb *= np.array(optics.glass, np.float32)
+    # Shot noise grows with the square root of the light.
+    rgb += pixel_noise(salt, y, x, h, w) * (np.float32(optics.noise) * np.sqrt(rgb * np.float32(1 / 255)))
+    return np.clip(rgb + np.float32(0.5), 0, 255).astype(np.uint8)

@@ -1,0 +1,286 @@
+"""Amounts of dye on a window of a section: tissue by tissue, then cells and membranes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from wsistain.phantom.anatomy import NAMES, Anatomy, nearest_blob
+from wsistain.phantom.cells import LUMINAL, MARKERS, TUMOUR, Block, Cells
+from wsistain.phantom.config import PhantomConfig
+from wsistain.phantom.noise import F32, Texture, salt_of, smooth_noise
+from wsistain.phantom.nuclei import paint_nuclei
+from wsistain.phantom.sections import Section
+
+MARGIN_UM = 16.0
+NODE_UM = 4.0
+
+
+@dataclass
+class Stained:
+    """float32 (h, w) amounts by dye, of the H&E and of the IHC of the same window."""
+
+    he: dict[str, F32]
+    ihc: dict[str, F32]
+
+
+def ramp(value: F32, width: float) -> F32:
+    """0 below -width / 2, 1 above width / 2, straight between."""
+    out: F32 = np.clip(value * np.float32(1 / width) + np.float32(0.5), 0, 1)
+    return out
+
+
+def cubic_rows(first: int, count: int, step: int) -> tuple[F32, int, int]:
+    """(weights (count, nodes), first node, nodes): Catmull-Rom interpolation of nodes every `step` px."""
+    place = np.arange(first, first + count) / step
+    left = np.floor(place).astype(np.int64)
+    f = (place - left)[:, None]
+    w = np.concatenate(
+        [
+            -0.5 * f + f**2 - 0.5 * f**3,
+            1 - 2.5 * f**2 + 1.5 * f**3,
+            0.5 * f + 2 * f**2 - 1.5 * f**3,
+            -0.5 * f**2 + 0.5 * f**3,
+        ],
+        axis=1,
+    )
+    k0, k1 = int(left[0]) - 1, int(left[-1]) + 2
+    matrix = np.zeros((count, k1 - k0 + 1), np.float32)
+    for j in range(4):
+        matrix[np.arange(count), left - 1 + j - k0] = w[:, j]
+    return matrix, k0, k1 - k0 + 1
+
+
+class Window:
+    """Fields and textures of one window, at every pixel."""
+
+    def __init__(self, painter: "Painter", section: Section, y: int, x: int, h: int, w: int) -> None:
+        self.painter, self.section, self.shape = painter, section, (h, w)
+        mpp = painter.mpp
+        step = max(1, round(NODE_UM / mpp))
+        self.rows, r0, nr = cubic_rows(y, h, step)
+        self.cols, c0, nc = cubic_rows(x, w, step)
+        gy = ((np.arange(r0, r0 + nr) * step + 0.5) * mpp)[:, None] + np.zeros((1, nc))
+        gx = ((np.arange(c0, c0 + nc) * step + 0.5) * mpp)[None, :] + np.zeros((nr, 1))
+        by, bx = section.to_block(gy, gx)
+        self.nodes_y, self.nodes_x = painter.anatomy.lean(by, bx, section.z_mid)
+        self.tissue = painter.anatomy.near(self.nodes_y, self.nodes_x).tissue(self.nodes_y, self.nodes_x)
+        self.tear, self.fold = section.tear(gy, gx), section.fold(gy, gx)
+        self.y_um = ((np.arange(y, y + h) + 0.5) * mpp)[:, None]
+        self.x_um = ((np.arange(x, x + w) + 0.5) * mpp)[None, :]
+        self.shift_y, self.shift_x = self.nodes_y - gy, self.nodes_x - gx
+        self.is_glass = bool((self.tissue.inside < -12).all())
+
+    def up(self, nodes: NDArray) -> F32:
+        """float32 (h, w) from values at the nodes."""
+        return self.rows @ (nodes.astype(np.float32) @ self.cols.T)
+
+    def field(self, name: str) -> F32:
+        """One field of the tissue at every pixel."""
+        return self.up(getattr(self.tissue, name))
+
+    def places(self) -> tuple[NDArray, NDArray]:
+        """Leaned block place (y, x) of every pixel, um, float64."""
+        return self.y_um + self.up(self.shift_y), self.x_um + self.up(self.shift_x)
+
+
+class Painter:
+    """Paints windows of the sections of one block."""
+
+    def __init__(self, config: PhantomConfig, anatomy: Anatomy, block: Block) -> None:
+        self.mpp, self.seed, self.marker = config.mpp, config.seed, MARKERS.index(config.marker)
+        self.anatomy, self.block = anatomy, block
+        s = config.seed
+        self.fibril = Texture(s, "fibril", (1.3, 9.0), size=512, minus=3.0)
+        self.bundle = Texture(s, "bundle", (1.6, 7.0), size=512)
+        self.fine = Texture(s, "fine", (0.9, 0.9), size=512, minus=2.2)
+        self.coarse = Texture(s, "coarse", (1.9, 1.9), size=512, minus=2.0)
+        self.cloud = Texture(s, "cloud", (3.0, 3.0), size=512, minus=3.0)
+
+    def cells_on(
+        self, section: Section, y0: float, x0: float, y1: float, x1: float, *, reach: float, deep: float = 0.0
+    ) -> tuple[Cells, NDArray, NDArray]:
+        """(cells, y, x) that the section cuts (or passes within `deep` um) in or within `reach` of a glass window, um."""
+        ey, ex = np.meshgrid(
+            np.linspace(y0 - reach, y1 + reach, 9), np.linspace(x0 - reach, x1 + reach, 9), indexing="ij"
+        )
+        by, bx = section.to_block(ey, ex)
+        cells = self.block.cells(
+            by.min() - 4, bx.min() - 4, by.max() + 4, bx.max() + 4, section.z0 - deep, section.z1 + deep
+        )
+        gy, gx = section.from_block(cells.y, cells.x)
+        keep = (gy >= y0 - reach) & (gy < y1 + reach) & (gx >= x0 - reach) & (gx < x1 + reach)
+        if len(cells) and (section.tears or section.folds):
+            keep &= section.tear(gy, gx) < 0
+        return cells.take(keep), gy[keep], gx[keep]
+
+    def paint(self, section: Section, y: int, x: int, h: int, w: int) -> Stained | None:
+        """Dye on the window at (y, x) px, (h, w); None where there is no tissue at all."""
+        win = Window(self, section, y, x, h, w)
+        if win.is_glass:
+            return None
+        m = self.mpp
+        cells, cy, cx = self.cells_on(section, y * m, x * m, (y + h) * m, (x + w) * m, reach=MARGIN_UM, deep=6.0)
+        y_px, x_px = cy / m - 0.5 - y, cx / m - 0.5 - x
+        py, px = win.places()
+        z = section.z_mid
+        clump = self.coarse.at((py + 37 * z) / 0.46, (px + 11 * z) / 0.46)
+        grain = self.fine.at((py + 17 * z) / 0.37, (px - 23 * z) / 0.37)
+        nuclear = np.where(self.marker < 3, cells.level[:, self.marker], 0).astype(np.float32)
+        turn = (cells.turn - np.float32(section.turn)).astype(np.float32)
+        nuclei = paint_nuclei(cells, y_px, x_px, turn, section.z0, section.z1, m, clump, grain, nuclear)
+        ground = self._ground(win, py, px, grain)
+        ring, border, plump = self._membranes(win, cells, y_px, x_px, section.z_mid, grain, clump)
+        return self._mix(win, ground, nuclei, ring, border, plump, grain)
+
+    def _ground(self, win: Window, py: NDArray, px: NDArray, grain: F32) -> dict[str, F32]:
+        """Shares and densities of the tissues between the nuclei, at every pixel."""
+        psi, chi = win.field("psi"), win.field("chi")
+        bundle = self.bundle.at(psi / 1.15, chi / 3.6)
+        fibril = self.fibril.at(psi / 0.42, chi / 1.3)
+        cloud = self.cloud.at(py / 2.1, px / 2.1)
+        inside = win.field("inside") + 2.5 * bundle + 1.5 * cloud
+        hole, cleft = win.field("hole"), win.field("cleft")
+        vacuole = self._vacuole(win, py, px)
+        nest, duct = win.field("nest"), win.field("duct")
+        epithelium = np.maximum(ramp(nest, 1.6), ramp(duct, 1.4))
+        gap = np.maximum(ramp(cleft + 0.8 * cloud, 1.4), ramp(win.up(win.tear) + 2 * bundle, 2.0))
+        open_ = np.maximum(ramp(hole, 1.2), gap)
+        slit = ramp(bundle * -1.0 - np.float32(1.35) + np.float32(0.25) * fibril, 0.7) * (1 - epithelium)
+        body = ramp(inside, 1.6) * (1 - open_) * (1 - ramp(vacuole, 1.0))
+        dead = ramp(win.field("necrosis") + 5 * cloud, 9.0) * epithelium
+        collagen = np.clip(0.95 + 0.26 * bundle + 0.24 * fibril, 0.15, 2.0) * (1 - np.float32(0.8) * slit)
+        membrane = np.exp(-((np.minimum(np.abs(duct + 0.4), np.abs(nest + 0.6)) / 0.9) ** 2))
+        blood = self._blood(win, py, px, hole)
+        return {
+            "body": body, "epithelium": epithelium, "dead": dead, "collagen": collagen, "membrane": membrane,
+            "blood": blood, "cloud": cloud, "immune": win.field("immune"), "lumen": ramp(hole, 3.0),
+        }  # fmt: skip
+
+    def _blood(self, win: Window, py: NDArray, px: NDArray, hole: F32) -> F32:
+        """Red cells in the lumens of vessels."""
+        blood = np.zeros(win.shape, np.float32)
+        where = np.flatnonzero((win.field("vessel") > 2.0) & (hole > -0.5))
+        if len(where):
+            depth, _, lot = nearest_blob(
+                self.seed, "red", py.ravel()[where], px.ravel()[where], 6.4, 0.62, (2.5, 3.3), 0.06
+            )
+            blood.ravel()[where] = np.clip(depth * 0.9, 0, 1) * (0.30 + 0.16 * lot)
+        return blood
+
+    def _vacuole(self, win: Window, py: NDArray, px: NDArray) -> F32:
+        """um into the vacuole of a fat cell, exact at every pixel (the two nearest centres come from the nodes)."""
+        if not (win.tissue.fat > -70).any():
+            return np.full(win.shape, -1e3, np.float32)
+        centres, is_fat = self.anatomy.active_fat(float(py.min()), float(px.min()), float(py.max()), float(px.max()))
+        if not is_fat.any():
+            return np.full(win.shape, -1e3, np.float32)
+        d, near = self._nearest(centres, np.zeros(len(centres)), py, px, 3)
+        first = np.argmin(d, 0)
+        rest = np.sort(d, 0)
+        wall = ((rest[1] - rest[0]) / 2).astype(np.float32)
+        active = is_fat[np.take_along_axis(near, first[None], 0)[0]]
+        round_ = np.minimum(wall - np.float32(0.75), 60 - rest[0])
+        return np.where(active, round_, -wall - 1).astype(np.float32)
+
+    @staticmethod
+    def _nearest(points: NDArray, less: NDArray, py: NDArray, px: NDArray, k: int) -> tuple[NDArray, NDArray]:
+        """(distance less `less`, index), each (k, h, w), to the k points nearest to the middle of each 4 x 4 px."""
+        h, w = py.shape
+        sub_y, sub_x = py[2::4, 2::4], px[2::4, 2::4]
+        pad_r, pad_c = -(-h // 4) - sub_y.shape[0], -(-w // 4) - sub_x.shape[1]
+        sub_y, sub_x = (np.pad(s, ((0, pad_r), (0, pad_c)), mode="edge") for s in (sub_y, sub_x))
+        _, which = cKDTree(points).query(np.stack([sub_y, sub_x], -1), k=k)
+        near = np.stack([np.repeat(np.repeat(which[..., j], 4, 0), 4, 1)[:h, :w] for j in range(k)])
+        oy, ox = points[0, 0], points[0, 1]
+        sy, sx = (py - oy).astype(np.float32), (px - ox).astype(np.float32)
+        qy, qx = (points[:, 0] - oy).astype(np.float32), (points[:, 1] - ox).astype(np.float32)
+        lower = less.astype(np.float32)
+        d = np.stack([np.sqrt((sy - qy[n]) ** 2 + (sx - qx[n]) ** 2) - lower[n] for n in near])
+        return d, near
+
+    def _membranes(
+        self, win: Window, cells: Cells, y_px: NDArray, x_px: NDArray, z_mid: float, grain: F32, clump: F32
+    ) -> tuple[F32, F32, F32]:
+        """(HER2 on membranes, share of the pixel on a border between cells, apocrine tone of the cell) of epithelium."""
+        zero = np.zeros(win.shape, np.float32)
+        pick = np.isin(cells.kind, (TUMOUR, LUMINAL)) & (np.abs(cells.z - z_mid) < 7.0)
+        if pick.sum() < 4:
+            return zero, zero, zero
+        some = cells.take(pick)
+        points = np.stack([y_px[pick], x_px[pick]], 1) * self.mpp
+        h, w = win.shape
+        yy = (np.arange(h) * self.mpp)[:, None] + np.zeros((1, w))
+        xx = (np.arange(w) * self.mpp)[None, :] + np.zeros((h, 1))
+        radius = np.sqrt(some.a * some.b)
+        d, near = self._nearest(points, radius, yy, xx, 4)
+        own = np.take_along_axis(near, np.argmin(d, 0)[None], 0)[0]
+        d.sort(axis=0)
+        gap = (d[1] - d[0]) / 2
+        outer = np.float32(5.5) - d[0]
+        edge = np.minimum(gap, np.abs(outer))
+        border = np.exp(-((edge / np.float32(0.55)) ** 2)) * (outer > -1)
+        level = some.level[:, 3][own]
+        od = np.interp(level, [0, 0.7, 1.499, 1.5, 2.4, 3.0], [0, 0.03, 0.12, 0.34, 0.62, 1.05]).astype(np.float32)
+        whole = ramp(level - np.float32(1.35) + np.float32(0.45) * clump, 0.5)
+        ring = (
+            od
+            * (np.float32(0.15) + np.float32(0.85) * whole)
+            * np.exp(-((edge / np.float32(0.75)) ** 2))
+            * (outer > -1.2)
+        )
+        tone = np.where(outer > -2, some.plump[own], 0).astype(np.float32)
+        return ring.astype(np.float32), border.astype(np.float32), tone
+
+    def _mix(
+        self, win: Window, g: dict[str, F32], nuclei: object, ring: F32, border: F32, plump: F32, grain: F32
+    ) -> Stained:
+        """The amounts of each dye from what lies at each pixel."""
+        from wsistain.phantom.nuclei import NuclearMaps
+
+        assert isinstance(nuclei, NuclearMaps)
+        body, epi, dead = g["body"], g["epithelium"], g["dead"]
+        stroma = (1 - epi) * body
+        live = epi * (1 - dead) * body
+        bare = 1 - np.float32(0.8) * nuclei.cover
+        py, px = win.nodes_y, win.nodes_x
+        thick = (
+            1
+            + 0.05 * win.up(smooth_noise(salt_of(self.seed, "thick"), py, px, 340.0))
+            + 0.9 * ramp(win.up(win.fold), 3.0)
+        )
+        tone = np.clip(1 + np.float32(0.18) * g["cloud"] + np.float32(0.16) * grain, 0.3, 1.8)
+        loose = ramp(g["immune"] - np.float32(0.9), 1.2)
+        eosin = stroma * g["collagen"] * (np.float32(0.34) - np.float32(0.12) * loose)
+        eosin += (
+            live
+            * tone
+            * (np.float32(0.21) + np.float32(0.05) * np.clip(plump, -1.6, 1.6))
+            * (1 - np.float32(0.25) * border)
+        )
+        eosin += dead * body * np.float32(0.32) * np.clip(1 + 0.35 * g["cloud"] + 0.3 * grain, 0.2, 2)
+        eosin += np.float32(0.10) * g["membrane"] * body
+        eosin = eosin * bare + np.float32(0.05) * nuclei.cover * body + np.float32(0.10) * nuclei.nucleoli
+        eosin += g["lumen"] * np.clip(g["cloud"] - 0.9, 0, 1) * np.float32(0.10)
+        plain = (
+            stroma * np.float32(0.02)
+            + live * (np.float32(0.085) * tone - np.float32(0.03) * border)
+            + dead * body * np.float32(0.05)
+        )
+        plain += loose * stroma * np.float32(0.03)
+        shown = body if not np.any(body < 0) else np.clip(body, 0, 1)
+        nuclear = nuclei.h * np.clip(shown * 1.5, 0, 1)
+        haem = plain * bare + nuclear + np.float32(0.16) * nuclei.nucleoli * shown
+        he = {"haematoxylin": haem * thick, "eosin": eosin * thick, "blood": g["blood"] * thick}
+        dab = nuclei.dab * np.clip(shown * 1.5, 0, 1)
+        if self.marker == 3:
+            dab = dab + ring * live * (1 - np.float32(0.45) * nuclei.cover)
+        back = np.float32(0.012) * (stroma * g["collagen"] + live) + np.float32(0.05) * dead * body
+        haem_ihc = np.float32(0.62) * nuclear * (1 - np.float32(0.35) * np.clip(nuclei.dab, 0, 1))
+        haem_ihc += np.float32(0.028) * stroma * g["collagen"] + np.float32(0.045) * live * tone * bare
+        ihc = {"haematoxylin": haem_ihc * thick, "dab": (dab + back) * thick, "blood": np.float32(0.25) * g["blood"]}
+        return Stained(he, ihc)
+
+
+FIELDS = NAMES

@@ -1,0 +1,266 @@
+"""The files of a phantom: slides with cell tables, and patches in MIST's layout with the truth beside them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from wsistain import __version__
+from wsistain.errors import ConfigError
+from wsistain.markers import parse_markers
+from wsistain.phantom.config import Pairing, PhantomConfig
+from wsistain.phantom.noise import draw, salt_of
+from wsistain.phantom.render import PRODUCTS, Product
+from wsistain.phantom.tables import Attainable, Name, cell_table, write_table, write_tables
+from wsistain.phantom.tiff import write_pyramid
+from wsistain.phantom.work import Progress, begin, digest, mapper, phantom_of, quiet, write_json
+
+RGB = NDArray[np.uint8]
+BLOCK_PX = 1024
+FORMAT = 1
+
+
+def _window(config: PhantomConfig, product: Product, y: int, x: int, h: int, w: int) -> RGB:
+    return phantom_of(config).render(product, y, x, h, w)
+
+
+def _window_of(job: tuple[PhantomConfig, Product, int, int, int, int]) -> RGB:
+    return _window(*job)
+
+
+def _table_of(job: tuple[PhantomConfig, Name, int, int, int, int]) -> pa.Table:
+    config, section, y, x, h, w = job
+    table = cell_table(phantom_of(config), section, y, x, h, w)
+    for axis, origin in (("y_px", y), ("x_px", x)):
+        k = table.column_names.index(axis)
+        table = table.set_column(k, axis, pa.array(table[axis].to_numpy() + origin))
+    return table
+
+
+def make_slide(
+    folder: str | Path, config: PhantomConfig, *, workers: int = 1, progress: Progress = quiet, overwrite: bool = False
+) -> dict[str, Any]:
+    """The manifest of a finished phantom slide.
+
+    Writes he_a.tiff, ihc_b.tiff (weak pair), ihc_a.tiff (aligned truth), cells_a.parquet, cells_b.parquet and
+    manifest.json into `folder`. Files that are finished already are kept when the manifest's parameters agree.
+    The bytes do not depend on `workers`. Raises OutputError (other parameters there, not writable).
+    """
+    folder = Path(folder)
+    parameters = {"format": FORMAT, "kind": "slide", **config.facts()}
+    manifest = begin(folder, parameters, overwrite=overwrite)
+    files: dict[str, str] = {}
+    reach = Attainable(config.marker)
+    with mapper(workers) as run:
+        for product in PRODUCTS:
+            path = folder / f"{product}.tiff"
+            if overwrite or not path.is_file():
+
+                def blocks(_: Any, ys: Any, xs: Any, hs: Any, ws: Any, product: Product = product) -> Iterator[RGB]:
+                    return iter(run(_window_of, [(config, product, *j) for j in zip(ys, xs, hs, ws, strict=True)]))
+
+                write_pyramid(
+                    path, config.shape, config.mpp, partial(_window, config, product), quality=config.quality,
+                    downsample=4, block_px=BLOCK_PX, map_blocks=blocks,
+                    progress=lambda rows, product=product: progress(f"{product}.tiff", rows, config.height),
+                )  # fmt: skip
+            files[path.name] = digest(path)
+        for section in ("a", "b"):
+            path = folder / f"cells_{section}.parquet"
+            if overwrite or not path.is_file():
+                step = BLOCK_PX
+                jobs = [
+                    (config, section, y, x, min(step, config.height - y), min(step, config.width - x))
+                    for y in range(0, config.height, step)
+                    for x in range(0, config.width, step)
+                ]
+                done = iter(range(1, len(jobs) + 1))
+                write_tables(
+                    iter(run(_table_of, jobs)),
+                    path,
+                    lambda _, name=path.name, n=len(jobs), done=done: progress(name, next(done), n),
+                )
+            files[path.name] = digest(path)
+    table = pq.ParquetFile(folder / "cells_a.parquet")
+    for k in range(table.num_row_groups):
+        reach.add(table.read_row_group(k))
+    facts = {
+        "parameters": parameters,
+        "wsistain": __version__,
+        "finished": True,
+        "files": files,
+        "her2_score": phantom_of(config).clone.her2_score,
+        "truth": reach.facts(),
+    }
+    write_json(manifest, facts)
+    return facts
+
+
+@dataclass(frozen=True)
+class PatchJob:
+    """One patch: where it is cut and where its files go (relative to the marker's TrainValAB)."""
+
+    config: PhantomConfig
+    base: Path
+    part: str
+    slide: str
+    y: int
+    x: int
+    size: int
+    fresh: bool
+
+    @property
+    def stem(self) -> str:
+        """MIST's name without suffix: <slide>_<column>_<row>."""
+        return f"{self.slide}_{self.x // self.size}_{self.y // self.size}"
+
+    def files(self) -> dict[str, Path]:
+        """Product or section -> path."""
+        pictures = {"he_a": f"{self.part}A", "ihc_b": f"{self.part}B"}
+        if self.part == "val":
+            pictures["ihc_a"] = "valTruthB"
+        found = {k: self.base / v / f"{self.stem}.jpg" for k, v in pictures.items()}
+        for section in ("a", "b"):
+            found[section] = self.base / f"{self.part}Cells{section.upper()}" / f"{self.stem}.parquet"
+        return found
+
+
+def _make_patch(job: PatchJob) -> int:
+    """Number of files written for one patch; those already there are kept."""
+    made = 0
+    phantom = phantom_of(job.config)
+    for key, path in job.files().items():
+        if path.is_file() and not job.fresh:
+            continue
+        made += 1
+        if key in ("a", "b"):
+            write_table(cell_table(phantom, key, job.y, job.x, job.size, job.size), path)  # type: ignore[arg-type]
+            continue
+        rgb = phantom.render(key, job.y, job.x, job.size, job.size)  # type: ignore[arg-type]
+        part = path.with_name(path.name + ".part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(
+            imagecodecs.jpeg8_encode(
+                rgb, level=job.config.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
+            )
+        )
+        part.replace(path)
+    return made
+
+
+def choose_places(config: PhantomConfig, size: int, count: int) -> list[tuple[int, int]]:
+    """`count` corners (y, x), px, of patches on the slide's patch grid: those with tissue first, in a seeded order."""
+    rows, cols = config.height // size, config.width // size
+    phantom = phantom_of(config)
+    ranked = []
+    lots = draw(np.arange(rows * cols, dtype=np.uint64), salt_of(config.seed, "places"))
+    for k in range(rows * cols):
+        y, x = k // cols * size, k % cols * size
+        g = (np.arange(8) + 0.5) * size / 8 * config.mpp
+        gy, gx = np.meshgrid(y * config.mpp + g, x * config.mpp + g, indexing="ij")
+        share = float((phantom.anatomy.near(gy, gx).read("inside", gy, gx) > 0).mean())
+        ranked.append((share < 0.7, -share if share < 0.7 else 0.0, float(lots[k]), y, x))
+    ranked.sort()
+    return sorted((y, x) for *_, y, x in ranked[:count])
+
+
+def _slides(parts: dict[str, int], slides: int) -> list[tuple[str, int]]:
+    """(part, patches) of each slide: as many slides for validation as its share, at least one of each part."""
+    total = sum(parts.values())
+    n_val = min(max(1, round(slides * parts["val"] / total)), slides - 1) if parts["val"] else 0
+    plan = []
+    for part, n in (("train", slides - n_val), ("val", n_val)):
+        for k in range(n):
+            plan.append((part, parts[part] // n + (k < parts[part] % n)))
+    return [(part, count) for part, count in plan if count]
+
+
+def _plan(base: Path, parameters: dict[str, Any], fresh: bool) -> list[PatchJob]:
+    """Every patch of one marker, slide by slide."""
+    p = parameters
+    jobs: list[PatchJob] = []
+    for k, (part, count) in enumerate(_slides({"train": p["train"], "val": p["val"]}, p["slides"])):
+        side = int(np.ceil(np.sqrt(count * 1.9))) + 1
+        config = PhantomConfig(
+            height=side * p["size"], width=side * p["size"], mpp=p["mpp"], marker=p["marker"],
+            seed=int(salt_of(p["seed"], f"slide {p['marker']} {k}") >> np.uint64(2)), visibility=p["visibility"],
+            pairing=p["pairing"], quality=p["quality"],
+        )  # fmt: skip
+        slide = f"{p['marker']}{p['seed']}S{k:03d}"
+        for y, x in choose_places(config, p["size"], count):
+            jobs.append(PatchJob(config, base, part, slide, y, x, p["size"], fresh))
+    return jobs
+
+
+def make_patches(
+    root: str | Path,
+    *,
+    markers: str = "ER",
+    train: int = 100,
+    val: int = 20,
+    size: int = 1024,
+    slides: int = 10,
+    seed: int = 0,
+    mpp: float = 0.4661,
+    visibility: float = 0.85,
+    pairing: Pairing = "mist",
+    quality: int = 90,
+    workers: int = 1,
+    progress: Progress = quiet,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """The finished manifest of each marker.
+
+    Writes `<root>/<MARKER>/TrainValAB/{trainA,trainB,valA,valB}` as MIST has it (JPEG, `<slide>_<x>_<y>.jpg`,
+    training and validation from different slides) plus `valTruthB` (the aligned truth) and the cell tables
+    `{train,val}Cells{A,B}/<patch>.parquet`, and `<root>/<MARKER>/manifest.json`. Finished files are kept when the
+    manifest's parameters agree. Raises ConfigError on counts that do not fit, OutputError as `make_slide`.
+    """
+    if train < 0 or val < 0 or train + val < 1 or slides < 1 + bool(train and val) or size % 16 or size < 64:
+        raise ConfigError(
+            f"train {train} and val {val} patches of {size} px from {slides} slides cannot be made; wanted at least one "
+            "patch, a size that is a multiple of 16 from 64 on, and different slides for train and val"
+        )
+    result: dict[str, dict[str, Any]] = {}
+    for marker in parse_markers(markers):
+        parameters = {
+            "format": FORMAT, "kind": "patches", "marker": marker.name, "train": train, "val": val, "size": size,
+            "slides": slides, "seed": seed, "mpp": mpp, "visibility": visibility, "pairing": pairing, "quality": quality,
+        }  # fmt: skip
+        folder = Path(root) / marker.name
+        manifest = begin(folder, parameters, overwrite=overwrite)
+        jobs = _plan(folder / "TrainValAB", parameters, overwrite)
+        with mapper(workers) as run:
+            for done, _ in enumerate(run(_make_patch, jobs), start=1):
+                progress(f"{marker.name} patches", done, len(jobs))
+        result[marker.name] = _summary(folder, parameters, jobs)
+        write_json(manifest, result[marker.name])
+    return result
+
+
+def _summary(folder: Path, parameters: dict[str, Any], jobs: list[PatchJob]) -> dict[str, Any]:
+    reach = {part: Attainable(parameters["marker"]) for part in ("train", "val")}
+    files: dict[str, str] = {}
+    slides: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        for path in job.files().values():
+            files[path.relative_to(folder).as_posix()] = digest(path)
+        reach[job.part].add(pq.read_table(job.files()["a"]))
+        if job.slide not in slides:
+            score = phantom_of(job.config).clone.her2_score
+            slides[job.slide] = {"part": job.part, "her2_score": score, **job.config.facts()}
+    return {
+        "parameters": parameters,
+        "wsistain": __version__,
+        "finished": True,
+        "truth": {part: r.facts() for part, r in reach.items()},
+        "slides": slides,
+        "files": files,
+    }
