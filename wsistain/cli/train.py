@@ -1,5 +1,6 @@
 """`wsistain train`: train one system from a configuration file."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ def train(
 
     Example: wsistain train configs/train/cut.yaml --output runs/cut_er --set data.root=MIST --set marker=ER
 
-    Several GPUs: accelerate launch -m wsistain train configs/train/cut.yaml --output runs/cut_er
+    Several processes: torchrun --nproc-per-node 4 -m wsistain train configs/train/cut.yaml --output runs/cut_er
     """
     from wsistain.config import TrainConfig, load_config
     from wsistain.errors import ConfigError
@@ -41,7 +42,8 @@ def train(
     from wsistain.training.loop import train as run_training
 
     weights = run_training(cfg, folder, tiny=tiny, resume=resume, overwrite=overwrite)
-    typer.echo(f"weights: {weights}")
+    if os.environ.get("RANK", "0") == "0":  # one line, not one a process
+        typer.echo(f"weights: {weights}")
 
 
 def register(app: typer.Typer) -> None:

@@ -1,5 +1,6 @@
 """Processes and devices of a run, on accelerate: who am I, where do I compute, how are gradients averaged."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,10 +25,10 @@ def start_processes(cfg: TrainConfig) -> Accelerator:
     One process unless started by `accelerate launch` or `torchrun`. Raises TrainingError where the device is absent
     or cannot compute in the precision asked for.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
+        raise TrainingError(f"device {cfg.device!r} is not known; wanted auto, cpu, cuda or cuda:N")
     device = torch.device(cfg.device) if cfg.device != "auto" else None
     has_cuda = torch.cuda.is_available()
-    if device is not None and device.type not in ("cpu", "cuda"):
-        raise TrainingError(f"device {cfg.device!r} is not known; wanted auto, cpu, cuda or cuda:N")
     if device is not None and device.type == "cuda":
         if not has_cuda:
             raise TrainingError(f"device {cfg.device} was asked for, but no CUDA device is here; use device: cpu")

@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.made_patches import save, tissue
+from wsistain.data.pictures import picture_size, read_mask, read_picture, resize
+from wsistain.errors import DataError
+
+
+def test_a_png_comes_back_as_it_was_and_a_jpeg_as_pillow_decodes_it(tmp_path: Path) -> None:
+    he, _ = tissue(0, 40)
+    np.testing.assert_array_equal(read_picture(save(he, tmp_path / "a.png")), he)
+    path = save(he, tmp_path / "a.jpg")
+    with Image.open(path) as picture:
+        np.testing.assert_array_equal(read_picture(path), np.asarray(picture))
+    assert picture_size(path) == (40, 40)
+
+
+def test_an_opaque_alpha_channel_is_dropped_and_a_real_one_refused(tmp_path: Path) -> None:
+    he, _ = tissue(0, 16)
+    rgba = np.dstack([he, np.full((16, 16), 255, dtype=np.uint8)])
+    np.testing.assert_array_equal(read_picture(save(rgba, tmp_path / "opaque.png")), he)
+    rgba[0, 0, 3] = 254
+    with pytest.raises(DataError, match="partly transparent"):
+        read_picture(save(rgba, tmp_path / "clear.png"))
+
+
+def test_grey_and_16_bit_pictures_are_no_patches(tmp_path: Path) -> None:
+    grey = save(np.zeros((8, 8), dtype=np.uint8), tmp_path / "grey.png")
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(deep)
+    for path in (grey, deep):
+        with pytest.raises(DataError, match=path.name):
+            read_picture(path)
+        with pytest.raises(DataError, match="wanted 8-bit RGB"):
+            picture_size(path)
+    assert picture_size(grey, is_mask=True) == (8, 8)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_a_file_cut_short_is_found_by_header_and_by_decoding(tmp_path: Path, suffix: str, share: float) -> None:
+    path = save(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8), tmp_path / f"a{suffix}")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    for read in (picture_size, read_picture):
+        with pytest.raises(DataError, match=path.name):
+            read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"plain text, no picture", b"\xff\xd8\xff\xe0 junk \xff\xd9"])
+def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    for read in (picture_size, read_picture):
+        with pytest.raises(DataError, match=r"x\.jpg"):
+            read(path)
+    with pytest.raises(DataError, match="absent"):
+        read_picture(tmp_path / "absent.png")
+
+
+def test_the_real_broken_tiles_are_refused(real_data: Path) -> None:
+    for name in ("truncated_tile.jpg", "truncated_tile.png"):
+        with pytest.raises(DataError, match="cut short"):
+            read_picture(real_data / "bad" / name)
+
+
+def test_real_tiles_with_alpha_and_without_are_read(real_data: Path) -> None:
+    assert read_picture(real_data / "tiles_he" / "tupac_breast_a.png").shape == (600, 600, 3)
+    assert read_picture(real_data / "tiles_he" / "stardist_histo.jpg").shape == (300, 500, 3)
+
+
+def test_masks_are_boolean_whether_stored_as_1_or_255(tmp_path: Path) -> None:
+    truth = np.random.default_rng(1).random((12, 20)) < 0.4
+    for name, stored in (("one.png", truth.astype(np.uint8)), ("white.png", truth.astype(np.uint8) * 255)):
+        np.testing.assert_array_equal(read_mask(save(stored, tmp_path / name)), truth)
+    np.testing.assert_array_equal(read_mask(save(np.dstack([truth * np.uint8(255)] * 3), tmp_path / "rgb.png")), truth)
+    assert not read_mask(save(np.zeros((4, 4), dtype=np.uint8), tmp_path / "none.png")).any()
+
+
+def test_resizing_is_pillows_bicubic_up_to_rounding() -> None:
+    he = np.random.default_rng(2).integers(0, 256, (97, 120, 3), dtype=np.uint8)
+    for height, width in ((40, 50), (97, 120), (150, 130)):
+        ours = resize(he, height, width)
+        pillow = np.asarray(Image.fromarray(he).resize((width, height), Image.Resampling.BICUBIC))
+        assert ours.shape == (height, width, 3)
+        difference = np.abs(ours.astype(int) - pillow)  # of noise, the worst case
+        assert difference.max() <= 2 and difference.mean() < 0.1
+
+
+def test_a_resized_mask_stays_a_mask_over_the_same_tissue() -> None:
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[16:48, 8:24] = True
+    small = resize(mask, 32, 32, nearest=True)
+    assert small.dtype == bool
+    np.testing.assert_array_equal(small, mask[::2, ::2])

@@ -1,0 +1,48 @@
+"""Every shipped training configuration runs, and what it saves can be loaded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.data.made_patches import make_mist
+from wsistain.config import TrainConfig, load_config
+from wsistain.systems import SYSTEMS, find_system, system_class
+from wsistain.training.loop import train
+from wsistain.weights import load_network
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("patches")
+    for marker in ("ER", "PR", "Ki67", "HER2"):
+        make_mist(root, marker=marker, n_train=3, n_val=1, px=128)
+    return root
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_a_configuration_trains_and_its_weights_load(path: Path, patches: Path, tmp_path: Path) -> None:
+    overrides = [f"data.root={patches}", "data.layout=mist", "steps=2", "device=cpu"]
+    cfg = load_config(TrainConfig, path, overrides)
+    network, header = load_network(train(cfg, tmp_path, tiny=True))
+    edge = header.tile_px
+    assert edge % header.size_multiple == 0
+    with torch.no_grad():
+        out = network(torch.zeros(1, 3, edge, edge))
+    assert out.shape == (1, 3, edge, edge)
+    assert out.abs().max() <= 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_a_configuration_is_valid_at_full_size(path: Path) -> None:
+    cfg = load_config(TrainConfig, path)
+    options = find_system(cfg.system).Config.preset(cfg.preset, cfg.options)
+    assert issubclass(system_class(cfg.system), torch.nn.Module)
+    assert options == type(options).preset(cfg.preset, options.model_dump())
+
+
+def test_every_system_has_a_configuration() -> None:
+    assert {load_config(TrainConfig, p).system for p in FILES} == set(SYSTEMS)
