@@ -1,19 +1,26 @@
 """ATST-Net: its step, its presets, both directions, its weights."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from tests.data.made_patches import make_mist
+from tests.training.made_runs import tiny_run
 from wsistain.errors import ConfigError, DataError, WeightsError
+from wsistain.generators import build_generator, find_generator
 from wsistain.markers import find_marker
 from wsistain.networks.nucleus_counter import CppNet
 from wsistain.networks.stain_unet import StainUNet
-from wsistain.networks.vit import VitGenerator, encoder_names
+from wsistain.networks.vit import VitGenerator, Windowed, encoder_names
 from wsistain.optics.stains import combine_stains, from_unit
-from wsistain.systems.atst_net import AtstNet, Config, Weights, generator_network
+from wsistain.systems.atst_net import AUXILIARY, AtstNet, Config, Weights, generator_network
 from wsistain.systems.base import Batch, Progress
+from wsistain.training.loop import train
+from wsistain.weights import load_network, read_header
 
 PROGRESS = Progress(step=0, epoch=0, steps=10, epochs=1, decay_epochs=0, steps_per_epoch=10)
-AUXILIARY = ("location", "most_stained", "least_stained", "intensity", "count")
 
 
 @pytest.fixture
@@ -244,3 +251,20 @@ def test_the_paper_builds_the_published_sizes():
     assert isinstance(system.G_he, StainUNet)
     assert sum(p.numel() for p in system.G_he.parameters()) == 19_825_107
     assert sum(p.numel() for p in system.D_he.parameters()) == 2_764_737
+
+
+def test_training_saves_both_directions_and_run_finds_each(tmp_path):
+    root = make_mist(tmp_path / "patches", n_train=3, n_val=1)
+    train(tiny_run(root, system="atst_net", steps=2), tmp_path / "run", tiny=True)
+    masks = list((root / "annotation").glob("mist-ER-train-*/*.png"))
+    assert len(masks) == 3
+    for direction, network in (("he-to-ihc", Windowed), ("ihc-to-he", StainUNet)):
+        spec = find_generator(str(tmp_path / "run"), "ER", direction=direction)
+        found, header = load_network(Path(spec.weights))
+        assert isinstance(found, network)
+        assert (header.direction, header.markers, header.step, header.norm) == (direction, ["ER"], 2, "instance")
+        tiles = np.full((1, 80, 80, 3), 200, np.uint8)
+        assert build_generator(spec, device="cpu").stain(tiles, [(0, 0)]).shape == tiles.shape
+    with pytest.raises(WeightsError, match=r"goes he-to-ihc; wanted ihc-to-he"):
+        find_generator(str(tmp_path / "run" / "weights.safetensors"), "ER", direction="ihc-to-he")
+    assert read_header(tmp_path / "run" / "weights.safetensors").options["encoder"] == "random"

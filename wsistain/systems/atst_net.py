@@ -69,6 +69,7 @@ class Weights(Strict):
     count: float = 1.0  # beta 5
 
 
+AUXILIARY = ("location", "most_stained", "least_stained", "intensity", "count")
 OFFICIAL_WEIGHTS = {
     "identity": 10.0,
     "location": 50.0,
@@ -137,6 +138,10 @@ class Config(Strict):
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
     weights: Weights = Weights()
+
+    def automatic_masks(self) -> Annotation | None:
+        """What the loop makes masks with before training; None where no term looks at them."""
+        return self.annotation.annotation() if any(getattr(self.weights, name) for name in AUXILIARY) else None
 
     @classmethod
     def preset(cls, name: str, overrides: dict[str, Any]) -> "Config":
@@ -253,7 +258,7 @@ class AtstNet(nn.Module):
         """L1 to L5 of the virtual IHC against the annotation of the real one; zeros for terms that weigh nothing."""
         cfg, w = self.cfg, self.cfg.weights
         zero = fake.new_zeros(())
-        terms = dict.fromkeys(("location", "most_stained", "least_stained", "intensity", "count"), zero)
+        terms = dict.fromkeys(AUXILIARY, zero)
         if not any(getattr(w, name) for name in terms):
             return terms
         settings = cfg.annotation.annotation()

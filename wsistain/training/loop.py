@@ -72,6 +72,7 @@ def _train(
     options = module.Config.tiny(cfg.options) if tiny else module.Config.preset(cfg.preset, cfg.options)
     patches, held_out = load_patches(cfg.data, marker, "train"), load_patches(cfg.data, marker, "val")
     sizes = setup.usable_sizes(cfg, options, patches, output / f"unreadable{rank or ''}.txt")
+    patches = setup.annotated(cfg, options, patches, output)
     rows = sheet_rows(held_out, cfg.data)
     if is_main:
         setup.claim_output(output, overwrite=overwrite)

@@ -1,6 +1,7 @@
 """What a run needs before its first step, and what identifies it."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from wsistain.config import Strict, TrainConfig
+from wsistain.data.annotation import annotate_patches, mask_folder
 from wsistain.data.layouts import PatchRef
 from wsistain.data.patches import Look, check_patches
 from wsistain.errors import ConfigError, DataError, OutputError
@@ -94,6 +96,21 @@ def usable_sizes(cfg: TrainConfig, options: Strict, patches: Sequence[PatchRef],
         found = ", ".join(f"{h} x {w}" for h, w in sorted(check.sizes)[:3])
         raise DataError(f"data.load_px needs patches of one size, found {found}; set it to null")
     return set(check.sizes)
+
+
+def annotated(cfg: TrainConfig, options: Strict, patches: list[PatchRef], output: Path) -> list[PatchRef]:
+    """`patches` with automatic masks where the system's options have `automatic_masks()` and give settings for them.
+
+    The masks are kept in `annotation/` beside the patches, or in the run's folder where that cannot be written.
+    Patches that have masks of their own (data.masks), or no pairs to take them from, stay as they are.
+    """
+    settings = options.automatic_masks() if hasattr(options, "automatic_masks") else None
+    if settings is None or cfg.data.masks is not None or cfg.data.pairing != "weak":
+        return patches
+    root = Path(cfg.data.root).expanduser()
+    parent = (root if os.access(root, os.W_OK) else output) / "annotation"
+    folder = mask_folder(parent, f"{cfg.data.layout}-{cfg.marker}-train", settings)
+    return annotate_patches(patches, folder, settings, workers=max(cfg.data.workers, 1))
 
 
 def network_mpp(cfg: TrainConfig, sizes: set[tuple[int, int]]) -> float:
