@@ -71,6 +71,8 @@ def export_ome_tiff(
     target = Path(tiff_path)
     if not 1 <= quality <= 100:
         raise OutputError(f"JPEG quality {quality} is not in 1 to 100; try 90")
+    if threads < 1:
+        raise OutputError(f"threads {threads} is not positive; try 2")
     if tile < 16 or tile % 16:
         raise OutputError(f"tile {tile} is not a multiple of 16 px; try 512")
     if not target.name.lower().endswith((".tif", ".tiff")):

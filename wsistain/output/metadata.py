@@ -99,7 +99,7 @@ def write_metadata(
     Raises OutputError when it cannot be written. Metadata that ome-zarr-models refuses is our fault: its
     ValidationError passes through, and nothing is written.
     """
-    attributes = json.loads(json.dumps(root_attributes(spec, provenance, name, key)))
+    attributes = json.loads(json.dumps(root_attributes(spec, provenance, name, key), allow_nan=False))
     documents = _documents(spec, attributes)
     root_names = [n for n in (".zgroup", ".zattrs", "zarr.json") if n in documents]
     with reporting(spec.path):

@@ -74,9 +74,7 @@ def read_stain(path: Path | str) -> StoredStain:
     levels = tuple(open_level(path, int(p)) for p in paths if str(p).isdecimal())
     shapes = [level.shape for level in levels]
     if axes != ["c", "y", "x"] or len(levels) != len(paths) or any(len(s) != 3 or s[0] != 3 for s in shapes):
-        raise OutputError(
-            f"{path} holds axes {axes} and shapes {shapes}; wanted a stain of wsistain: (3, height, width)"
-        )
+        raise OutputError(f"{path} holds axes {axes} of shapes {shapes}; wanted an RGB stain (3, height, width)")
     if any(level.dtype != np.uint8 for level in levels) or unit != "micrometer":
         raise OutputError(f"{path} holds {levels[0].dtype} and scales in {unit}; wanted uint8 and micrometer")
     return StoredStain(
