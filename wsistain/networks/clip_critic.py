@@ -122,8 +122,5 @@ class ClipCritic(nn.Module):
         """
         features = self.tower(augment(image))
         with torch.autocast(image.device.type, enabled=False):
-            return self.heads[domain]([f.float() for f in features])
-
-    def domain_parameters(self) -> list[nn.Parameter]:
-        """What trains: the heads of every domain."""
-        return list(self.heads.parameters())
+            logits: list[Tensor] = self.heads[domain]([f.float() for f in features])
+        return logits

@@ -48,7 +48,8 @@ class _Attention(nn.Module):
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = qkv.view(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.out_proj(h.transpose(1, 2).reshape(b, n, width))
+        out: Tensor = self.out_proj(h.transpose(1, 2).reshape(b, n, width))
+        return out
 
 
 class _Block(nn.Module):
@@ -65,7 +66,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
 
 
 class _Transformer(nn.Module):
@@ -155,7 +157,8 @@ class ClipTextTower(nn.Module):
         for block in self.transformer.resblocks:
             x = block(x)
         end = tokens.argmax(dim=-1)
-        return self.ln_final(x)[torch.arange(len(x), device=x.device), end] @ self.text_projection
+        out: Tensor = self.ln_final(x)[torch.arange(len(x), device=x.device), end] @ self.text_projection
+        return out
 
 
 def read_clip(source: str) -> tuple[dict[str, Tensor], str]:
@@ -189,7 +192,7 @@ def _read_archive(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():  # the archive's format is old; it is the published one
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
-            module = torch.jit.load(str(path), map_location="cpu")
+            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as error:
         raise WeightsError(f"{path} is not a readable TorchScript archive ({str(error).splitlines()[0]})") from None
     return {name: t.detach() for name, t in module.state_dict().items()}

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsistain.errors import WeightsError
 from wsistain.networks.local_models import find_hub_folder
@@ -90,13 +90,13 @@ def find_base(base: str) -> Path:
     return find_hub_folder(base, _PROBE)
 
 
-def build_parts(vae_config: dict[str, Any], unet_config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+def build_parts(vae_config: dict[str, Any], unet_config: dict[str, Any]) -> tuple[Any, Any]:
     """A random (`UNet2DConditionModel`, `AutoencoderKL`) of these configurations, on the current default device."""
     diffusers = require_diffusers()
     return diffusers.UNet2DConditionModel(**unet_config), diffusers.AutoencoderKL(**vae_config)
 
 
-def load_base(base: str) -> tuple[nn.Module, nn.Module]:
+def load_base(base: str) -> tuple[Any, Any]:
     """(`UNet2DConditionModel`, `AutoencoderKL`) of `base`, float32 on the CPU.
 
     base : a built-in name ("tiny", "small"; random), a hub id, or a folder in diffusers' layout.
@@ -114,7 +114,7 @@ def load_base(base: str) -> tuple[nn.Module, nn.Module]:
     )
 
 
-def _load_part(kind: Any, folder: Path, part: str) -> nn.Module:
+def _load_part(kind: Any, folder: Path, part: str) -> Any:
     try:
         model, report = kind.from_pretrained(
             folder,
@@ -180,11 +180,15 @@ def embed_prompt(base: str, text: str) -> Tensor:
 
     folder = find_base(base)
     try:
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True).float().eval()
+        encoder: Any = CLIPTextModel.from_pretrained(
+            folder / "text_encoder", local_files_only=True, dtype=torch.float32
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise WeightsError(f"the text encoder in {folder} cannot be read: {_first_line(error)}") from None
+    encoder.eval()
     with torch.no_grad():
-        return encoder(torch.tensor([tokenize(base, text)]))[0].clone()
+        embedding: Tensor = encoder(torch.tensor([tokenize(base, text)]))[0]
+    return embedding
 
 
 def tokenize(base: str, text: str) -> list[int]:
@@ -197,7 +201,8 @@ def tokenize(base: str, text: str) -> list[int]:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise WeightsError(f"the tokenizer in {folder} cannot be read: {_first_line(error)}") from None
-    return tokenizer(text, max_length=tokenizer.model_max_length, padding="max_length", truncation=True).input_ids
+    ids = tokenizer(text, max_length=tokenizer.model_max_length, padding="max_length", truncation=True).input_ids
+    return [int(i) for i in ids]
 
 
 def prompt_tokens(base: str) -> int:

@@ -10,6 +10,7 @@ Nothing of diffusers is replaced at run time: `SkipVae` takes the blocks of an `
 its own forward passes what happens. Sizes follow from the parts; no width is written here.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def clean_latent(noisy: Tensor, noise: Tensor, alpha_bar: float = ALPHA_BAR_LAST
 
     Equal to one DDPM update from the last step. The division multiplies errors by 14.6: give it float32.
     """
-    return (noisy - (1 - alpha_bar) ** 0.5 * noise) / alpha_bar**0.5
+    signal, rest = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+    return (noisy - rest * noise) / signal
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,19 @@ class Code:
         return self.mean + self.std * torch.randn_like(self.mean) if sample else self.mean
 
 
-Run = Callable[[nn.Module, Tensor], Tensor]
+Run = Callable[[nn.Module, Tensor], Any]
 """How a block is applied: plainly, or with its activations recomputed in the backward pass."""
 
 
-def _plain(block: nn.Module, h: Tensor) -> Tensor:
+def _plain(block: nn.Module, h: Tensor) -> Any:
     return block(h)
 
 
-def _recomputed(block: nn.Module, h: Tensor) -> Tensor:
+def _recomputed(block: nn.Module, h: Tensor) -> Any:
     return checkpoint(block, h, use_reentrant=False) if torch.is_grad_enabled() else block(h)
 
 
-def run_down_blocks(encoder: nn.Module, image: Tensor, run: Run = _plain) -> tuple[Tensor, tuple[Tensor, ...]]:
+def run_down_blocks(encoder: Any, image: Tensor, run: Run = _plain) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Output of a VAE encoder's last down block, float (b, c, h/8, w/8), and the inputs of all of them, finest first.
 
     image : float (b, 3, h, w) in [-1, 1]; h and w multiples of 8.
@@ -98,7 +100,7 @@ def run_down_blocks(encoder: nn.Module, image: Tensor, run: Run = _plain) -> tup
     return h, tuple(inputs)
 
 
-def encode_image(encoder: nn.Module, quant_conv: nn.Module, image: Tensor, run: Run = _plain) -> Code:
+def encode_image(encoder: Any, quant_conv: nn.Module, image: Tensor, run: Run = _plain) -> Code:
     """The code that a VAE's `encoder` and `quant_conv` give `image`, float (b, 3, h, w) in [-1, 1]."""
     h, skips = run_down_blocks(encoder, image, run)
     h = encoder.mid_block(h)
@@ -119,6 +121,9 @@ class SkipVae(nn.Module):
     Parameters keep the names of diffusers; the four 1x1 convolutions are `skip_conv_1..4`, the first fed by the
     deepest skip. They start at the constant 1e-5, so the untouched VAE is the starting point.
     """
+
+    encoder: Any
+    decoder: Any
 
     def __init__(self, vae: Any, gain: float = 1.0) -> None:
         super().__init__()
@@ -148,7 +153,8 @@ class SkipVae(nn.Module):
             if deepest_first:
                 h = h + self.get_submodule(f"skip_conv_{k + 1}")(deepest_first[k] * self.gain)
             h = run(block, h)
-        return self.decoder.conv_out(F.silu(self.decoder.conv_norm_out(h)))
+        image: Tensor = self.decoder.conv_out(F.silu(self.decoder.conv_norm_out(h)))
+        return image
 
 
 class OneStepTranslator(nn.Module):
@@ -242,7 +248,7 @@ def unet_adapter_targets(unet: nn.Module, suffixes: Sequence[str] = UNET_TARGETS
     return groups
 
 
-def add_adapters(module: nn.Module, targets: Mapping[str, Sequence[str]], rank: int, alpha: float) -> None:
+def add_adapters(module: nn.Module, targets: Mapping[str, Sequence[str]], rank: int, alpha: int) -> None:
     """Put a low-rank adapter on every layer in `targets` (adapter name to layer names) and switch all of them on.
 
     First factors are Gaussian (standard deviation 1 / rank), second ones zero: the output is unchanged at first.
@@ -309,7 +315,7 @@ def _mark(module: nn.Module, everything: bool, prefixes: tuple[str, ...]) -> Non
         parameter.requires_grad_(everything or "lora_" in name or name.startswith(prefixes))
 
 
-def recompute_activations(unet: nn.Module, vaes: Iterable[SkipVae]) -> None:
+def recompute_activations(unet: Any, vaes: Iterable[SkipVae]) -> None:
     """From now on the backward pass computes activations again instead of keeping them: less memory, more time."""
     unet.enable_gradient_checkpointing()
     for vae in vaes:

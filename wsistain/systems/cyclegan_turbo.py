@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from wsistain.config import Strict, preset_of
+from wsistain.markers import Marker
 from wsistain.networks.turbo import OneStepTranslator
 from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
 from wsistain.systems.turbo_parts import (
@@ -28,9 +29,7 @@ from wsistain.systems.turbo_parts import (
     build_lpips,
     image_distance,
     judge_all,
-    leave_out_frozen,
     marker_prompt,
-    read_from_files,
     translator_from_header,
     weighted_part,
 )
@@ -71,7 +70,7 @@ class Config(Strict):
 class CycleGANTurbo(nn.Module):
     """Both directions and their critics while they train."""
 
-    def __init__(self, cfg: Config, marker: str) -> None:
+    def __init__(self, cfg: Config, marker: Marker) -> None:
         super().__init__()
         self.cfg = cfg
         self.clip_norm = cfg.optim.clip_norm
@@ -82,7 +81,6 @@ class CycleGANTurbo(nn.Module):
             "G": adam(self.translators.parameters(), cfg.optim),
             "D": adam(self.critic.parameters(), cfg.optim),
         }
-        leave_out_frozen(self, read_from_files(cfg.model, cfg.critic))
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         """One batch: the critics, then the generator on the sum of its terms (or the code's five updates)."""
@@ -152,6 +150,18 @@ class CycleGANTurbo(nn.Module):
     def generator_state(self) -> dict[str, Tensor]:
         """What was trained of the direction from H&E to IHC, and its prompt's embedding."""
         return self.generator().trained_state()
+
+    def reverse_generator(self) -> OneStepTranslator:
+        """The direction from IHC to H&E."""
+        return self.translators.towards("he")
+
+    def reverse_header_options(self) -> dict[str, Any]:
+        """What `generator_network` needs for the way back: the same, since both directions are built alike."""
+        return self.header_options()
+
+    def reverse_generator_state(self) -> dict[str, Tensor]:
+        """What was trained of the direction from IHC to H&E, and its prompt's embedding."""
+        return self.reverse_generator().trained_state()
 
 
 def generator_network(options: dict[str, Any]) -> OneStepTranslator:

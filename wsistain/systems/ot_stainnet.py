@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from wsistain.config import Strict, preset_of
 from wsistain.errors import DataError
 from wsistain.losses.semantic import aligned_features, feature_l1, feature_rows, match_plan, semantic_consistency
+from wsistain.markers import Marker
 from wsistain.networks.clip_tower import ClipImageTower
 from wsistain.networks.turbo import OneStepTranslator, SkipVae, encode_image, merge_adapters, run_down_blocks
 from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
@@ -34,9 +35,7 @@ from wsistain.systems.turbo_parts import (
     build_lpips,
     image_distance,
     judge_all,
-    leave_out_frozen,
     marker_prompt,
-    read_from_files,
     translator_from_header,
     weighted_part,
 )
@@ -101,6 +100,9 @@ class _Features(nn.Module):
     vae : not trained yet, so its adapters still add 0 and merging them gives the base back.
     """
 
+    encoder: nn.Module
+    quant_conv: nn.Module
+
     def __init__(self, vae: SkipVae) -> None:
         super().__init__()
         self.encoder, self.quant_conv = copy.deepcopy(vae.encoder), copy.deepcopy(vae.quant_conv)
@@ -111,19 +113,18 @@ class _Features(nn.Module):
 class OTStainNet(nn.Module):
     """Both directions, their critics and the matching while they train."""
 
-    def __init__(self, cfg: Config, marker: str) -> None:
+    def __init__(self, cfg: Config, marker: Marker) -> None:
         super().__init__()
         self.cfg = cfg
         self.clip_norm = cfg.optim.clip_norm
         self.translators = Translators(cfg.model, {"ihc": marker_prompt(cfg.model, marker), "he": cfg.model.prompt_he})
-        self.features = _Features(self.translators.vaes["ihc"]) if cfg.semantic.encoder == "base" else None
+        self.features = _Features(self.translators.vae("ihc")) if cfg.semantic.encoder == "base" else None
         self.critic = build_critic(cfg.critic, ("ihc", "he"))
         self.lpips = build_lpips(cfg.critic)
         self.optimizers = {
             "G": adam(self.translators.parameters(), cfg.optim),
             "D": adam(self.critic.parameters(), cfg.optim),
         }
-        leave_out_frozen(self, read_from_files(cfg.model, cfg.critic, ("translators", "features")))
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         """Algorithm 1 on one batch: the critics, then the generator on eq. 7 (or the base code's five updates).
@@ -211,12 +212,12 @@ class OTStainNet(nn.Module):
         cfg = self.cfg.semantic
         if cfg.encoder == "clip":
             return feature_rows(_last_map(self.critic.tower, image), cfg.pool)
-        encoder = self.features if self.features is not None else self.translators.vaes["ihc"]
-        with frozen(encoder):
+        vae = self.features if self.features is not None else self.translators.vae("ihc")
+        with frozen(vae):
             if cfg.layer == "latent":
-                features = encode_image(encoder.encoder, encoder.quant_conv, image).mean
+                features = encode_image(vae.encoder, vae.quant_conv, image).mean
             else:
-                features, _ = run_down_blocks(encoder.encoder, image)
+                features, _ = run_down_blocks(vae.encoder, image)
         return feature_rows(features.float(), cfg.pool)
 
     def generator(self) -> OneStepTranslator:
@@ -231,10 +232,23 @@ class OTStainNet(nn.Module):
         """What was trained of the direction from H&E to IHC, and its prompt's embedding."""
         return self.generator().trained_state()
 
+    def reverse_generator(self) -> OneStepTranslator:
+        """The direction from IHC to H&E."""
+        return self.translators.towards("he")
+
+    def reverse_header_options(self) -> dict[str, Any]:
+        """What `generator_network` needs for the way back: the same, since both directions are built alike."""
+        return self.header_options()
+
+    def reverse_generator_state(self) -> dict[str, Tensor]:
+        """What was trained of the direction from IHC to H&E, and its prompt's embedding."""
+        return self.reverse_generator().trained_state()
+
 
 def _last_map(tower: ClipImageTower, image: Tensor) -> Tensor:
     """CLIP's deepest token map (b, 768, 7, 7): 49 places a picture."""
-    return tower(image)[-2]
+    features: list[Tensor] = tower(image)
+    return features[-2]
 
 
 def generator_network(options: dict[str, Any]) -> OneStepTranslator:

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from wsistain.config import Strict, preset_of
+from wsistain.markers import Marker
 from wsistain.networks.clip_tower import cosine_to
 from wsistain.networks.turbo import OneStepTranslator
 from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
@@ -31,9 +32,7 @@ from wsistain.systems.turbo_parts import (
     build_lpips,
     clip_text_embedding,
     judge,
-    leave_out_frozen,
     marker_prompt,
-    read_from_files,
     translator_from_header,
     weighted_part,
 )
@@ -75,7 +74,9 @@ class Config(Strict):
 class Pix2PixTurbo(nn.Module):
     """The translator and its critic while they train."""
 
-    def __init__(self, cfg: Config, marker: str) -> None:
+    text_embedding: Tensor
+
+    def __init__(self, cfg: Config, marker: Marker) -> None:
         super().__init__()
         self.cfg = cfg
         self.clip_norm = cfg.optim.clip_norm
@@ -92,7 +93,6 @@ class Pix2PixTurbo(nn.Module):
             "G": adam(self.translators.parameters(), cfg.optim),
             "D": adam(self.critic.parameters(), cfg.optim),
         }
-        leave_out_frozen(self, read_from_files(cfg.model, cfg.critic))
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         """One batch: the critic, then the generator on the sum of its terms (or the code's four updates)."""

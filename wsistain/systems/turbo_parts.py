@@ -6,7 +6,7 @@ domain it leads to ("ihc" or "he"), and a critic by the domain that it holds for
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wsistain.config import Strict, validate
 from wsistain.losses.adversarial import bce_g
 from wsistain.losses.perceptual import Lpips
-from wsistain.markers import find_marker
+from wsistain.markers import Marker
 from wsistain.networks.clip_critic import ClipCritic
 from wsistain.networks.clip_tower import CLIP_HUB, ClipImageTower, load_image_tower, load_text_tower, pad_tokens
 from wsistain.networks.local_models import find_lpips_file, find_torch_file
@@ -139,18 +139,25 @@ class Translators(nn.Module):
             self.register_buffer(f"prompt_{domain}", embed_prompt(model.base, text))
         self.fingerprint = base_fingerprint(model.base)
         if model.checkpointing:
-            recompute_activations(self.unet, self.vaes.values())
+            recompute_activations(self.unet, [self.vae(domain) for domain in prompts])
+
+    def vae(self, domain: str) -> SkipVae:
+        """The VAE of the direction that leads to `domain`."""
+        vae = self.vaes[domain]
+        assert isinstance(vae, SkipVae)
+        return vae
 
     def towards(self, domain: str) -> OneStepTranslator:
         """The direction that leads to `domain`, made of this module's own tensors."""
         prompt = self.get_buffer(f"prompt_{domain}")
         return OneStepTranslator(
-            self.unet, self.vaes[domain], prompt, self.input_range, whole=self.model.base in BUILT_IN
+            self.unet, self.vae(domain), prompt, self.input_range, whole=self.model.base in BUILT_IN
         )
 
     def forward(self, image: Tensor, domain: str) -> Tensor:
         """`image` translated to `domain` as in training: the latent drawn or its mean, as the settings say."""
-        return self.towards(domain)(image, sample=self.model.posterior == "sample")
+        translated: Tensor = self.towards(domain)(image, sample=self.model.posterior == "sample")
+        return translated
 
     def header_options(self) -> dict[str, Any]:
         """The header options of any of these translators.
@@ -194,9 +201,9 @@ def translator_from_header(options: Mapping[str, Any]) -> OneStepTranslator:
     return OneStepTranslator(unet, vae, prompt, header.input_range, whole=header.base in BUILT_IN)
 
 
-def marker_prompt(model: TurboModel, marker: str) -> str:
+def marker_prompt(model: TurboModel, marker: Marker) -> str:
     """The text that leads to the IHC of `marker`."""
-    return model.prompt_ihc if model.prompt_ihc is not None else find_marker(marker).prompt
+    return model.prompt_ihc if model.prompt_ihc is not None else marker.prompt
 
 
 def build_critic(cfg: TurboCritic, domains: Iterable[str]) -> ClipCritic:
@@ -223,7 +230,8 @@ def clip_text_embedding(cfg: TurboCritic, model: TurboModel, text: str, width: i
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
         return torch.randn(1, width, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        return load_text_tower(cfg.clip)(pad_tokens(tokenize(model.base, text)))
+        embedding: Tensor = load_text_tower(cfg.clip)(pad_tokens(tokenize(model.base, text)))
+    return embedding
 
 
 def judge(critic: ClipCritic, image: Tensor, domain: str, target: float) -> Tensor:
@@ -255,30 +263,3 @@ def adam(parameters: Iterable[nn.Parameter], optim: TurboOptim) -> torch.optim.A
     """The optimiser of those `parameters` that take gradients."""
     trained = [p for p in parameters if p.requires_grad]
     return torch.optim.AdamW(trained, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
-
-
-def leave_out_frozen(system: nn.Module, parts: Sequence[str]) -> None:
-    """Keep frozen parameters below `parts` (names of sub-modules) out of the system's state dict.
-
-    They come from files and are read again; what trains, and every buffer, stays in. Loading such a state dict is as
-    strict as ever about all other names.
-    """
-    prefixes = tuple(f"{part}." for part in parts)
-    left_out = {n for n, p in system.named_parameters() if n.startswith(prefixes) and not p.requires_grad}
-
-    def drop(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-        for name in left_out:
-            state.pop(prefix + name, None)
-
-    def forgive(module: nn.Module, keys: Any) -> None:
-        keys.missing_keys[:] = [name for name in keys.missing_keys if name not in left_out]
-
-    system.register_state_dict_post_hook(drop)
-    system.register_load_state_dict_post_hook(forgive)
-
-
-def read_from_files(model: TurboModel, critic: TurboCritic, base_parts: Sequence[str] = ("translators",)) -> list[str]:
-    """The parts of a system that were read from files, not made at random."""
-    parts = [] if model.base in BUILT_IN else list(base_parts)
-    parts += [] if critic.clip == "tiny" else ["critic.tower"]
-    return parts + ([] if critic.lpips == "tiny" else ["lpips"])

@@ -1,0 +1,129 @@
+"""The base model from a folder or the hub's cache, its fingerprint, its prompts, and what is said when it is missing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.networks.turbo_folder import write_base
+from wsistain.errors import WeightsError
+from wsistain.networks import local_models
+from wsistain.networks.sd_turbo import (
+    BUILT_IN,
+    SD_TURBO,
+    base_fingerprint,
+    check_fingerprint,
+    embed_prompt,
+    find_base,
+    load_base,
+    prompt_tokens,
+    tokenize,
+)
+
+pytest.importorskip("diffusers", reason="the extra 'train' is not installed")
+pytest.importorskip("transformers", reason="the extra 'train' is not installed")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("models") / "sd-turbo")
+
+
+@pytest.fixture
+def nothing_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty hub cache and no folder of models."""
+    monkeypatch.delenv("WSISTAIN_MODELS", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_folder_is_read_as_it_was_saved(base: Path) -> None:
+    torch.manual_seed(0)
+    wanted = load_base("tiny")
+    for model, original in zip(load_base(str(base)), wanted, strict=True):
+        state = original.state_dict()
+        assert model.state_dict().keys() == state.keys()
+        assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+
+
+def test_the_folder_of_models_is_looked_at(base: Path, nothing_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSISTAIN_MODELS", str(base.parent))
+    assert find_base(SD_TURBO) == base
+
+
+def test_the_hubs_cache_is_looked_at(base: Path, nothing_here: None, tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--stabilityai--sd-turbo"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / ("0" * 40)).symlink_to(base)
+    assert (find_base(SD_TURBO) / "vae" / "config.json").is_file()
+
+
+def test_a_missing_base_names_the_command_that_fetches_it(nothing_here: None) -> None:
+    with pytest.raises(WeightsError, match=r"'hf download stabilityai/sd-turbo'.*WSISTAIN_MODELS"):
+        load_base(SD_TURBO)
+
+
+def test_a_folder_without_the_model_is_refused(nothing_here: None, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(WeightsError, match=r"holds no unet/config\.json"):
+        load_base(str(tmp_path / "other"))
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "sd-turbo")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match=r"vae is not a readable AutoencoderKL"):
+        load_base(str(folder))
+
+
+def test_the_fingerprint_tells_models_apart(base: Path, tmp_path: Path) -> None:
+    found = base_fingerprint(str(base))
+    assert found == base_fingerprint(str(base)) and len(found) == 64
+    other = write_base(tmp_path / "other", seed=1)
+    check_fingerprint(str(base), found)
+    with pytest.raises(WeightsError, match="another one than these weights were trained on"):
+        check_fingerprint(str(other), found)
+    assert base_fingerprint("tiny") == ""
+
+
+def test_a_prompt_is_embedded_by_the_bases_text_encoder(base: Path) -> None:
+    from transformers import CLIPTextModel
+
+    found = embed_prompt(str(base), "ki67 stain")
+    ids = tokenize(str(base), "ki67 stain")
+    assert found.shape == (1, 77, 16) == (1, prompt_tokens(str(base)), 16)
+    encoder = CLIPTextModel.from_pretrained(base / "text_encoder").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(found, encoder(torch.tensor([ids])).last_hidden_state)
+    assert not found.requires_grad
+    assert not torch.equal(found, embed_prompt(str(base), "er stain"))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_base_has_fixed_embeddings(name: str) -> None:
+    first = embed_prompt(name, "a text")
+    assert first.shape[:2] == (1, prompt_tokens(name))
+    assert torch.equal(first, embed_prompt(name, "a text"))
+    assert not torch.equal(first, embed_prompt(name, "another text"))
+
+
+def test_missing_vgg_and_lpips_name_the_command_that_fetches_them(nothing_here: None) -> None:
+    with pytest.raises(WeightsError, match=r"load_state_dict_from_url.*https://there/vgg\.pth"):
+        local_models.find_torch_file("vgg.pth", "https://there/vgg.pth")
+    with pytest.raises(WeightsError, match="pip install lpips"):
+        local_models.find_lpips_file("vgg")
+
+
+def test_vgg_and_lpips_are_found_in_the_folder_of_models(
+    nothing_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSISTAIN_MODELS", str(tmp_path))
+    lin = tmp_path / "lpips" / "weights" / "v0.1" / "vgg.pth"
+    lin.parent.mkdir(parents=True)
+    lin.touch()
+    (tmp_path / "vgg.pth").touch()
+    assert local_models.find_lpips_file("vgg") == lin
+    assert local_models.find_torch_file("vgg.pth", "") == tmp_path / "vgg.pth"
