@@ -6,13 +6,14 @@ enters as a slow sideways drift, as structures that lean in the block do.
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
-from wsistain.phantom.noise import F32, Floats, draw, fractal, hash_at, salt_of, smooth_noise, uniform
+from wsistain.phantom.noise import F32, Floats, draw, fractal, hash_at, lattice, salt_of, smooth_noise, uniform
 
 
 @dataclass
@@ -69,7 +70,7 @@ def draw_habit(seed: int) -> Habit:
     """The habit of slide `seed`; shares are offsets of fields with unit variance."""
     u = draw(np.arange(16, dtype=np.uint64), salt_of(seed, "habit"))
     return Habit(
-        tumour=float(-0.15 + 0.9 * u[0]),
+        tumour=float(0.1 + 1.0 * u[0]),
         nest_um=float(80 + 80 * u[1]),
         ducts=float(0.12 + 0.3 * u[2]),
         acini=float(-1.6 + 1.0 * u[3]),
@@ -94,27 +95,37 @@ def nearest_blob(
     best = np.full(np.broadcast_shapes(y.shape, x.shape), -1e3, np.float32)
     size, lot = np.ones_like(best), np.zeros_like(best)
     salt = salt_of(seed, name)
+
+    def blob(r: NDArray[np.int64], c: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        ids = hash_at(salt, r, c)
+        turn = 6.2832 * draw(ids, salt_of(1, "t"))
+        return (
+            (r + 0.25 + 0.5 * draw(ids, salt_of(1, "y"))) * pitch,
+            (c + 0.25 + 0.5 * draw(ids, salt_of(1, "x"))) * pitch,
+            radii[0] + (radii[1] - radii[0]) * draw(ids, salt_of(1, "r")) ** np.float32(1.5),
+            np.cos(turn),
+            np.sin(turn),
+            1 + np.float32(0.5) * draw(ids, salt_of(1, "s")),
+            np.float32(0.4) * (1 - 2 * lot_sign(ids)),
+            uniform(ids) < share,
+            draw(ids, salt_of(1, "lot")),
+        )
+
+    look = lattice(row, col)
     for dr in (-1, 0, 1):
         for dc in (-1, 0, 1):
-            r, c = row + dr, col + dc
-            ids = hash_at(salt, r, c)
-            cy = (r + 0.25 + 0.5 * draw(ids, salt_of(1, "y"))) * pitch
-            cx = (c + 0.25 + 0.5 * draw(ids, salt_of(1, "x"))) * pitch
-            radius = radii[0] + (radii[1] - radii[0]) * draw(ids, salt_of(1, "r")) ** 1.5
+            cy, cx, radius, ct, st, stretch, bias, present, own = look(blob, dr, dc)
             dy, dx = (y - cy).astype(np.float32), (x - cx).astype(np.float32)
-            turn = 6.2832 * draw(ids, salt_of(1, "t"))
-            stretch = 1 + 0.5 * draw(ids, salt_of(1, "s"))
-            ct, st = np.cos(turn), np.sin(turn)
             u, v = (ct * dy + st * dx) * stretch, ct * dx - st * dy
             rho = np.sqrt(u * u + v * v) + np.float32(1e-3)
             cos1, sin1 = v / rho, u / rho
             cos3, sin2 = cos1 * (4 * cos1 * cos1 - 3), 2 * sin1 * cos1
-            outline = radius * (1 + lobes * (0.5 * cos3 + 0.4 * sin2 * (1 - 2 * lot_sign(ids))))
-            depth = np.where(uniform(ids) < share, outline - rho, np.float32(-1e3)).astype(np.float32)
+            outline = radius * (1 + np.float32(lobes) * (np.float32(0.5) * cos3 + sin2 * bias))
+            depth = np.where(present, outline - rho, np.float32(-1e3)).astype(np.float32)
             closer = depth > best
             best = np.where(closer, depth, best)
             size = np.where(closer, radius, size)
-            lot = np.where(closer, draw(ids, salt_of(1, "lot")), lot)
+            lot = np.where(closer, own, lot)
     return best, size, lot
 
 
@@ -236,7 +247,7 @@ class Anatomy:
         gap = fractal(s, "gap", y, x, 90.0, 2) + np.float32(k.cleft - 0.9)
         cleft = np.minimum(3.2 * np.clip(gap, -1, 1.6), 4.5 - np.abs(nest + 4.5)).astype(np.float32)
 
-        bend = 34 * fractal(s, "bend", y, x, 210.0, 2, 0.45) + 5.5 * smooth_noise(salt_of(s, "crimp"), y, x, 46.0)
+        bend = 30 * fractal(s, "bend", y, x, 330.0, 2, 0.35) + 4.5 * smooth_noise(salt_of(s, "crimp"), y, x, 46.0)
         follow = 26 * np.exp(-np.clip(-np.maximum(nest, np.maximum(duct, -60)), 0, 200) / 24)
         ca, sa = np.cos(k.angle), np.sin(k.angle)
         psi = (ca * y + sa * x + bend + follow).astype(np.float64)

@@ -16,9 +16,9 @@ from wsistain.phantom.anatomy import Anatomy, Tissue
 from wsistain.phantom.biology import Clone, express
 from wsistain.phantom.noise import F32, U64, draw, hash_at, normal, salt_of
 
-LAYER_UM, CELL_UM, MARGIN_UM = 9.0, 256.0, 64.0
+LAYER_UM, CELL_UM, MARGIN_UM = 12.0, 256.0, 64.0
 BUCKET_UM, SLOTS = 32.0, 44
-Z_JITTER_UM, MAX_DEPTH_UM = 5.0, 6.5
+Z_JITTER_UM, MAX_DEPTH_UM = 9.6, 5.0
 MAX_RADIUS_UM, ROUNDS, ROOM = 7.8, 3, 0.80
 TYPES = (
     "tumour",
@@ -155,7 +155,7 @@ class Block:
         bad = 1 / (1 + np.exp(np.clip(2.0 * lat.differentiation, -20, 20)))  # 0 well, 1 poorly differentiated
         big = np.clip(lat.cycle - 0.9, 0, 2.0)
         base = np.choose(kind, [0, 3.75, 3.1, 3.4, 2.95, 3.0, 2.8, 1.3, 3.3]).astype(np.float32)
-        size_t = 3.45 + 2.1 * bad + 0.35 * big
+        size_t = 3.75 + 2.1 * bad + 0.35 * big
         size = np.where(tumour, size_t * (1 + (0.07 + 0.13 * bad) * g[0]), base * (1 + 0.09 * g[0]))
         long = np.choose(kind, [0, 1.32, 2.1, 2.9, 1.06, 2.4, 2.2, 1.2, 1.25]).astype(np.float32) * (
             1 + 0.1 * np.abs(g[1])
@@ -168,7 +168,7 @@ class Block:
         turn = np.where(kind == LUMINAL, lean + 1.5708 + 0.25 * g[2], turn)
         turn = np.where(tumour & (t.nest < 12), lean + 0.9 * g[2] + 1.2, turn)
         dark = np.choose(kind, [0.135, 0.165, 0.18, 0.185, 0.27, 0.2, 0.2, 0.30, 0.22]).astype(np.float32)
-        dark = np.where(tumour, 0.115 + 0.035 * bad + 0.03 * big, dark) * (1 + 0.13 * g[3])
+        dark = np.where(tumour, 0.15 + 0.03 * bad + 0.03 * big, dark) * (1 + 0.13 * g[3])
         coarse = np.where(tumour, 0.12 + 0.50 * bad + 0.12 * big, np.where(np.isin(kind, (LYMPH, PLASMA)), 0.38, 0.2))
         fine = np.where(tumour, 0.34 - 0.1 * bad, 0.25)
         nucleolus = np.where(tumour, np.clip(1.55 * (bad - 0.32) + 0.25 * g[4], 0, 1.5), 0)
@@ -214,25 +214,8 @@ class Block:
         )
         room = np.where(np.isin(kind, (FIBRO, ENDO, MYO)), 0.62 * made.a, room)
         lot = draw(ids, salt_of(1, "lot"))
-        if layer % 2:
-            lot = np.where(self._under(layer, row, col, y, x, room), np.float32(-1), lot)
         inner = (y >= row * CELL_UM) & (y < (row + 1) * CELL_UM) & (x >= col * CELL_UM) & (x < (col + 1) * CELL_UM)
-        present = lot >= 0
-        stays = np.zeros(len(ids), bool)
-        stays[present] = contest(y[present], x[present], np.minimum(room, MAX_RADIUS_UM)[present], lot[present])
-        return made.take(stays & inner)
-
-    def _under(self, layer: int, row: int, col: int, y: NDArray, x: NDArray, room: F32) -> NDArray[np.bool_]:
-        """Which candidates of an odd layer lie over or under a nucleus of the even layers next to it."""
-        hit = np.zeros(len(y), bool)
-        if len(y) == 0:
-            return hit
-        for other in (layer - 1, layer + 1):
-            near = join([self.square(other, row + dr, col + dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1)])
-            if len(near):
-                gap, which = cKDTree(np.stack([near.y, near.x], 1)).query(np.stack([y, x], 1))
-                hit |= gap < 0.55 * (room + np.sqrt(near.a * near.b)[which])
-        return hit
+        return made.take(contest(y, x, np.minimum(room, MAX_RADIUS_UM), lot) & inner)
 
     def cells(self, y0: float, x0: float, y1: float, x1: float, z0: float, z1: float) -> Cells:
         """Cells whose nuclei reach the depths z0..z1 and have their centre in the window (um, half open)."""

@@ -4,6 +4,8 @@ Nothing here keeps a state, so a value depends on (seed, name, place) only, neve
 """
 
 import zlib
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ def mix64(x: U64) -> U64:
     return x ^ (x >> np.uint64(31))
 
 
+@lru_cache(maxsize=4096)
 def salt_of(seed: int, name: str) -> np.uint64:
     """One 64-bit key for a seed and a purpose; equal in every process."""
     key = np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) * _GOLDEN + np.uint64(zlib.crc32(name.encode()))
@@ -64,6 +67,33 @@ def normal(ids: U64, salt: np.uint64) -> F32:
     return values
 
 
+def lattice(row: Ints, col: Ints) -> Callable[[Callable[[Ints, Ints], Any], int, int], Any]:
+    """A function (values of (row, col), dr, dc) -> those values at (row + dr, col + dc), for offsets -1..1.
+
+    Where many places share few lattice points, the values are made once for each lattice point; same numbers.
+    """
+    if row.size == 0:
+        return lambda values, dr, dc: values(row + dr, col + dc)
+    r0, c0 = int(row.min()) - 1, int(col.min()) - 1
+    nr, nc = int(row.max()) - r0 + 2, int(col.max()) - c0 + 2
+    if nr * nc > 2 * row.size:
+        return lambda values, dr, dc: values(row + dr, col + dc)
+    rows, cols = np.arange(r0, r0 + nr)[:, None], np.arange(c0, c0 + nc)[None, :]
+    base = (row - r0) * nc + (col - c0)
+    made: dict[int, Any] = {}
+
+    def look(values: Callable[[Ints, Ints], Any], dr: int, dc: int) -> Any:
+        key = id(values.__code__)
+        if key not in made:
+            made[key] = values(rows, cols)
+        table, at = made[key], base + (dr * nc + dc)
+        if isinstance(table, tuple):
+            return tuple(np.broadcast_to(t, (nr, nc)).ravel()[at] for t in table)
+        return table.ravel()[at]
+
+    return look
+
+
 def smooth_noise(salt: np.uint64, y: Floats, x: Floats, period: float) -> F32:
     """Gradient noise (Perlin 2002: quintic fade) with unit variance over the plane; |value| below about 3.
 
@@ -76,8 +106,10 @@ def smooth_noise(salt: np.uint64, y: Floats, x: Floats, period: float) -> F32:
     row, col = r.astype(np.int64), c.astype(np.int64)
     sv, su = fv * fv * fv * (fv * (fv * 6 - 15) + 10), fu * fu * fu * (fu * (fu * 6 - 15) + 10)
 
+    look = lattice(row, col)
+
     def corner(dr: int, dc: int) -> F32:
-        g = (hash_at(salt, row + dr, col + dc) >> np.uint64(56)).astype(np.intp)
+        g = look(lambda r, c: (hash_at(salt, r, c) >> np.uint64(56)).astype(np.intp), dr, dc)
         value: F32 = _GRAD[0][g] * (fv - dr) + _GRAD[1][g] * (fu - dc)
         return value
 
@@ -121,6 +153,39 @@ class Texture:
         values: F32 = map_coordinates(
             self.picture, [row, col], output=np.float32, order=1, mode="grid-wrap", prefilter=False
         )
+        return values
+
+
+class Grain:
+    """Fibrous noise at any place in any direction: one white picture filtered along `TURNS` directions.
+
+    All directions share the white picture, so turning the direction slowly bends the fibres instead of mixing them.
+    """
+
+    TURNS = 16
+
+    def __init__(
+        self, seed: int, name: str, across: float, along: float, *, size: int = 512, minus: float = 0.0
+    ) -> None:
+        """Gaussian of `across` and `along` samples; less one `minus` times as wide across."""
+        white = normal(np.arange(size * size, dtype=np.uint64), salt_of(seed, name)).reshape(size, size)
+        spectrum = np.fft.rfft2(white)
+        fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
+        stack = np.empty((self.TURNS, size, size), np.float32)
+        for k in range(self.TURNS):
+            c, s = np.cos(np.pi * k / self.TURNS), np.sin(np.pi * k / self.TURNS)
+            u, v = c * fx + s * fy, c * fy - s * fx
+            filt = np.exp(-2 * np.pi**2 * ((along * u) ** 2 + (across * v) ** 2))
+            if minus:
+                filt -= np.exp(-2 * np.pi**2 * ((along * u) ** 2 + (minus * across * v) ** 2))
+            picture = np.fft.irfft2(spectrum * filt, s=(size, size))
+            stack[k] = picture / picture.std()
+        self.stack = stack
+
+    def at(self, turn: F32, row: Floats, col: Floats) -> F32:
+        """float32 at fractional (row, col) samples; turn: angle of the fibres from +col to +row, rad."""
+        place = [turn * np.float32(self.TURNS / np.pi), row, col]
+        values: F32 = map_coordinates(self.stack, place, output=np.float32, order=1, mode="grid-wrap", prefilter=False)
         return values
 
 

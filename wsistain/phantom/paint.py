@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from wsistain.phantom.anatomy import NAMES, Anatomy, nearest_blob
 from wsistain.phantom.cells import LUMINAL, MARKERS, TUMOUR, Block, Cells
 from wsistain.phantom.config import PhantomConfig
-from wsistain.phantom.noise import F32, Texture, salt_of, smooth_noise
+from wsistain.phantom.noise import F32, Grain, Texture, salt_of, smooth_noise
 from wsistain.phantom.nuclei import paint_nuclei
 from wsistain.phantom.sections import Section
 
@@ -65,7 +65,8 @@ class Window:
         gx = ((np.arange(c0, c0 + nc) * step + 0.5) * mpp)[None, :] + np.zeros((nr, 1))
         by, bx = section.to_block(gy, gx)
         self.nodes_y, self.nodes_x = painter.anatomy.lean(by, bx, section.z_mid)
-        self.tissue = painter.anatomy.near(self.nodes_y, self.nodes_x).tissue(self.nodes_y, self.nodes_x)
+        self.raster = painter.anatomy.near(self.nodes_y, self.nodes_x)
+        self.tissue = self.raster.tissue(self.nodes_y, self.nodes_x)
         self.tear, self.fold = section.tear(gy, gx), section.fold(gy, gx)
         self.y_um = ((np.arange(y, y + h) + 0.5) * mpp)[:, None]
         self.x_um = ((np.arange(x, x + w) + 0.5) * mpp)[None, :]
@@ -80,6 +81,13 @@ class Window:
         """One field of the tissue at every pixel."""
         return self.up(getattr(self.tissue, name))
 
+    def fibre_turn(self) -> F32:
+        """Angle of the collagen at every pixel, from +x to +y, rad (doubled while it is interpolated: fibres have no head)."""
+        dy, dx = self.raster.slope("psi", self.nodes_y, self.nodes_x)
+        twice = 2 * (np.arctan2(dy, dx) + np.pi / 2)
+        angle: F32 = 0.5 * np.arctan2(self.up(np.sin(twice)), self.up(np.cos(twice)))
+        return angle
+
     def places(self) -> tuple[NDArray, NDArray]:
         """Leaned block place (y, x) of every pixel, um, float64."""
         return self.y_um + self.up(self.shift_y), self.x_um + self.up(self.shift_x)
@@ -92,8 +100,8 @@ class Painter:
         self.mpp, self.seed, self.marker = config.mpp, config.seed, MARKERS.index(config.marker)
         self.anatomy, self.block = anatomy, block
         s = config.seed
-        self.fibril = Texture(s, "fibril", (1.3, 9.0), size=512, minus=3.0)
-        self.bundle = Texture(s, "bundle", (1.6, 7.0), size=512)
+        self.fibril = Grain(s, "fibril", 1.0, 14.0, minus=3.0)
+        self.bundle = Grain(s, "bundle", 1.6, 11.0, minus=3.5)
         self.fine = Texture(s, "fine", (0.9, 0.9), size=512, minus=2.2)
         self.coarse = Texture(s, "coarse", (1.9, 1.9), size=512, minus=2.0)
         self.cloud = Texture(s, "cloud", (3.0, 3.0), size=512, minus=3.0)
@@ -136,9 +144,9 @@ class Painter:
 
     def _ground(self, win: Window, py: NDArray, px: NDArray, grain: F32) -> dict[str, F32]:
         """Shares and densities of the tissues between the nuclei, at every pixel."""
-        psi, chi = win.field("psi"), win.field("chi")
-        bundle = self.bundle.at(psi / 1.15, chi / 3.6)
-        fibril = self.fibril.at(psi / 0.42, chi / 1.3)
+        turn = win.fibre_turn()
+        bundle = self.bundle.at(turn, py / 1.3, px / 1.3)
+        fibril = self.fibril.at(turn, py / 0.55, px / 0.55)
         cloud = self.cloud.at(py / 2.1, px / 2.1)
         inside = win.field("inside") + 2.5 * bundle + 1.5 * cloud
         hole, cleft = win.field("hole"), win.field("cleft")
@@ -147,15 +155,19 @@ class Painter:
         epithelium = np.maximum(ramp(nest, 1.6), ramp(duct, 1.4))
         gap = np.maximum(ramp(cleft + 0.8 * cloud, 1.4), ramp(win.up(win.tear) + 2 * bundle, 2.0))
         open_ = np.maximum(ramp(hole, 1.2), gap)
-        slit = ramp(bundle * -1.0 - np.float32(1.35) + np.float32(0.25) * fibril, 0.7) * (1 - epithelium)
+        slit = ramp(
+            -bundle - 2.3 + 0.55 * win.up(smooth_noise(salt_of(self.seed, "oedema"), win.nodes_y, win.nodes_x, 120.0)),
+            0.7,
+        )
+        slit = slit * (1 - epithelium)
         body = ramp(inside, 1.6) * (1 - open_) * (1 - ramp(vacuole, 1.0))
         dead = ramp(win.field("necrosis") + 5 * cloud, 9.0) * epithelium
-        collagen = np.clip(0.95 + 0.26 * bundle + 0.24 * fibril, 0.15, 2.0) * (1 - np.float32(0.8) * slit)
+        collagen = np.clip(0.95 + 0.20 * bundle + 0.22 * fibril, 0.15, 2.0) * (1 - np.float32(0.85) * slit)
         membrane = np.exp(-((np.minimum(np.abs(duct + 0.4), np.abs(nest + 0.6)) / 0.9) ** 2))
-        blood = self._blood(win, py, px, hole)
+        blood = self._blood(win, py, px, hole) * ramp(inside - 6, 4)
         return {
             "body": body, "epithelium": epithelium, "dead": dead, "collagen": collagen, "membrane": membrane,
-            "blood": blood, "cloud": cloud, "immune": win.field("immune"), "lumen": ramp(hole, 3.0),
+            "blood": blood, "cloud": cloud, "immune": win.field("immune"), "lumen": ramp(hole, 3.0) * ramp(inside, 2.0),
         }  # fmt: skip
 
     def _blood(self, win: Window, py: NDArray, px: NDArray, hole: F32) -> F32:

@@ -156,7 +156,7 @@ def _make_patch(job: PatchJob) -> int:
 
 
 def choose_places(config: PhantomConfig, size: int, count: int) -> list[tuple[int, int]]:
-    """`count` corners (y, x), px, of patches on the slide's patch grid: those with tissue first, in a seeded order."""
+    """`count` corners (y, x), px, of patches on the slide's patch grid: those with tissue and tumour first, in a seeded order."""
     rows, cols = config.height // size, config.width // size
     phantom = phantom_of(config)
     ranked = []
@@ -165,8 +165,12 @@ def choose_places(config: PhantomConfig, size: int, count: int) -> list[tuple[in
         y, x = k // cols * size, k % cols * size
         g = (np.arange(8) + 0.5) * size / 8 * config.mpp
         gy, gx = np.meshgrid(y * config.mpp + g, x * config.mpp + g, indexing="ij")
-        share = float((phantom.anatomy.near(gy, gx).read("inside", gy, gx) > 0).mean())
-        ranked.append((share < 0.7, -share if share < 0.7 else 0.0, float(lots[k]), y, x))
+        raster = phantom.anatomy.near(gy, gx)
+        tissue = float((raster.read("inside", gy, gx) > 0).mean())
+        tumour = float((raster.read("nest", gy, gx) > 0).mean())
+        # As in MIST: patches full of tissue, most of them with tumour; then whatever has the most of both.
+        good = tissue >= 0.85 and tumour >= 0.25
+        ranked.append((not good, 0.0 if good else -tissue - tumour, float(lots[k]), y, x))
     ranked.sort()
     return sorted((y, x) for *_, y, x in ranked[:count])
 
@@ -187,7 +191,7 @@ def _plan(base: Path, parameters: dict[str, Any], fresh: bool) -> list[PatchJob]
     p = parameters
     jobs: list[PatchJob] = []
     for k, (part, count) in enumerate(_slides({"train": p["train"], "val": p["val"]}, p["slides"])):
-        side = int(np.ceil(np.sqrt(count * 1.9))) + 1
+        side = int(np.ceil(np.sqrt(count * 3))) + 2
         config = PhantomConfig(
             height=side * p["size"], width=side * p["size"], mpp=p["mpp"], marker=p["marker"],
             seed=int(salt_of(p["seed"], f"slide {p['marker']} {k}") >> np.uint64(2)), visibility=p["visibility"],

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wsistain.phantom.cells import LAYER_UM
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.noise import F32, Floats, draw, hash_at, salt_of, smooth_noise, uniform
 
-# Section A lies a little under the middle plane of cell layer 0, so that nuclei are cut at every height.
-DEPTH_A_UM = 3.0
 _SCAR_PITCH_UM = 3000.0
 
 
@@ -113,8 +112,11 @@ def make_sections(config: PhantomConfig) -> dict[str, Section]:
     way = 2 * np.pi * float(u[0])
     far = pair.shift_um * (0.5 + 0.5 * float(u[1]))
     turn = np.deg2rad(pair.rotation_deg) * (1 if u[2] < 0.5 else -1) * (0.5 + 0.5 * float(u[3]))
-    a = Section(config.seed, "a", DEPTH_A_UM - t / 2, DEPTH_A_UM + t / 2, centre, (0.0, 0.0), 0.0, 0.0, 0.0, 0.0)
-    z = DEPTH_A_UM + pair.distance_um
+    # Both sections lie equally far from the middle of a layer of cells, so that both cut as many.
+    rest = pair.distance_um - LAYER_UM * round(pair.distance_um / LAYER_UM)
+    z_a = -rest / 2
+    a = Section(config.seed, "a", z_a - t / 2, z_a + t / 2, centre, (0.0, 0.0), 0.0, 0.0, 0.0, 0.0)
+    z = z_a + pair.distance_um
     shift = (far * float(np.sin(way)), far * float(np.cos(way)))
     b = Section(
         config.seed, "b", z - t / 2, z + t / 2, centre, shift, float(turn), pair.deform_um, pair.tears, pair.folds
