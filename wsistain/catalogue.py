@@ -1,0 +1,173 @@
+"""Weights that others have published, and where imported ones are kept.
+
+Facts only: what is not stated by the authors (a file's name, its hash, the um per px of a data set) is left out, and asked
+for when it is needed.
+"""
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsistain.errors import WeightsError
+
+_USIGAN_PAGE = "https://huggingface.co/BairdXiong/USIGAN"
+_USIGAN_LICENCE = "CC BY-NC-SA 4.0 (stated by the authors' repository): not for commercial use"
+_ASP_PAGE = (
+    "https://github.com/lifangda01/AdaptiveSupervisedPatchNCE (section Testing and Evaluation, a Google Drive folder)"
+)
+_ASP_LICENCE = "BSD-2-Clause for the authors' repository; none is stated for the weights"
+_PSP_PAGE = "https://github.com/ccitachi/PSPStain"
+_PSP_LICENCE = "MIT for the authors' repository; none is stated for the weights"
+_MIST = "MIST {} (Li et al. 2023), training part"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published generator.
+
+    name          : how it is asked for, e.g. "usigan-er".
+    system        : system whose network it is.
+    method        : what the authors call it.
+    marker        : what it stains.
+    training_data : in words.
+    mpp           : um per px of that data; None where its authors do not state it.
+    tile_px       : edge of the tiles that the authors stain in one pass.
+    licence       : of the weights, in words.
+    page          : where they are published, for a browser.
+    hub           : Hugging Face repository that `weights fetch` can download from; None: a browser is needed.
+    file          : name of the checkpoint there; None: found by marker and data set among the repository's files.
+    sha256        : of that file, where known.
+    dataset       : word that tells checkpoints of one data set from another's in a file's path.
+    note          : kept in the header and shown.
+    """
+
+    name: str
+    system: str
+    method: str
+    marker: str
+    training_data: str
+    mpp: float | None
+    tile_px: int
+    licence: str
+    page: str
+    dataset: str
+    hub: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    note: str = ""
+
+
+def _usigan(marker: str) -> list[Entry]:
+    shared = {"system": "usigan", "method": "USIGAN (Peng, Xiong et al., arXiv:2507.05843)", "marker": marker}
+    where = {"licence": _USIGAN_LICENCE, "page": _USIGAN_PAGE, "hub": "BairdXiong/USIGAN"}
+    return [
+        Entry(
+            f"usigan-{marker.lower()}",
+            **shared,
+            **where,
+            training_data=_MIST.format(marker),
+            mpp=0.4661,
+            tile_px=1024,
+            dataset="mist",
+        ),
+        Entry(
+            f"usigan-{marker.lower()}-ihc4bc",
+            **shared,
+            **where,
+            training_data=f"IHC4BC {marker}, the authors' split",
+            mpp=None,
+            tile_px=1000,
+            dataset="ihc4bc",
+            note="the um per px of IHC4BC is not stated by its authors",
+        ),
+    ]
+
+
+def _asp(marker: str) -> Entry:
+    return Entry(
+        f"asp-{marker.lower()}",
+        system="asp",
+        method="ASP (Li et al., MICCAI 2023, arXiv:2303.06193)",
+        marker=marker,
+        training_data=_MIST.format(marker),
+        mpp=0.4661,
+        tile_px=1024,
+        licence=_ASP_LICENCE,
+        page=_ASP_PAGE,
+        dataset="mist",
+    )
+
+
+_BCI_NOTE = "the um per px of BCI is not stated exactly by its authors (20x, about 0.46)"
+
+CATALOGUE: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        *(entry for marker in ("ER", "PR", "Ki67", "HER2") for entry in _usigan(marker)),
+        *(_asp(marker) for marker in ("ER", "PR", "Ki67", "HER2")),
+        Entry(
+            "asp-her2-bci",
+            system="asp",
+            method="ASP (Li et al., MICCAI 2023, arXiv:2303.06193)",
+            marker="HER2",
+            training_data="BCI (Liu et al. 2022), training part",
+            mpp=None,
+            tile_px=1024,
+            licence=_ASP_LICENCE,
+            page=_ASP_PAGE,
+            dataset="bci",
+            note=_BCI_NOTE,
+        ),
+        Entry(
+            "pspstain-her2",
+            system="asp",
+            method="PSPStain (Chen et al., MICCAI 2024); its generator is ASP's",
+            marker="HER2",
+            training_data=_MIST.format("HER2"),
+            mpp=0.4661,
+            tile_px=1024,
+            licence=_PSP_LICENCE,
+            page=_PSP_PAGE,
+            dataset="mist",
+            note="the page announces its checkpoints; look there whether they are out",
+        ),
+        Entry(
+            "pspstain-her2-bci",
+            system="asp",
+            method="PSPStain (Chen et al., MICCAI 2024); its generator is ASP's",
+            marker="HER2",
+            training_data="BCI (Liu et al. 2022), training part",
+            mpp=None,
+            tile_px=1024,
+            licence=_PSP_LICENCE,
+            page=_PSP_PAGE,
+            dataset="bci",
+            note=f"the page announces its checkpoints; look there whether they are out. {_BCI_NOTE[0].upper()}{_BCI_NOTE[1:]}",
+        ),
+    )
+}
+
+
+def find_entry(name: str) -> Entry:
+    """The published generator called `name`; WeightsError with the nearest names otherwise."""
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see 'wsistain weights list'"
+    raise WeightsError(f"no published weights are called {name!r}; {hint}")
+
+
+def installed_folder() -> Path:
+    """Where imported weights are kept: $WSISTAIN_HOME/weights, or wsistain/weights in the user's cache folder."""
+    home = os.environ.get("WSISTAIN_HOME")
+    if home:
+        return Path(home).expanduser() / "weights"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "wsistain" / "weights"
+
+
+def installed_files() -> dict[str, Path]:
+    """Name to file of everything that is installed."""
+    folder = installed_folder()
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}

@@ -1,0 +1,214 @@
+"""`wsistain weights`: what is installed, what can be fetched, and how to convert what others have published."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from wsistain.weights_import import ImportReport
+
+group = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+
+HELP = "List, show, fetch and import the weights of generators."
+LIST_HELP = """
+List the weights that are built in or installed, and those that can be fetched.
+
+Example:
+
+  wsistain weights list --marker ER
+"""
+SHOW_HELP = """
+Show what is known of weights: system, marker, um per px, training data, licence.
+
+Example:
+
+  wsistain weights show usigan-er
+"""
+IMPORT_HELP = """
+Convert a published checkpoint (CUT, ASP, USIGAN, PSPStain, CycleGAN, Pix2Pix, PyramidP2P) to weights that 'run' loads.
+
+Every tensor is matched, or nothing is written. Checkpoints are read without running code.
+
+Example:
+
+  wsistain weights import latest_net_G.pth --as asp-er
+  wsistain weights import latest_net_G.pth --as cut --marker ER --mpp 0.4661
+"""
+FETCH_HELP = """
+Download published weights, show their licence and ask, convert them, and say how to run them.
+
+Example:
+
+  wsistain weights fetch usigan-er
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group to `app`."""
+    group.command("list", help=LIST_HELP)(list_weights)
+    group.command("show", help=SHOW_HELP)(show)
+    group.command("import", help=IMPORT_HELP)(import_weights)
+    group.command("fetch", help=FETCH_HELP)(fetch)
+    app.add_typer(group, name="weights", help=HELP)
+
+
+def _print_rows(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    typer.echo(title)
+    widths = [max(len(r[i]) for r in (columns, *rows)) for i in range(len(columns))]
+    for row in (columns, *rows):
+        typer.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def list_weights(
+    marker: str | None = typer.Option(None, "--marker", "-m", help="Only those that stain this marker."),
+) -> None:
+    """List weights; see LIST_HELP."""
+    from wsistain.catalogue import CATALOGUE, installed_files, installed_folder
+    from wsistain.errors import WeightsError
+    from wsistain.generators import shipped_folder
+    from wsistain.markers import find_marker
+    from wsistain.weights import read_header
+
+    wanted = find_marker(marker).name if marker else None
+    rows: list[tuple[str, ...]] = []
+    if wanted is None:
+        rows.append(("identity", "-", "every", "-", "none: returns the H&E"))
+    shipped = {p.stem: p for p in sorted(shipped_folder().glob("*.safetensors"))}
+    damaged = []
+    for name, path in {**shipped, **installed_files()}.items():
+        try:
+            header = read_header(path)
+        except WeightsError as error:
+            damaged.append(f"  {name}: {error}")
+            continue
+        if wanted is None or wanted in header.markers:
+            rows.append((name, header.system, ",".join(header.markers), f"{header.mpp:g}", header.training_data))
+    _print_rows("Here:", ("name", "system", "marker", "um/px", "training data"), rows)
+    for line in damaged:
+        typer.echo(line)
+    entries = [e for e in CATALOGUE.values() if e.name not in installed_files() and wanted in (None, e.marker)]
+    columns = ("name", "system", "marker", "um/px", "how", "licence")
+    _print_rows(
+        "\nPublished by others (wsistain weights show NAME):",
+        columns,
+        [
+            (e.name, e.system, e.marker, f"{e.mpp:g}" if e.mpp else "?", "fetch" if e.hub else "browser", e.licence)
+            for e in entries
+        ],
+    )
+    typer.echo(f"\nInstalled weights lie in {installed_folder()}")
+
+
+def show(name: str = typer.Argument(..., help="A name of 'weights list', or a weights file.")) -> None:
+    """Show weights; see SHOW_HELP."""
+    from wsistain.catalogue import CATALOGUE, find_entry, installed_files
+    from wsistain.generators import shipped_folder
+    from wsistain.weights import read_header
+
+    shipped = shipped_folder() / f"{name}.safetensors"
+    path = Path(name) if Path(name).is_file() else installed_files().get(name, shipped if shipped.is_file() else None)
+    if path is not None:
+        header = read_header(path)
+        facts: dict[str, object] = {"file": path, **header.model_dump(exclude={"format"})}
+        ending = f"wsistain run SLIDE --marker {header.markers[0]} --weights {name}"
+    else:
+        entry = find_entry(name)
+        facts = {k: v for k, v in vars(entry).items() if v is not None and v != "" and k != "dataset"}
+        facts["mpp"] = entry.mpp if entry.mpp is not None else "not stated: pass --mpp"
+        ending = (
+            f"wsistain weights fetch {name}"
+            if CATALOGUE[name].hub
+            else f"save the generator's checkpoint with a browser, then: wsistain weights import FILE --as {name}"
+        )
+    for key, value in facts.items():
+        typer.echo(f"{key:>18}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    typer.echo(ending)
+
+
+def _report(name: str, report: "ImportReport") -> None:
+    from wsistain.weights import read_header
+
+    header = read_header(report.path)
+    folded = f", {report.n_folded} spectrally normalised kernels folded" if report.n_folded else ""
+    typer.echo(f"{report.n_tensors} tensors matched{folded}, none missing")
+    if report.surplus:
+        typer.echo(
+            f"{len(report.surplus)} left out because the network computes them itself: {', '.join(report.surplus)}"
+        )
+    typer.echo(f"licence: {header.licence}")
+    typer.echo(f"run: wsistain run SLIDE --marker {header.markers[0]} --weights {name}")
+    typer.echo(f"weights: {report.path}")
+
+
+def import_weights(
+    file: Path = typer.Argument(..., help="Checkpoint of the generator, such as latest_net_G.pth."),
+    name: str = typer.Option(
+        ..., "--as", help="Published weights ('weights list') or a system (cut, asp, cyclegan, ...)."
+    ),
+    marker: str | None = typer.Option(None, "--marker", "-m", help="What it stains."),
+    mpp: float | None = typer.Option(None, "--mpp", help="um per px that it was trained at."),
+    tile: int | None = typer.Option(None, "--tile", help="Edge of the tiles that it stains in one pass, px."),
+    licence: str | None = typer.Option(None, "--licence", help="Licence of the weights, in words."),
+    training_data: str | None = typer.Option(None, "--training-data", help="What it was trained on, in words."),
+    direction: str = typer.Option("he-to-ihc", "--direction", help="he-to-ihc or ihc-to-he."),
+    output: Path | None = typer.Option(
+        None, "--output", "-o", help="File to write; default: where 'run' finds it by name."
+    ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace weights of that name."),
+) -> None:
+    """Import a checkpoint; see IMPORT_HELP."""
+    from wsistain.weights_import import import_checkpoint
+
+    report = import_checkpoint(
+        file,
+        name,
+        marker=marker,
+        mpp=mpp,
+        tile_px=tile,
+        licence=licence,
+        training_data=training_data,
+        direction=direction,
+        output=output,
+        overwrite=overwrite,
+    )
+    _report(str(report.path) if output else report.path.stem, report)
+
+
+def fetch(
+    name: str = typer.Argument(..., help="Published weights ('weights list')."),
+    accept_license: bool = typer.Option(False, "--accept-license", help="Accept the licence without being asked."),
+    mpp: float | None = typer.Option(None, "--mpp", help="um per px that it was trained at, where it is not known."),
+    file: str | None = typer.Option(None, "--file", help="The checkpoint among the published files."),
+    folder: Path | None = typer.Option(
+        None, "--from", help="A folder with the published files, instead of the network."
+    ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace weights of that name."),
+) -> None:
+    """Fetch weights; see FETCH_HELP."""
+    import sys
+
+    from wsistain.catalogue import find_entry, installed_folder
+    from wsistain.errors import OutputError, WeightsError
+    from wsistain.weights import SUFFIX
+    from wsistain.weights_fetch import fetch_checkpoint
+
+    entry = find_entry(name)
+    if entry.hub is None and folder is None:
+        fetch_checkpoint(entry)  # says where to go
+    if (installed_folder() / f"{name}{SUFFIX}").exists() and not overwrite:
+        raise OutputError(f"{name} is installed already; pass --overwrite to fetch it again")
+    if entry.mpp is None and mpp is None:
+        raise WeightsError(f"{name}: {entry.note or 'its um per px is not known'}; pass --mpp")
+    typer.echo(f"{entry.method}, {entry.marker}, trained on {entry.training_data}")
+    typer.echo(f"licence: {entry.licence}\npublished at {entry.page}")
+    if not accept_license:
+        if not sys.stdin.isatty():
+            raise WeightsError(f"the licence of {name} has to be accepted: pass --accept-license")
+        if not typer.confirm("Do you accept this licence?"):
+            raise WeightsError(f"the licence of {name} was not accepted; nothing was fetched")
+    checkpoint = fetch_checkpoint(entry, folder=folder, file=file)
+
+    from wsistain.weights_import import import_checkpoint
+
+    _report(name, import_checkpoint(checkpoint, name, mpp=mpp, overwrite=overwrite))

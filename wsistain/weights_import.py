@@ -1,0 +1,289 @@
+"""Published checkpoints turned into our weights files: every tensor matched, none guessed.
+
+Key layouts read in taesungp/contrastive-unpaired-translation (CUT; ASP, USIGAN and PSPStain build on it) and
+junyanz/pytorch-CycleGAN-and-pix2pix (CycleGAN, Pix2Pix, PyramidP2P). Checkpoints are pickles; torch's `weights_only`
+reader is used, which runs no code.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wsistain.catalogue import CATALOGUE, installed_folder
+from wsistain.errors import OutputError, WeightsError
+from wsistain.markers import find_marker
+from wsistain.networks.layers import folded_state
+from wsistain.networks.resnet import ResnetGenerator
+from wsistain.networks.unet import UnetGenerator
+from wsistain.systems import SYSTEMS, find_system
+from wsistain.weights import SUFFIX, Header, file_hash, load_network, match_tensors, save_weights
+
+KINDS = ("cut", "asp", "usigan", "asp_dgrank", "cyclegan", "pix2pix", "pyramidp2p")
+"""Systems whose published generators can be imported; the number of blocks and widths is read from the file."""
+
+_WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "netG", "net_G", "G", "generator")
+_PREFIX = re.compile(r"^(?:module\.|netG\.|net_G\.)+")
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did.
+
+    path     : the weights file.
+    n_tensors: tensors of the checkpoint that were used.
+    n_folded : spectrally normalised kernels among them, now plain.
+    surplus  : names that published files carry and the network computes itself (blur kernels) or never uses.
+    sha256   : of the checkpoint.
+    """
+
+    path: Path
+    n_tensors: int
+    n_folded: int
+    surplus: tuple[str, ...]
+    sha256: str
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint (.pth, .pt, .safetensors) by name, wrappers and `module.` taken off.
+
+    Raises WeightsError when it cannot be read without running code, or holds no tensors.
+    """
+    import pickle
+    import zipfile
+
+    if not path.is_file():
+        raise WeightsError(f"there is no checkpoint at {path}")
+    if path.suffix == SUFFIX:
+        from wsistain.weights import load_tensors
+
+        return _unwrap(load_tensors(path), path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of old pickle protocols, which it reads all the same
+            content = torch.load(str(path), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{path} cannot be read as a checkpoint without running code: {reason[:200]}") from None
+    return _unwrap(content, path)
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping) and not any(isinstance(v, Tensor) for v in content.values()):
+        inside = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not inside:
+            break
+        content = content[inside[0]]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds no tensors by name; wanted the state dict of a generator (*_net_G.pth)")
+    odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise WeightsError(f"{path} holds more than tensors ({', '.join(odd[:3])}); wanted a generator's state dict")
+    return {
+        _PREFIX.sub("", str(name)): value.float() if value.is_floating_point() else value
+        for name, value in content.items()
+    }
+
+
+def _describe_resnet(tensors: Mapping[str, Tensor], path: Path) -> ResnetGenerator:
+    """A ResNet with the sizes that the names and shapes of `tensors` tell."""
+    first = tensors.get("model.1.weight_orig", tensors.get("model.1.weight"))
+    blocks = {int(m.group(1)) for name in tensors if (m := re.match(r"model\.(\d+)\.conv_block\.", name))}
+    if first is None or first.dim() != 4 or not blocks:
+        some = ", ".join(list(tensors)[:3])
+        raise WeightsError(
+            f"{path} does not look like a ResNet generator (found {some}); wanted tensors called model.1.weight and "
+            "model.<i>.conv_block.<j>.weight: is it the discriminator or the patch network?"
+        )
+    is_spectral = any(name.endswith(".weight_orig") for name in tensors)
+    has_dropout = any(re.match(r"model\.\d+\.conv_block\.6\.weight(_orig)?$", name) for name in tensors)
+    has_blur = not any(f"model.7.weight{end}" in tensors for end in ("", "_orig"))
+    is_batch = "model.2.weight" in tensors
+    if is_spectral and not has_blur:
+        raise WeightsError(f"{path} has spectral norm on strided convolutions, a network that is not known here")
+    with torch.device("meta"):
+        return ResnetGenerator(
+            len(blocks),
+            first.shape[0],
+            norm="batch" if is_batch else "instance",
+            spectral=is_spectral,
+            blur=has_blur,
+            dropout=0.5 if has_dropout else 0.0,
+        )
+
+
+def _set_aside(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> list[str]:
+    """Names in `tensors` that the network computes itself (checked) or never uses; WeightsError on odd blur kernels."""
+    surplus = []
+    for name, tensor in tensors.items():
+        if name in wanted:
+            continue
+        end = name.rsplit(".", 1)[-1]
+        if end == "filt":
+            row = torch.tensor([1.0, 2.0, 1.0] if tensor.shape[-1] == 3 else [1.0, 3.0, 3.0, 1.0])
+            kernel = torch.outer(row, row) / row.sum() ** 2 * (1 if tensor.shape[-1] == 3 else 4)
+            if tensor.shape[-2:] != kernel.shape or not torch.allclose(tensor, kernel.expand_as(tensor), atol=1e-6):
+                raise WeightsError(f"{path}: the blur kernel {name} is not the one of the CUT family")
+            surplus.append(name)
+        elif end in ("running_mean", "running_var", "num_batches_tracked"):
+            surplus.append(name)  # instance norm of old torch versions, never used
+    return surplus
+
+
+def convert_resnet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module, dict[str, Any], list[str], int]:
+    """The plain network of a ResNet checkpoint with its tensors, header options, surplus names, and kernels folded."""
+    described = _describe_resnet(tensors, path)
+    surplus = _set_aside(tensors, described.state_dict(), path)
+    described = described.to_empty(device="cpu")
+    match_tensors(described, {n: t for n, t in tensors.items() if n not in surplus}, str(path))
+    is_batch, has_blur = described.norm == "frozen", "model.7.weight" not in described.state_dict()
+    has_dropout = any(isinstance(m, nn.Dropout) for m in described.modules())
+    options: dict[str, Any] = {
+        "n_blocks": sum(1 for layer in described.model if hasattr(layer, "conv_block")),
+        "ngf": described.tap_channels([1])[0],
+        "norm": "batch" if is_batch else "instance",
+        "blur": has_blur,
+        "dropout": 0.5 if has_dropout else 0.0,
+    }
+    plain = ResnetGenerator(
+        options["n_blocks"], options["ngf"], norm=options["norm"], blur=has_blur, dropout=options["dropout"]
+    )
+    state = folded_state(described)
+    match_tensors(plain, state, str(path))
+    n_folded = sum(name.endswith(".weight_u") for name in tensors)
+    return plain.eval(), options, surplus, n_folded
+
+
+def _unet_names(n_levels: int) -> dict[str, str]:
+    """Their module names to ours, for a U-Net whose blocks are nested in one another."""
+    names = {"model.model.0": "down.0.0", "model.model.3": "up.0.1"}
+    prefix = "model.model.1.model"
+    for level in range(1, n_levels):
+        is_inner = level == n_levels - 1
+        names[f"{prefix}.1"] = f"down.{level}.1"
+        if is_inner:
+            names[f"{prefix}.3"], names[f"{prefix}.4"] = f"up.{level}.1", f"up.{level}.2"
+        else:
+            names[f"{prefix}.2"] = f"down.{level}.2"
+            names[f"{prefix}.5"], names[f"{prefix}.6"] = f"up.{level}.1", f"up.{level}.2"
+        prefix += ".3.model"
+    return names
+
+
+def convert_unet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module, dict[str, Any], list[str], int]:
+    """The same for a U-Net checkpoint of Pix2Pix."""
+    first = tensors.get("model.model.0.weight")
+    depths = [name.count(".model.") for name in tensors if name.endswith(".weight")]
+    if first is None or first.dim() != 4 or not depths:
+        raise WeightsError(
+            f"{path} does not look like a U-Net generator (found {', '.join(list(tensors)[:3])}); wanted nested tensors "
+            "called model.model.0.weight, model.model.1.model.1.weight"
+        )
+    n_levels = max(depths)
+    is_batch = any(name.endswith(".running_mean") for name in tensors)
+    options: dict[str, Any] = {"n_levels": n_levels, "ngf": first.shape[0], "dropout": 0.5}
+    network = UnetGenerator(n_levels, first.shape[0], norm="batch" if is_batch else "instance", dropout=0.5)
+    names = _unet_names(n_levels)
+    renamed = {}
+    for name, tensor in tensors.items():
+        module, end = name.rsplit(".", 1)
+        renamed[f"{names[module]}.{end}" if module in names else name] = tensor
+    match_tensors(network, renamed, str(path))
+    return network.eval(), options, [], 0
+
+
+def import_checkpoint(
+    path: Path,
+    name: str,
+    *,
+    marker: str | None = None,
+    mpp: float | None = None,
+    tile_px: int | None = None,
+    licence: str | None = None,
+    training_data: str | None = None,
+    direction: str = "he-to-ihc",
+    output: Path | None = None,
+    overwrite: bool = False,
+) -> ImportReport:
+    """Convert a published checkpoint and write it as a weights file; returns what was done.
+
+    name    : of the catalogue ("asp-er"), or a system of `KINDS`; then `marker` and `mpp` are needed too.
+    output  : the file to write; None: into `installed_folder()`, named after the catalogue or system and marker.
+
+    Facts that are given win over the catalogue's. Raises WeightsError naming what does not fit, OutputError when the
+    file exists and `overwrite` is not set; nothing is written then.
+    """
+    entry = CATALOGUE.get(name)
+    system = entry.system if entry else name
+    if system not in KINDS:
+        raise WeightsError(
+            f"--as {name!r} is neither published weights nor a system; wanted one of {', '.join((*KINDS, *CATALOGUE))}"
+        )
+    if marker is None and entry is None:
+        raise WeightsError(
+            f"--as {name} does not say what the generator stains; pass --marker, for example --marker ER"
+        )
+    stains = find_marker(marker if marker is not None else entry.marker).name  # type: ignore[union-attr]
+    scale = mpp if mpp is not None else entry.mpp if entry else None
+    if scale is None:
+        raise WeightsError(
+            f"the um per px that {name} was trained at is not known; pass --mpp, for example --mpp 0.4661"
+        )
+    target = output or installed_folder() / f"{name if entry else f'{name}-{stains.lower()}'}{SUFFIX}"
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists; pass --overwrite to replace it")
+    digest = file_hash(path) if path.is_file() else ""
+    if entry and entry.sha256 and digest and digest != entry.sha256:
+        raise WeightsError(
+            f"{path} is not the file published as {name}: its SHA-256 is {digest}, wanted {entry.sha256}"
+        )
+
+    tensors = read_checkpoint(path)
+    convert = convert_unet if system == "pix2pix" else convert_resnet
+    network, options, surplus, n_folded = convert(tensors, path)
+    options = _fit_to_system(system, network, options, path)
+    header = Header(
+        system=system,
+        options=options,
+        markers=[stains],
+        mpp=scale,
+        tile_px=tile_px or (entry.tile_px if entry else 1024),
+        size_multiple=int(getattr(network, "size_multiple", 1)),
+        norm="instance" if getattr(network, "norm", "instance") == "instance" else "frozen",
+        direction="ihc-to-he" if direction == "ihc-to-he" else "he-to-ihc",
+        training_data=training_data or (entry.training_data if entry else "unstated"),
+        licence=licence or (entry.licence if entry else "unstated"),
+        note=_note(entry.method if entry else "", entry.note if entry else "", path, digest),
+    )
+    save_weights(target, header, network.state_dict())
+    load_network(target)
+    return ImportReport(target, len(tensors) - len(surplus), n_folded, tuple(surplus), digest)
+
+
+def _note(method: str, note: str, path: Path, digest: str) -> str:
+    parts = [method, note, f"imported from {path.name}, SHA-256 {digest}"]
+    return ". ".join(p for p in parts if p)
+
+
+def _fit_to_system(system: str, network: nn.Module, options: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The header options that the system's own `generator_network` takes; WeightsError where it builds another network."""
+    trial = dict(options)
+    if system == "cyclegan":
+        trial = {k: options[k] for k in ("n_blocks", "ngf")}
+    elif system == "pyramidp2p":
+        trial = {k: options[k] for k in ("n_blocks", "ngf", "dropout")}
+    with torch.device("meta"):
+        rebuilt = find_system(system).generator_network(trial)
+    ours = {n: tuple(t.shape) for n, t in rebuilt.state_dict().items()}
+    theirs = {n: tuple(t.shape) for n, t in network.state_dict().items()}
+    if ours != theirs or getattr(rebuilt, "norm", "") != getattr(network, "norm", ""):
+        what = ", ".join(f"{k} {v}" for k, v in options.items())
+        raise WeightsError(
+            f"{path} holds a generator of another kind than {SYSTEMS[system].partition(':')[2]}'s: {what}; choose another --as"
+        )
+    return trial
