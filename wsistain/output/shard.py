@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import google_crc32c
 import imagecodecs
@@ -36,6 +36,9 @@ Mapper = Callable[..., Iterable[Any]]
 """`map`, or `map` of a thread pool, which begins all calls at once."""
 
 MISSING = 2**64 - 1
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -167,6 +170,24 @@ class ShardSink:
             self._begin(lambda chunks: self._shard(names[0], planes, self.spec.shard, chunks), planes, self.spec.chunk)
         else:
             self._begin(lambda chunks: self._chunk_files(names, chunks), planes, self.spec.stored_chunk)
+
+    def ahead(self, work: Callable[[T], tuple[R, float]], items: Iterable[T], depth: int) -> Iterator[R]:
+        """Results of `work`, which gives (result, seconds), in the order of `items`, `depth` of them begun ahead."""
+        begun: deque[Iterator[tuple[R, float]]] = deque()
+
+        def take() -> R:
+            start = perf_counter()
+            result, seconds = next(begun.popleft())
+            self.seconds_encode += seconds
+            self.seconds_waited += perf_counter() - start
+            return result
+
+        for item in items:
+            begun.append(iter(self.run(work, [item])))
+            if len(begun) > depth:
+                yield take()
+        while begun:
+            yield take()
 
     def add_piece(self, row: int, col: int, planes: Planes | None) -> None:
         """Takes the reduced piece of a block, to be stored like a shard; None is glass."""

@@ -72,7 +72,7 @@ def write_block(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8],
     with reporting(spec.path), mapper(threads) as run:
         sink = ShardSink(spec, run)
         start = perf_counter()
-        above = _level_0(spec, row, col, pixels, sink)
+        above = _level_0(spec, row, col, pixels, sink, threads)
         for level in range(1, spec.block_levels):
             above = _level(spec, level, row, col, above, sink)
         if spec.has_pieces:
@@ -98,24 +98,32 @@ def _empty_above(spec: OutputSpec, level: int, height: int, width: int) -> Plane
     return np.empty((3, (height + 1) // 2, (width + 1) // 2), np.uint8)
 
 
-def _level_0(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8], sink: ShardSink) -> Planes:
-    """Hands the shards of level 0 to the sink; the block's planes of level 1."""
+def _level_0(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8], sink: ShardSink, threads: int) -> Planes:
+    """Hands the shards of level 0 to the sink; the block's planes of level 1.
+
+    Colours are split and halved on the threads too, a few shards ahead: each shard fills its own part of level 1.
+    """
     height, width = pixels.shape[:2]
     above = _empty_above(spec, 0, height, width)
     side, edge = spec.block // spec.shard, spec.shard
-    for y in range(0, height, edge):
-        for x in range(0, width, edge):
-            window = pixels[y : y + edge, x : x + edge]
-            target = above[:, y // 2 : (y + edge) // 2, x // 2 : (x + edge) // 2]
-            place = 0, row * side + y // edge, col * side + x // edge
-            if is_glass(window):
-                target[...] = GLASS
-                sink.add(*place, None)
-                continue
-            planes = _split_colours(window)
-            sink.add(*place, planes)
-            if above.size:
-                half_into(target, planes)
+
+    def prepare(corner: tuple[int, int]) -> tuple[Planes | None, float]:
+        start = perf_counter()
+        y, x = corner
+        window = pixels[y : y + edge, x : x + edge]
+        target = above[:, y // 2 : (y + edge) // 2, x // 2 : (x + edge) // 2]
+        if is_glass(window):
+            target[...] = GLASS
+            return None, perf_counter() - start
+        planes = np.ascontiguousarray(window.transpose(2, 0, 1))
+        if above.size:
+            half_into(target, planes)
+        return planes, perf_counter() - start
+
+    corners = [(y, x) for y in range(0, height, edge) for x in range(0, width, edge)]
+    prepared = sink.ahead(prepare, corners, min(threads, 4) - 1)
+    for (y, x), planes in zip(corners, prepared, strict=True):
+        sink.add(0, row * side + y // edge, col * side + x // edge, planes)
     return above
 
 
@@ -132,8 +140,3 @@ def _level(spec: OutputSpec, level: int, row: int, col: int, planes: Planes, sin
             if above.size:
                 half_into(above[:, y // 2 : (y + edge) // 2, x // 2 : (x + edge) // 2], window)
     return above
-
-
-def _split_colours(window: NDArray[np.uint8]) -> Planes:
-    """uint8 (h, w, 3) -> contiguous uint8 (3, h, w)."""
-    return np.ascontiguousarray(window.transpose(2, 0, 1))
