@@ -30,7 +30,8 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "aut
 
     "auto" takes OME-Zarr folders to `zarr`; URLs to `tiffslide`; SVS, tiled TIFF and OME-TIFF with JPEG, JPEG 2000,
     deflate, LZW, zstd or uncompressed tiles to `tiff`; everything else that OpenSlide knows (DICOM, MRXS, NDPI,
-    Ventana, Philips ...) and odd TIFFs to `openslide`; flat PNG, JPEG and TIFFs in strips to `picture`.
+    Ventana, Philips ...), odd TIFFs and SVS pyramids with missing tiles to `openslide`; flat PNG, JPEG and TIFFs in
+    strips to `picture`.
 
     SlideError, in one sentence, for whatever is not a slide, is damaged, is not 8-bit RGB or has no plausible mpp.
     """
@@ -125,6 +126,8 @@ def _open_auto(path: Path, mpp: float | None) -> Slide:
         if "strips" in str(error):
             return Picture(path, mpp=mpp)
         raise
+    if vendor == "aperio" and len(structure.levels) > 1 and structure.has_missing_tiles:
+        return ViaOpenSlide(path, mpp=mpp)  # lower levels of such scans are wrong too; OpenSlide mends them
     return TiledTiff(path, mpp=mpp, structure=structure)
 
 

@@ -59,27 +59,28 @@ _HOLE = bytes(64)
 def _refuse_damaged_jpeg(data: bytes, tables: bytes | None) -> None:
     """Raise ValueError for streams that libjpeg would fill in with a mere warning: cut ones and ones with holes.
 
-    Zeros in the scan are legal only where the all-zero Huffman code means "end of block", as optimised tables of
+    Zeros in the scan are legal only where the all-zero Huffman codes mean "nothing changes", as optimised tables of
     flat tiles have it; elsewhere a run of 64 zero bytes is a page of the file that was never copied.
     """
     if data.rfind(_END_OF_IMAGE, -64) < 0 and data.find(_END_OF_IMAGE, max(data.find(_START_OF_SCAN), 0)) < 0:
         raise ValueError("the JPEG data end early")
-    if _HOLE in data and not (_zeros_are_legal(data[: data.find(_START_OF_SCAN)]) or _zeros_are_legal(tables or b"")):
+    if _HOLE in data and not _zeros_are_legal(data[: data.find(_START_OF_SCAN)], tables or b""):
         raise ValueError("the JPEG data have a hole")
 
 
-def _zeros_are_legal(header: bytes) -> bool:
-    """Whether an AC table in a JPEG header gives its first, all-zero code to "end of block"."""
-    at = header.find(_HUFFMAN_TABLES)
-    while at >= 0:
-        end = min(at + 2 + int.from_bytes(header[at + 2 : at + 4]), len(header))
-        table = at + 4
-        while table + 17 < end:
-            if header[table] >> 4 == 1 and header[table + 17] == 0:
-                return True
-            table += 17 + sum(header[table + 1 : table + 17])
-        at = header.find(_HUFFMAN_TABLES, max(end, at + 2))
-    return False
+def _zeros_are_legal(*headers: bytes) -> bool:
+    """Whether every Huffman table in JPEG headers gives its first, all-zero code to "no change" or "end of block"."""
+    for header in headers:
+        at = header.find(_HUFFMAN_TABLES)
+        while at >= 0:
+            end = min(at + 2 + int.from_bytes(header[at + 2 : at + 4]), len(header))
+            table = at + 4
+            while table + 17 < end:
+                if header[table + 17] != 0:
+                    return False
+                table += 17 + sum(header[table + 1 : table + 17])
+            at = header.find(_HUFFMAN_TABLES, max(end, at + 2))
+    return True
 
 
 def _fit(tile: NDArray[np.uint8], level: TiffLevel) -> NDArray[np.uint8]:
@@ -94,14 +95,14 @@ def _fit(tile: NDArray[np.uint8], level: TiffLevel) -> NDArray[np.uint8]:
 
 
 def _chroma_tables() -> tuple[NDArray[np.int32], ...]:
-    """Red from Cr, blue from Cb, and the two parts of green in 16-bit fixed point (ITU-R BT.601, as JFIF has it)."""
-    c = np.arange(-128, 128, dtype=np.int64)
-    half = 1 << 15
-    red = (round(1.402 * 65536) * c + half) >> 16
-    blue = (round(1.772 * 65536) * c + half) >> 16
-    return tuple(
-        part.astype(np.int32) for part in (red, blue, -round(0.34414 * 65536) * c + half, -round(0.71414 * 65536) * c)
-    )
+    """Red from Cr, blue from Cb, and the two parts of green in 16-bit fixed point (JFIF's ITU-R BT.601 numbers).
+
+    Each entry is rounded by itself, which gives OpenSlide's bytes.
+    """
+    c = np.arange(-128, 128)
+    red, blue = np.rint(1.402 * c), np.rint(1.772 * c)
+    green_cb, green_cr = np.rint(-0.34414 * 65536 * c) + (1 << 15), np.rint(-0.71414 * 65536 * c)
+    return tuple(part.astype(np.int32) for part in (red, blue, green_cb, green_cr))
 
 
 _RED, _BLUE, _GREEN_CB, _GREEN_CR = _chroma_tables()

@@ -73,6 +73,11 @@ class TiffStructure:
     mpp_reader: Found | None
     mpp_tags: Found | None
 
+    @property
+    def has_missing_tiles(self) -> bool:
+        """Whether some tiles were never written."""
+        return any(bool((level.counts == 0).any()) for level in self.levels)
+
 
 def is_tiff(path: Path) -> bool:
     """Whether a file begins like a TIFF; DICOM may wear a TIFF header in its free first 128 bytes and is none."""

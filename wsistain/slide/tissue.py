@@ -144,14 +144,15 @@ def glass_colour(rgb: RGB) -> F32:
     start = max(brightest - 4, 0)
     peak = start + int(np.argmax(counts[start : brightest + 1]))
     near = maybe & (np.abs(light - peak) < 5)
-    return np.mean(rgb[near], axis=0, dtype=np.float64).astype(np.float32)
+    colour: F32 = rgb[near].mean(axis=0, dtype=np.float64).astype(np.float32)
+    return colour
 
 
 def optical_density(rgb: RGB, glass: F32) -> F32:
     """float32 (h, w, 3): -log10(light / glass) of a lightly smoothed thumbnail; 0 on glass."""
-    smooth = ndimage.gaussian_filter(rgb.astype(np.float32), (0.7, 0.7, 0), mode="nearest", truncate=4)
-    np.maximum(smooth, 1, out=smooth)
-    od: F32 = np.negative(np.log10(smooth / glass, out=smooth), out=smooth)
+    od: F32 = ndimage.gaussian_filter(rgb.astype(np.float32), (0.7, 0.7, 0), mode="nearest", truncate=4)
+    np.log10(np.maximum(od, 1) / glass, out=od)
+    np.negative(od, out=od)
     return od
 
 
