@@ -62,7 +62,8 @@ def test_a_system_goes_on_as_if_it_had_never_stopped(tmp_path: Path, accelerator
     other.base.load_state_dict(toy.base.state_dict())
     other_ema = Ema(other.body, 0.9)
     (found,) = find_checkpoints(tmp_path)
-    load_checkpoint(found, read_state(found), other, other.optimizers, accelerator, ema=other_ema)
+    done = load_checkpoint(found, other, other.optimizers, accelerator, ema=other_ema, run={"a": 1})
+    assert done == 3
     for module, mean in ((toy, ema), (other, other_ema)):
         torch.manual_seed(7)
         for _ in range(3):
@@ -119,13 +120,14 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path, accelerator:
     toy = Toy()
     _save(tmp_path, 2, toy, accelerator)
     (found,) = find_checkpoints(tmp_path)
-    state = read_state(found)
     with pytest.raises(OutputError, match="does not fit the system"):
-        load_checkpoint(found, state, nn.Linear(3, 3), {}, accelerator, ema=None)
+        load_checkpoint(found, nn.Linear(3, 3), {}, accelerator, ema=None, run={"a": 1})
+    with pytest.raises(OutputError, match="a was 1 and is 2"):
+        load_checkpoint(found, toy, toy.optimizers, accelerator, ema=None, run={"a": 2})
     data = (found / "parameters.safetensors").read_bytes()
     (found / "parameters.safetensors").write_bytes(data[:-5])
     with pytest.raises(OutputError, match="delete it to resume from the one before"):
-        load_checkpoint(found, state, toy, toy.optimizers, accelerator, ema=None)
+        load_checkpoint(found, toy, toy.optimizers, accelerator, ema=None, run={"a": 1})
     (found / "state.json").write_text("{")
     with pytest.raises(OutputError, match="cannot be read"):
         read_state(found)

@@ -8,7 +8,7 @@ from wsistain.training.log import TrainingLog, drop_lines_after
 
 
 def _write(path: Path, steps: list[int], tail: str = "") -> None:
-    path.write_text("".join(json.dumps({"step": s}) + "\n" for s in steps) + tail, encoding="utf-8")
+    path.write_text("".join(json.dumps({"step": s, "seconds": s / 2}) + "\n" for s in steps) + tail, encoding="utf-8")
 
 
 def _steps(path: Path) -> list[int]:
@@ -18,11 +18,11 @@ def _steps(path: Path) -> list[int]:
 def test_lines_after_the_checkpoint_are_dropped_with_a_torn_last_one(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     _write(path, [1, 2, 3, 4], tail='{"step": 5, "ga')
-    drop_lines_after(path, 3)
+    assert drop_lines_after(path, 3) == 1.5
     assert _steps(path) == [1, 2, 3]
-    drop_lines_after(path, 0)
+    assert drop_lines_after(path, 0) == 0
     assert _steps(path) == []
-    drop_lines_after(tmp_path / "absent.jsonl", 3)
+    assert drop_lines_after(tmp_path / "absent.jsonl", 3) == 0
     assert not (tmp_path / "absent.jsonl").exists()
 
 
@@ -35,6 +35,14 @@ def test_each_line_says_where_when_and_how_fast(tmp_path: Path) -> None:
     assert (last["step"], last["gan"], last["lr"]) == (2, 0.25, 1e-4)
     assert last["seconds"] >= first["seconds"] > 0 and last["images_per_second"] > 0
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_resumed_log_goes_on_counting_seconds(tmp_path: Path) -> None:
+    _write(tmp_path / "metrics.jsonl", [100, 200, 300])
+    with TrainingLog(tmp_path, start=200, steps=300, console=Console(file=io.StringIO())) as log:
+        log.write(201, 0, 2e-4, {"gan": 0.5}, images=1)
+    assert _steps(tmp_path / "metrics.jsonl") == [100, 200, 201]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["seconds"] >= 100
 
 
 def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tests.data.made_patches import make_mist, save, tissue
@@ -110,7 +111,7 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
 
 
 def test_a_run_survives_kill_9(tmp_path: Path, patches: Path) -> None:
-    cfg = tiny_run(patches, system="cyclegan", steps=64, checkpoint_every=3)
+    cfg = tiny_run(patches, system="cyclegan", steps=48, checkpoint_every=3)
     (tmp_path / "cfg.yaml").write_text(dump_yaml(cfg))
     command = [
         sys.executable,
@@ -129,7 +130,7 @@ def test_a_run_survives_kill_9(tmp_path: Path, patches: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert int(find_checkpoints(tmp_path / "b" / "checkpoint")[-1].name[5:]) < 64
+    assert int(find_checkpoints(tmp_path / "b" / "checkpoint")[-1].name[5:]) < 48
     assert "training is not finished" in read_header(tmp_path / "b" / "weights.safetensors").note
     train(cfg, tmp_path / "b", tiny=True, resume=True)
     train(cfg, tmp_path / "a", tiny=True)
@@ -137,7 +138,7 @@ def test_a_run_survives_kill_9(tmp_path: Path, patches: Path) -> None:
         tmp_path / "b" / "weights.safetensors"
     ).read_bytes()
     assert _numbers(tmp_path / "a") == _numbers(tmp_path / "b")
-    assert [line["step"] for line in _lines(tmp_path / "b")] == list(range(1, 65))
+    assert [line["step"] for line in _lines(tmp_path / "b")] == list(range(1, 49))
 
 
 def test_a_finished_run_resumes_to_nothing(tmp_path: Path, patches: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +205,44 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(
     with pytest.raises(TrainingError, match=r"not finite by step 5 \(l1\); lower the learning rate"):
         train(tiny_run(patches), tmp_path, tiny=True)
     assert [p.name for p in find_checkpoints(tmp_path / "checkpoint")] == ["step_00000003"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "text"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), TrainingError, "not enough memory for batch_size 2"),
+        (OSError(28, "No space left on device"), OutputError, "No space left .* make room and go on with --resume"),
+        (SafetensorError("I/O error: No space left"), OutputError, "make room and go on with --resume"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), TrainingError, "lower data.workers"),
+        (RuntimeError("a fault of ours"), RuntimeError, "a fault of ours"),
+    ],
+)
+def test_what_the_machine_lacks_is_said_in_one_sentence_and_the_run_can_go_on(
+    tmp_path: Path, patches: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, kind: type[Exception], text: str
+) -> None:
+    original = loop.write_weights
+
+    def fail(output: Path, system: Any, ema: Any, header: Any, step: int, steps: int) -> None:
+        if step == steps:
+            raise fault
+        original(output, system, ema, header, step, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_weights", fail)
+        with pytest.raises(kind, match=text):
+            train(tiny_run(patches), tmp_path, tiny=True)
+    assert read_header(tmp_path / "weights.safetensors").step == 3
+    train(tiny_run(patches), tmp_path, tiny=True, resume=True)
+    assert len(_lines(tmp_path)) == 6
+    assert (read_header(tmp_path / "weights.safetensors").step, read_header(tmp_path / "weights.safetensors").note) == (
+        6,
+        "",
+    )
+
+
+def test_crops_that_the_network_cannot_take_are_refused_with_one_that_it_can(tmp_path: Path, patches: Path) -> None:
+    with pytest.raises(ConfigError, match=r"crop_px 56 is not a multiple of 16, as pix2pix needs; 64 would be"):
+        train(tiny_run(patches, data={"crop_px": 56}), tmp_path, tiny=True)
 
 
 def test_a_resized_patch_is_coarser_in_the_header(tmp_path: Path, patches: Path) -> None:

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ def test_the_rate_falls_first_in_the_31st_of_30_and_10_epochs() -> None:
     assert factors[:30] == [1.0] * 30
     assert factors[30] == pytest.approx(10 / 11)
     assert factors[39] == pytest.approx(1 / 11)
-    steps = [a - b for a, b in zip(factors[29:], factors[30:], strict=False)]
+    steps = [a - b for a, b in itertools.pairwise(factors[29:])]
     assert steps == pytest.approx([1 / 11] * 10)
 
 

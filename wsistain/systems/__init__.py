@@ -27,13 +27,19 @@ SYSTEMS: dict[str, str] = {
 
 
 def find_system(name: str) -> ModuleType:
-    """The module of the system called `name`; ConfigError with the nearest name otherwise."""
+    """The module of the system called `name`; ConfigError with the nearest name, or naming a package it lacks."""
     if name not in SYSTEMS:
         near = difflib.get_close_matches(name, SYSTEMS, n=1, cutoff=0.4)
         raise ConfigError(
-            f"system {name!r} is not known; " + (f"did you mean {near[0]!r}?" if near else f"wanted one of {', '.join(SYSTEMS)}")
+            f"system {name!r} is not known; "
+            + (f"did you mean {near[0]!r}?" if near else f"wanted one of {', '.join(SYSTEMS)}")
         )
-    return import_module(SYSTEMS[name].partition(":")[0])
+    try:
+        return import_module(SYSTEMS[name].partition(":")[0])
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("wsistain"):
+            raise
+        raise ConfigError(f"system {name} needs the package {error.name}: pip install 'wsistain[train]'") from None
 
 
 def system_class(name: str) -> type:

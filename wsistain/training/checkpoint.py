@@ -158,14 +158,19 @@ def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], where: P
 
 def load_checkpoint(
     checkpoint: Path,
-    state: Mapping[str, Any],
     system: nn.Module,
     optimizers: Mapping[str, Optimizer],
     accelerator: Accelerator,
     *,
     ema: Ema | None,
-) -> None:
-    """Put a checkpoint back into the system, its optimisers and the mean; every tensor must be there and fit."""
+    run: Mapping[str, Any],
+) -> int:
+    """Put a checkpoint back into the system, its optimisers and the mean; returns the number of finished steps.
+
+    Raises OutputError where the checkpoint is damaged, of another run than `run`, or lacks a tensor.
+    """
+    state = read_state(checkpoint)
+    check_same_run(state["run"], run, checkpoint)
     try:
         parameters = load_file(str(checkpoint / "parameters.safetensors"))
         own = load_file(str(checkpoint / f"process_{accelerator.process_index}.safetensors"))
@@ -190,3 +195,4 @@ def load_checkpoint(
             ema.mean[name].copy_(mean.to(ema.mean[name].device))
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
+    return int(state["step"])

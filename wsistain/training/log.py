@@ -14,14 +14,15 @@ from torch.utils.tensorboard import SummaryWriter
 _PLAIN_EVERY_S = 10.0
 
 
-def drop_lines_after(path: Path, step: int) -> None:
+def drop_lines_after(path: Path, step: int) -> float:
     """Cut a metrics file back to lines of at most `step`, so that a resumed run has no step twice.
 
-    A last line that was cut short goes too. The new file appears in one move.
+    A last line that was cut short goes too. The new file appears in one move. Returns the seconds of training that
+    the last line kept tells of, 0 where there is none.
     """
     if not path.is_file():
-        return
-    kept = []
+        return 0.0
+    kept, seconds = [], 0.0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
@@ -29,9 +30,11 @@ def drop_lines_after(path: Path, step: int) -> None:
             continue
         if isinstance(record, dict) and record.get("step", step + 1) <= step:
             kept.append(line + "\n")
+            seconds = float(record.get("seconds", seconds))
     part = path.with_name(path.name + ".part")
     part.write_text("".join(kept), encoding="utf-8")
     part.replace(path)
+    return seconds
 
 
 class TrainingLog:
@@ -45,12 +48,11 @@ class TrainingLog:
     def __init__(self, output: Path, *, start: int, steps: int, is_main: bool = True, console: Console | None = None):
         self.is_main, self.start, self.steps = is_main, start, steps
         self._began = self._last = time.monotonic()
-        self._last_step = start
         self._printed = 0.0
         if not is_main:
             return
         metrics = output / "metrics.jsonl"
-        drop_lines_after(metrics, start)
+        self._before = drop_lines_after(metrics, start)
         self._file = metrics.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
         self._console = console or Console(file=sys.stderr)
@@ -100,7 +102,7 @@ class TrainingLog:
             "step": step,
             "epoch": epoch,
             "lr": rate,
-            "seconds": round(now - self._began, 3),
+            "seconds": round(self._before + now - self._began, 3),
             "images_per_second": round(per_second, 3),
             **terms,
         }
@@ -111,7 +113,7 @@ class TrainingLog:
         self._board.add_scalar("lr", rate, step)
         self._board.add_scalar("images_per_second", per_second, step)
         steps_per_second = (step - self.start) / max(now - self._began, 1e-9)
-        self._last, self._last_step = now, step
+        self._last = now
         if self._bar is not None:
             self._bar.update(self._task, completed=step, rate=f"{per_second:.1f} patches/s")
         elif now - self._printed > _PLAIN_EVERY_S or step == self.steps:

@@ -5,35 +5,26 @@ its updates. A step depends on (seed, step, process) and on the state before it,
 and resumed ends in the same bytes as one that was not (on the CPU; GPU kernels may add in another order).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import Tensor
 
-from wsistain.config import TrainConfig, dump_yaml
-from wsistain.data.layouts import split_report
-from wsistain.data.patches import (
-    Fault,
-    PatchDataset,
-    PatchOrder,
-    Samples,
-    load_patches,
-    patch_loader,
-    steps_per_epoch,
-)
-from wsistain.errors import DataError, TrainingError
-from wsistain.markers import Marker, find_marker
+from wsistain.config import TrainConfig
+from wsistain.data.patches import Fault, PatchDataset, PatchOrder, Samples, patch_loader, steps_per_epoch
+from wsistain.errors import DataError, OutputError, TrainingError
+from wsistain.markers import Marker
 from wsistain.systems import find_system, system_class
 from wsistain.systems.base import Batch, Reversible, System
 from wsistain.training import setup
-from wsistain.training.checkpoint import check_same_run, find_checkpoints, load_checkpoint, read_state, save_checkpoint
+from wsistain.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
 from wsistain.training.log import TrainingLog
 from wsistain.training.processes import make_update, seed_everything, share_from_first, start_processes, stop_processes
-from wsistain.training.samples import SheetRow, sheet_rows, stain_rows, to_unit, write_sheet
+from wsistain.training.samples import SheetRow, stain_rows, to_unit, write_sheet
 from wsistain.training.schedule import Ema, Length, linear_factor, set_learning_rates
 from wsistain.weights import Header, save_weights
 
@@ -59,6 +50,21 @@ def train(cfg: TrainConfig, output: Path, *, tiny: bool = False, resume: bool = 
     accelerator = start_processes(cfg)
     try:
         _train(cfg, output, accelerator, tiny=tiny, resume=resume, overwrite=overwrite)
+    except torch.OutOfMemoryError:  # a RuntimeError, so it stands first
+        raise TrainingError(
+            f"{accelerator.device} has not enough memory for batch_size {cfg.batch_size} and data.crop_px "
+            f"{cfg.data.crop_px}; lower one of them, or use precision bfloat16"
+        ) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"a process that decodes patches died ({error}); lower data.workers and go on with --resume"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{output} could not be written ({error}); what is finished stays: make room and go on with --resume"
+        ) from error
     finally:
         stop_processes(accelerator)
     return output / "weights.safetensors"
@@ -68,51 +74,37 @@ def _train(
     cfg: TrainConfig, output: Path, accelerator: Accelerator, *, tiny: bool, resume: bool, overwrite: bool
 ) -> None:
     device, rank, is_main = accelerator.device, accelerator.process_index, accelerator.is_main_process
-    marker, module = find_marker(cfg.marker), find_system(cfg.system)
-    options = module.Config.tiny(cfg.options) if tiny else module.Config.preset(cfg.preset, cfg.options)
-    patches, held_out = load_patches(cfg.data, marker, "train"), load_patches(cfg.data, marker, "val")
-    sizes = setup.usable_sizes(cfg, options, patches, output / f"unreadable{rank or ''}.txt")
-    patches = setup.annotated(cfg, options, patches, output)
-    rows = sheet_rows(held_out, cfg.data)
+    n_processes = accelerator.num_processes
+    job = setup.gather(cfg, output, tiny=tiny, rank=rank)
     if is_main:
         setup.claim_output(output, overwrite=overwrite)
     accelerator.wait_for_everyone()
 
     seed_everything(cfg.seed, _BUILD)
-    system = system_class(cfg.system)(options, marker).to(device).train()
+    system = system_class(cfg.system)(job.options, job.marker).to(device).train()
     share_from_first(system, accelerator)
     ema = Ema(system.generator(), system.ema_decay) if hasattr(system, "ema_decay") else None
     update = make_update(accelerator, getattr(system, "clip_norm", None))
+    header = setup.header_of(cfg, system, job)
 
-    n_patches, n_processes = sum(p.he is not None for p in patches), accelerator.num_processes
-    per_epoch = steps_per_epoch(n_patches, cfg.batch_size, n_processes)
+    per_epoch = steps_per_epoch(job.n_sources, cfg.batch_size, n_processes)
     length = Length.of(cfg, per_epoch)
-    run = setup.run_identity(cfg, options, tiny, patches, n_processes)
+    look = setup.look_of(cfg, length, per_epoch)
+    dataset = PatchDataset(job.patches, look, is_paired=job.is_paired, seed=cfg.seed)
+    run = setup.run_identity(cfg, job, tiny, n_processes)
     start = 0
     if resume and (checkpoints := find_checkpoints(output / "checkpoint")):
-        state = read_state(checkpoints[-1])
-        check_same_run(state["run"], run, output)
-        load_checkpoint(checkpoints[-1], state, system, system.optimizers, accelerator, ema=ema)
-        start = state["step"]
-    header = setup.header_of(cfg, system, marker, patches, sizes)
-    report = split_report(patches, held_out)
+        start = load_checkpoint(checkpoints[-1], system, system.optimizers, accelerator, ema=ema, run=run)
     if is_main:
-        resolved = cfg.model_copy(update={"options": options.model_dump(mode="json")})
-        setup.write_text(output / "config.yaml", dump_yaml(resolved))
-        setup.write_text(output / "data.json", json.dumps(report, indent=1) + "\n")
-
-    look = setup.look_of(cfg, length, per_epoch)
-    dataset = PatchDataset(patches, look, is_paired=cfg.data.pairing == "weak", seed=cfg.seed)
-    order = PatchOrder(
-        n_patches, cfg.batch_size, seed=cfg.seed, start=start, stop=length.steps, process=rank, n_processes=n_processes
-    )
+        setup.write_record(cfg, output, job)
+    window = {"start": start, "stop": length.steps, "process": rank, "n_processes": n_processes}
+    order = PatchOrder(job.n_sources, cfg.batch_size, seed=cfg.seed, **window)
     loader = patch_loader(dataset, order, workers=cfg.data.workers, pin_memory=device.type == "cuda")
-    healthy = torch.ones((), dtype=torch.bool, device=device)
-    images = 0
+    healthy, images = torch.ones((), dtype=torch.bool, device=device), 0
     with TrainingLog(output, start=start, steps=length.steps, is_main=is_main) as log:
-        log.say(setup.summary(cfg, report, length, start, n_processes, str(device)))
+        log.say(setup.summary(cfg, job, length, start, n_processes, str(device)))
         for step, samples in enumerate(loader, start):
-            batch = to_batch(samples, marker, device, is_paired=dataset.is_paired)
+            batch = to_batch(samples, job.marker, device, is_paired=job.is_paired)
             progress = length.progress(step)
             seed_everything(cfg.seed, _STEP, step, rank)
             set_learning_rates(system.optimizers, linear_factor(progress.epoch, progress.epochs, progress.decay_epochs))
@@ -132,14 +124,15 @@ def _train(
                 log.write(done, progress.epoch, rate, means, images)
                 images = 0
             if is_main and (is_last or done % cfg.sample_every == 0):
-                write_samples(output, done, system, ema, rows, device)
+                write_samples(output, done, system, ema, job.rows, device)
             if is_last or done % cfg.checkpoint_every == 0:
                 check_finite(healthy, values, terms, done)
-                folder = output / "checkpoint"
-                save_checkpoint(folder, done, system, system.optimizers, accelerator, ema=ema, run=run)
+                save_checkpoint(output / "checkpoint", done, system, system.optimizers, accelerator, ema=ema, run=run)
                 if is_main:
                     write_weights(output, system, ema, header, done, length.steps)
         if start >= length.steps:
+            if is_main:  # the run may have ended between its last checkpoint and its weights
+                write_weights(output, system, ema, header, start, length.steps)
             log.say(f"nothing to do: the run in {output} has all its {length.steps} steps")
 
 

@@ -37,6 +37,8 @@ def start_processes(cfg: TrainConfig) -> Accelerator:
     on_cpu = not has_cuda or (device is not None and device.type == "cpu")
     if on_cpu and cfg.precision == "float16":
         raise TrainingError("precision float16 needs a CUDA device; use float32 or bfloat16 here")
+    if not on_cpu:
+        torch.backends.cudnn.benchmark = True  # crops are all of one size: trying algorithms once pays
     if not torch.distributed.is_initialized():
         # accelerate remembers the first precision and device of the interpreter; a second run may want others.
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,21 +1,25 @@
 """What a run needs before its first step, and what identifies it."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from wsistain.config import Strict, TrainConfig
+from wsistain.config import Strict, TrainConfig, dump_yaml
 from wsistain.data.annotation import annotate_patches, mask_folder
-from wsistain.data.layouts import PatchRef
-from wsistain.data.patches import Look, check_patches
+from wsistain.data.layouts import PatchRef, split_report
+from wsistain.data.patches import Look, check_patches, load_patches
 from wsistain.errors import ConfigError, DataError, OutputError
-from wsistain.markers import Marker
+from wsistain.markers import Marker, find_marker
+from wsistain.systems import find_system
 from wsistain.systems.base import Reversible
+from wsistain.training.samples import SheetRow, sheet_rows
 from wsistain.training.schedule import Length
 from wsistain.weights import Header
 
@@ -25,6 +29,51 @@ _FREE = {"log_every", "sample_every", "checkpoint_every", "device", "licence"}  
 _FREE_DATA = {"root", "workers"}
 _WEIGHTS = ("weights.safetensors", "weights.ihc-to-he.safetensors")
 _OURS = (*_WEIGHTS, "metrics.jsonl", "config.yaml", "data.json", "samples", "checkpoint", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run's material, read and checked.
+
+    options : the system's configuration.
+    patches : what is trained on.
+    rows    : held-out patches for the sample sheets.
+    sizes   : (h, w) of the patches as stored.
+    report  : counts and slides of the split, and leaks.
+    """
+
+    marker: Marker
+    options: Strict
+    patches: list[PatchRef]
+    rows: list[SheetRow]
+    sizes: set[tuple[int, int]]
+    report: dict[str, Any]
+    is_paired: bool
+
+    @property
+    def n_sources(self) -> int:
+        """H&E patches: what an epoch goes through."""
+        return sum(p.he is not None for p in self.patches)
+
+
+def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Job:
+    """The run's material; every fault of data and options shows here, before anything is built or written.
+
+    Only lists of unreadable patches and automatic masks may be written. Raises ConfigError or DataError.
+    """
+    marker, config = find_marker(cfg.marker), find_system(cfg.system).Config
+    options = config.tiny(cfg.options) if tiny else config.preset(cfg.preset, cfg.options)
+    patches, held_out = load_patches(cfg.data, marker, "train"), load_patches(cfg.data, marker, "val")
+    sizes = usable_sizes(cfg, options, patches, output / f"unreadable{rank or ''}.txt")
+    return Job(
+        marker,
+        options,
+        annotated(cfg, options, patches, output),
+        sheet_rows(held_out, cfg.data),
+        sizes,
+        split_report(patches, held_out),
+        cfg.data.pairing == "weak",
+    )
 
 
 def tiny_config(cfg: TrainConfig, options: type[Strict]) -> TrainConfig:
@@ -132,15 +181,13 @@ def look_of(cfg: TrainConfig, length: Length, per_epoch: int) -> Look:
     )
 
 
-def run_identity(
-    cfg: TrainConfig, options: Strict, tiny: bool, patches: Sequence[PatchRef], n_processes: int
-) -> dict[str, Any]:
+def run_identity(cfg: TrainConfig, job: Job, tiny: bool, n_processes: int) -> dict[str, Any]:
     """What must be the same for a run to go on: everything that changes its numbers."""
     values = cfg.model_dump(mode="json", exclude=_FREE)
     values["data"] = {k: v for k, v in values["data"].items() if k not in _FREE_DATA}
-    values["options"] = options.model_dump(mode="json")
-    digest = hashlib.sha256("\n".join(p.name for p in patches).encode()).hexdigest()[:16]
-    return {**values, "tiny": tiny, "processes": n_processes, "patches": f"{len(patches)} names, sha256 {digest}"}
+    values["options"] = job.options.model_dump(mode="json")
+    digest = hashlib.sha256("\n".join(p.name for p in job.patches).encode()).hexdigest()[:16]
+    return {**values, "tiny": tiny, "processes": n_processes, "patches": f"{len(job.patches)} names, sha256 {digest}"}
 
 
 def describe_data(cfg: TrainConfig, patches: Sequence[PatchRef]) -> str:
@@ -158,21 +205,25 @@ def norm_of(network: nn.Module) -> Literal["instance", "frozen"]:
     return getattr(network, "norm", "instance" if depends else "frozen")
 
 
-def header_of(
-    cfg: TrainConfig, system: Any, marker: Marker, patches: Sequence[PatchRef], sizes: set[tuple[int, int]]
-) -> Header:
-    """The weights' header, but for the step."""
+def header_of(cfg: TrainConfig, system: Any, job: Job) -> Header:
+    """The weights' header, but for the step; ConfigError where the network cannot take crops of that size."""
     network: nn.Module = system.generator()
+    multiple, crop = getattr(network, "size_multiple", 1), cfg.data.crop_px
+    if crop % multiple:
+        near = max(multiple, round(crop / multiple) * multiple)
+        raise ConfigError(
+            f"data.crop_px {crop} is not a multiple of {multiple}, as {cfg.system} needs; {near} would be"
+        )
     return Header(
         system=cfg.system,
         options=system.header_options(),
-        markers=[marker.name],
-        mpp=network_mpp(cfg, sizes),
-        tile_px=cfg.data.crop_px,
-        size_multiple=getattr(network, "size_multiple", 1),
+        markers=[job.marker.name],
+        mpp=network_mpp(cfg, job.sizes),
+        tile_px=crop,
+        size_multiple=multiple,
         halo_px=getattr(network, "halo_px", None),
         norm=norm_of(network),
-        training_data=describe_data(cfg, patches),
+        training_data=describe_data(cfg, job.patches),
         licence=cfg.licence,
     )
 
@@ -191,12 +242,21 @@ def reverse_header(header: Header, system: Reversible) -> Header:
     )
 
 
-def summary(cfg: TrainConfig, report: dict[str, Any], length: Length, start: int, n_processes: int, device: str) -> str:
+def write_record(cfg: TrainConfig, output: Path, job: Job) -> None:
+    """`config.yaml` (everything resolved: it trains the same run again) and `data.json` (the split)."""
+    resolved = cfg.model_copy(update={"options": job.options.model_dump(mode="json")})
+    write_text(output / "config.yaml", dump_yaml(resolved))
+    write_text(output / "data.json", json.dumps(job.report, indent=1) + "\n")
+
+
+def summary(cfg: TrainConfig, job: Job, length: Length, start: int, n_processes: int, device: str) -> str:
     """What is about to happen, in a line or two."""
+    report = job.report
     text = (
         f"{cfg.system} ({cfg.preset}), {cfg.marker}: "
-        f"{report['train_patches']} patches of {report['train_slides']} slides, {length.steps} steps of {cfg.batch_size * n_processes} on {device} ({n_processes} "
-        f"process{'es' if n_processes > 1 else ''}, {cfg.precision})"
+        f"{report['train_patches']} patches of {report['train_slides']} slides, "
+        f"{length.steps} steps of {cfg.batch_size * n_processes} on {device} "
+        f"({n_processes} process{'es' if n_processes > 1 else ''}, {cfg.precision})"
     )
     text += f", from step {start}" if start else ""
     shared, unknown = report["slides_in_both"], report["patches_without_slide"]
