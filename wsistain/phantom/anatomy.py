@@ -29,7 +29,7 @@ class Tissue:
     fat      : um-like into fat.
     necrosis : um-like into necrosis.
     immune   : about -2..3, where lymphocytes gather.
-    cleft    : um into a shrinkage gap or crack.
+    shrink   : um wide, how far stroma has shrunk away from the nests (negative: not at all).
     psi, chi : um, across and along the collagen fibres.
     """
 
@@ -42,11 +42,12 @@ class Tissue:
     fat: F32
     necrosis: F32
     immune: F32
-    cleft: F32
+    shrink: F32
     psi: F32
     chi: F32
 
 
+FAR_UM = -25.0
 NAMES = tuple(f.name for f in fields(Tissue))
 
 
@@ -92,7 +93,8 @@ def nearest_blob(
     lobed by the share `lobes`. Radii up to pitch / 2 are seen whole.
     """
     row, col = np.floor(y / pitch).astype(np.int64), np.floor(x / pitch).astype(np.int64)
-    best = np.full(np.broadcast_shapes(y.shape, x.shape), -1e3, np.float32)
+    # Fields are interpolated later on, so "nowhere near" is a modest number, not a cliff.
+    best = np.full(np.broadcast_shapes(y.shape, x.shape), FAR_UM, np.float32)
     size, lot = np.ones_like(best), np.zeros_like(best)
     salt = salt_of(seed, name)
 
@@ -121,7 +123,7 @@ def nearest_blob(
             cos1, sin1 = v / rho, u / rho
             cos3, sin2 = cos1 * (4 * cos1 * cos1 - 3), 2 * sin1 * cos1
             outline = radius * (1 + np.float32(lobes) * (np.float32(0.5) * cos3 + sin2 * bias))
-            depth = np.where(present, outline - rho, np.float32(-1e3)).astype(np.float32)
+            depth = np.where(present, outline - rho, np.float32(FAR_UM)).astype(np.float32)
             closer = depth > best
             best = np.where(closer, depth, best)
             size = np.where(closer, radius, size)
@@ -134,7 +136,24 @@ def lot_sign(ids: np.ndarray) -> F32:
     return ((ids >> np.uint64(7)) & np.uint64(1)).astype(np.float32)
 
 
+def vacuole_um(gap: NDArray[Any], is_fat: NDArray[np.bool_]) -> F32:
+    """um into a vacuole from the distances (3, ...) to the three nearest centres, nearest first.
+
+    Walls lie half way between two centres; the corners where three cells meet are rounded, and a fat cell is
+    never wider than about 60 um.
+    """
+    one, two, free = (gap[1] - gap[0]) / 2, (gap[2] - gap[0]) / 2, 32.0 - gap[0]
+    soft = -3.0 * np.log(np.exp(-one / 3.0) + np.exp(-two / 3.0) + np.exp(np.clip(-free / 3.0, None, 30))) + 0.6
+    return np.where(is_fat[0], soft, np.where(is_fat[1], -one - 0.7, -1e3)).astype(np.float32)
+
+
 RASTER_UM, RASTER_STEP = 256.0, 4.0
+
+
+def cleft_um(shrink: F32, nest: F32) -> F32:
+    """um into the gap round a nest from which the stroma has shrunk away; negative elsewhere."""
+    inside: F32 = np.minimum(shrink, shrink + 0.5 - np.abs(nest + shrink + 0.5))
+    return inside
 
 
 class Raster:
@@ -214,38 +233,37 @@ class Anatomy:
         level = solid * nests + (1 - solid) * cords + np.clip(1.3 * tumour, -4, 0.9) - 0.25
         nest = (level * np.float32(0.24 * k.nest_um) + edge).astype(np.float32)
 
-        duct, duct_r, duct_lot = nearest_blob(s, "ducts", wy, wx, 430.0, k.ducts, (45.0, 150.0), 0.28)
-        in_situ = (duct_lot < 0.45) & (duct > -40)
+        duct, duct_r, duct_lot = nearest_blob(s, "ducts", wy, wx, 430.0, 0.55 * k.ducts, (45.0, 150.0), 0.28)
+        in_situ, in_situ_r, _ = nearest_blob(s, "in situ", wy, wx, 470.0, 0.5 * k.ducts, (60.0, 170.0), 0.2)
         lobule = fractal(s, "lobule", y, x, 420.0, 2) + np.float32(k.acini)
-        acinus, acinus_r, _ = nearest_blob(s, "acini", wy, wx, 52.0, 0.92, (17.0, 30.0), 0.22)
-        acinus = np.where(lobule > 0, acinus, np.float32(-1e3))
-        nest = np.where(in_situ, np.maximum(np.minimum(nest, -duct - 14), duct - 1), nest)
-        near_benign = np.maximum(np.where(in_situ, -1e3, duct), np.where(lobule > -0.3, np.maximum(acinus, -6), -1e3))
-        nest = np.minimum(nest, -near_benign - 12).astype(np.float32)
-        benign = np.maximum(np.where(in_situ, np.float32(-1e3), duct), acinus)
+        acinus, acinus_r, _ = nearest_blob(s, "acini", wy, wx, 52.0, 0.92, (15.0, 25.0), 0.18)
+        acinus = np.minimum(acinus, lobule * 50)
+        benign = np.maximum(duct, acinus)
+        nest = np.maximum(np.minimum(nest, -in_situ - 14), in_situ - 1)
+        nest = np.minimum(nest, -np.maximum(duct, np.minimum(acinus, lobule * 50 + 12)) - 12)
+        nest = np.minimum(nest, -lobule * 40 + 8).astype(np.float32)
 
-        wall = np.where(duct >= acinus, np.minimum(17 + 6 * duct_lot, 0.72 * duct_r), np.minimum(12.5, 0.8 * acinus_r))
+        wall = np.where(duct >= acinus, np.minimum(16 + 6 * duct_lot, 0.72 * duct_r), np.minimum(12.5, 0.78 * acinus_r))
         hole = benign - wall + 1.6 * smooth_noise(salt_of(s, "luminal"), y, x, 13.0)
         gland, _, gland_lot = nearest_blob(s, "gland", wy, wx, 64.0, 0.75, (5.0, 19.0), 0.3)
         forms = fractal(s, "forms", y, x, 500.0, 2) + np.float32(2.4 * k.glands - 1.9)
-        hole = np.maximum(hole, np.where((forms > gland_lot) & (nest > 9), np.minimum(gland, nest - 9), -1e3))
+        hole = np.maximum(hole, np.minimum(np.minimum(gland, nest - 9), (forms - gland_lot) * 20))
 
         fat = (fractal(s, "fat", y, x, 800.0, 3, 0.4) + np.float32(k.fat)) * 80
-        fat = np.minimum(np.minimum(fat, -nest - 25), -np.maximum(duct, acinus) - 35).astype(np.float32)
+        fat = np.minimum(np.minimum(fat, -nest - 22), -benign - 12).astype(np.float32)
         vessel, _, _ = nearest_blob(s, "vessels", wy, wx, 170.0, 0.5, (5.5, 30.0), 0.15)
-        blocked = np.maximum(np.maximum(nest, np.maximum(duct, acinus)), -1e3)
-        vessel = np.minimum(vessel, -blocked - 2).astype(np.float32)
+        vessel = np.minimum(vessel, -np.maximum(nest, benign) - 2).astype(np.float32)
         hole = np.maximum(hole, vessel - np.float32(2.2)).astype(np.float32)
 
         dead = (fractal(s, "necrosis", y, x, 420.0, 3) + np.float32(k.necrosis)) * 70
         necrosis = np.minimum(dead, nest - 34)
-        comedo = np.where(in_situ & (duct_r > 85), duct - 52, np.float32(-1e3))
-        necrosis = np.maximum(necrosis, comedo).astype(np.float32)
+        # In situ tumour dies in the middle of wide ducts, too far from any vessel.
+        necrosis = np.maximum(necrosis, np.minimum(in_situ - 52, (in_situ_r - 85) * 2)).astype(np.float32)
 
         around = np.exp(-(((nest + 18) / 26) ** 2)) + 0.7 * np.exp(-(((lobule - 0.1) / 0.5) ** 2)) * (lobule > -1)
         immune = fractal(s, "immune", y, x, 190.0, 3) + np.float32(k.immune - 1.1) + 0.55 * around
         gap = fractal(s, "gap", y, x, 90.0, 2) + np.float32(k.cleft - 0.9)
-        cleft = np.minimum(3.2 * np.clip(gap, -1, 1.6), 4.5 - np.abs(nest + 4.5)).astype(np.float32)
+        shrink = (np.float32(3.4) * np.clip(gap, -1, 1.5)).astype(np.float32)
 
         bend = 30 * fractal(s, "bend", y, x, 330.0, 2, 0.35) + 4.5 * smooth_noise(salt_of(s, "crimp"), y, x, 46.0)
         follow = 26 * np.exp(-np.clip(-np.maximum(nest, np.maximum(duct, -60)), 0, 200) / 24)
@@ -254,7 +272,7 @@ class Anatomy:
         chi = (ca * x - sa * y + 20 * smooth_noise(salt_of(s, "chi"), y, x, 150.0)).astype(np.float64)
         return Tissue(
             inside, nest, solid, benign.astype(np.float32), hole, vessel, fat, necrosis,
-            immune.astype(np.float32), cleft, psi, chi,
+            immune.astype(np.float32), shrink, psi, chi,
         )  # fmt: skip
 
     def _raster_square(self, row: int, col: int) -> NDArray[np.float32]:
@@ -293,9 +311,8 @@ class Anatomy:
             return depth
         py, px = y[where], x[where]
         centres, is_fat = self.active_fat(float(py.min()), float(px.min()), float(py.max()), float(px.max()))
-        gap, which = cKDTree(centres).query(np.stack([py, px], 1), k=2)
-        wall = (gap[:, 1] - gap[:, 0]) / 2
-        depth[where] = np.where(is_fat[which[:, 0]], wall - 0.7, np.where(is_fat[which[:, 1]], -wall - 0.7, -1e3))
+        gap, which = cKDTree(centres).query(np.stack([py, px], 1), k=3)
+        depth[where] = vacuole_um(gap.T, is_fat[which.T])
         return depth
 
     def active_fat(self, y0: float, x0: float, y1: float, x1: float) -> tuple[np.ndarray, NDArray[np.bool_]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from wsistain.phantom.anatomy import Anatomy, Tissue
+from wsistain.phantom.anatomy import Anatomy, Tissue, cleft_um
 from wsistain.phantom.biology import Clone, express
 from wsistain.phantom.noise import F32, U64, draw, hash_at, normal, salt_of
 
@@ -143,7 +143,7 @@ class Block:
         kind = np.where((t.duct >= 3.2) & (t.duct < 4.5), -1, kind)
         kind = np.where((t.necrosis > 0) & (t.nest > 0), np.where(u < 0.12, DEBRIS, -1), kind)
         kind = np.where(t.hole > -3.2 + 2.0 * (t.vessel > 0), np.where((t.hole < -1) & (t.vessel > 0), kind, -1), kind)
-        kind = np.where(t.cleft > 0.5, -1, kind)
+        kind = np.where(cleft_um(t.shrink, t.nest) > 0.5, -1, kind)
         return np.where(t.inside > 2, kind, -1).astype(np.int8)
 
     def _build(self, ids: U64, y: NDArray, x: NDArray, z: F32, kind: NDArray, t: Tissue, lean: F32) -> Cells:

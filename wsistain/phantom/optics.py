@@ -8,11 +8,11 @@ from scipy.ndimage import gaussian_filter1d
 
 from wsistain.phantom.noise import F32, draw, normal, pixel_noise, salt_of
 
-# Optical density by channel (red, green, blue) of unit amounts. Haematoxylin and DAB: Ruifrok and Johnston 2001;
-# eosin lies between their value and the reference of Macenko et al. 2009, as scanners see more of it in blue.
+# Optical density by channel (red, green, blue) of unit amounts. DAB: Ruifrok and Johnston 2001; haematoxylin and
+# eosin lie between their values and the reference of Macenko et al. 2009, as scanners see more eosin in blue.
 BASE = {
-    "haematoxylin": (0.62, 0.70, 0.33),
-    "eosin": (0.14, 0.92, 0.38),
+    "haematoxylin": (0.60, 0.71, 0.37),
+    "eosin": (0.17, 0.84, 0.51),
     "dab": (0.27, 0.57, 0.78),
     "blood": (0.10, 0.90, 0.62),
 }

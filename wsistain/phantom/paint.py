@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from wsistain.phantom.anatomy import NAMES, Anatomy, nearest_blob
+from wsistain.phantom.anatomy import Anatomy, cleft_um, nearest_blob, vacuole_um
 from wsistain.phantom.cells import LUMINAL, MARKERS, TUMOUR, Block, Cells
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.noise import F32, Grain, Texture, salt_of, smooth_noise
@@ -139,7 +139,7 @@ class Painter:
         turn = (cells.turn - np.float32(section.turn)).astype(np.float32)
         nuclei = paint_nuclei(cells, y_px, x_px, turn, section.z0, section.z1, m, clump, grain, nuclear)
         ground = self._ground(win, py, px, grain)
-        ring, border, plump = self._membranes(win, cells, y_px, x_px, section.z_mid, grain, clump)
+        ring, border, plump = self._membranes(win, ground, cells, y_px, x_px, section.z_mid, clump)
         return self._mix(win, ground, nuclei, ring, border, plump, grain)
 
     def _ground(self, win: Window, py: NDArray, px: NDArray, grain: F32) -> dict[str, F32]:
@@ -148,10 +148,11 @@ class Painter:
         bundle = self.bundle.at(turn, py / 1.3, px / 1.3)
         fibril = self.fibril.at(turn, py / 0.55, px / 0.55)
         cloud = self.cloud.at(py / 2.1, px / 2.1)
+        sway = self.cloud.at((px + 71) / 1.6, (py - 53) / 1.6)
         inside = win.field("inside") + 2.5 * bundle + 1.5 * cloud
-        hole, cleft = win.field("hole"), win.field("cleft")
+        hole, nest, duct = win.field("hole"), win.field("nest"), win.field("duct")
+        cleft = cleft_um(win.field("shrink"), nest)
         vacuole = self._vacuole(win, py, px)
-        nest, duct = win.field("nest"), win.field("duct")
         epithelium = np.maximum(ramp(nest, 1.6), ramp(duct, 1.4))
         gap = np.maximum(ramp(cleft + 0.8 * cloud, 1.4), ramp(win.up(win.tear) + 2 * bundle, 2.0))
         open_ = np.maximum(ramp(hole, 1.2), gap)
@@ -167,7 +168,7 @@ class Painter:
         blood = self._blood(win, py, px, hole) * ramp(inside - 6, 4)
         return {
             "body": body, "epithelium": epithelium, "dead": dead, "collagen": collagen, "membrane": membrane,
-            "blood": blood, "cloud": cloud, "immune": win.field("immune"), "lumen": ramp(hole, 3.0) * ramp(inside, 2.0),
+            "blood": blood, "cloud": cloud, "sway": sway, "nest": nest, "duct": duct, "hole": hole, "immune": win.field("immune"), "lumen": ramp(hole, 3.0) * ramp(inside, 2.0),
         }  # fmt: skip
 
     def _blood(self, win: Window, py: NDArray, px: NDArray, hole: F32) -> F32:
@@ -188,13 +189,9 @@ class Painter:
         centres, is_fat = self.anatomy.active_fat(float(py.min()), float(px.min()), float(py.max()), float(px.max()))
         if not is_fat.any():
             return np.full(win.shape, -1e3, np.float32)
-        d, near = self._nearest(centres, np.zeros(len(centres)), py, px, 3)
-        first = np.argmin(d, 0)
-        rest = np.sort(d, 0)
-        wall = ((rest[1] - rest[0]) / 2).astype(np.float32)
-        active = is_fat[np.take_along_axis(near, first[None], 0)[0]]
-        round_ = np.minimum(wall - np.float32(0.75), 60 - rest[0])
-        return np.where(active, round_, -wall - 1).astype(np.float32)
+        d, near = self._nearest(centres, np.zeros(len(centres)), py, px, 4)
+        order = np.argsort(d, axis=0)[:3]
+        return vacuole_um(np.take_along_axis(d, order, 0), is_fat[np.take_along_axis(near, order, 0)])
 
     @staticmethod
     def _nearest(points: NDArray, less: NDArray, py: NDArray, px: NDArray, k: int) -> tuple[NDArray, NDArray]:
@@ -213,7 +210,7 @@ class Painter:
         return d, near
 
     def _membranes(
-        self, win: Window, cells: Cells, y_px: NDArray, x_px: NDArray, z_mid: float, grain: F32, clump: F32
+        self, win: Window, ground: dict[str, F32], cells: Cells, y_px: NDArray, x_px: NDArray, z_mid: float, clump: F32
     ) -> tuple[F32, F32, F32]:
         """(HER2 on membranes, share of the pixel on a border between cells, apocrine tone of the cell) of epithelium."""
         zero = np.zeros(win.shape, np.float32)
@@ -223,15 +220,17 @@ class Painter:
         some = cells.take(pick)
         points = np.stack([y_px[pick], x_px[pick]], 1) * self.mpp
         h, w = win.shape
-        yy = (np.arange(h) * self.mpp)[:, None] + np.zeros((1, w))
-        xx = (np.arange(w) * self.mpp)[None, :] + np.zeros((h, 1))
+        # Borders between cells are not straight: the places are shaken by a few tenths of a um.
+        yy = (np.arange(h) * self.mpp)[:, None] + np.float32(0.9) * ground["cloud"]
+        xx = (np.arange(w) * self.mpp)[None, :] + np.float32(0.7) * ground["sway"]
         radius = np.sqrt(some.a * some.b)
         d, near = self._nearest(points, radius, yy, xx, 4)
         own = np.take_along_axis(near, np.argmin(d, 0)[None], 0)[0]
         d.sort(axis=0)
         gap = (d[1] - d[0]) / 2
-        outer = np.float32(5.5) - d[0]
-        edge = np.minimum(gap, np.abs(outer))
+        outer = np.float32(6.5) - d[0]
+        rim = np.minimum(np.abs(np.maximum(ground["nest"], ground["duct"]) - 0.9), np.abs(ground["hole"] + 0.9))
+        edge = np.minimum(np.minimum(gap, np.abs(outer)), rim)
         border = np.exp(-((edge / np.float32(0.55)) ** 2)) * (outer > -1)
         level = some.level[:, 3][own]
         od = np.interp(level, [0, 0.7, 1.499, 1.5, 2.4, 3.0], [0, 0.03, 0.12, 0.34, 0.62, 1.05]).astype(np.float32)
@@ -293,6 +292,3 @@ class Painter:
         haem_ihc += np.float32(0.028) * stroma * g["collagen"] + np.float32(0.045) * live * tone * bare
         ihc = {"haematoxylin": haem_ihc * thick, "dab": (dab + back) * thick, "blood": np.float32(0.25) * g["blood"]}
         return Stained(he, ihc)
-
-
-FIELDS = NAMES
