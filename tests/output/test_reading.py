@@ -73,6 +73,44 @@ def test_metadata_of_another_kind_of_image_is_refused(tmp_path: Path, change: ob
         read_stain(spec.path)
 
 
+@pytest.mark.parametrize("ngff", ["0.5", "0.4"])
+@pytest.mark.parametrize("document", ["", "{}", "[]", "null", "3", '"x"', '{"zarr_format": 3}', '{"multiscales": 3}'])
+def test_tampered_documents_are_one_sentence(tmp_path: Path, ngff: str, document: str) -> None:
+    spec = small_spec(tmp_path / "o", 65, 65, ngff=ngff)
+    write_all(spec, tissue_like(65, 65))
+    root, level = {"0.5": ("zarr.json", "0/zarr.json"), "0.4": (".zattrs", "0/.zarray")}[ngff]
+    for name in (root, level):
+        good = (spec.folder / name).read_bytes()
+        (spec.folder / name).write_text(document)
+        with pytest.raises(OutputError):
+            read_stain(spec.path)
+        (spec.folder / name).write_bytes(good)
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x", -1, 1e30])
+def test_tampered_values_are_one_sentence(tmp_path: Path, value: object) -> None:
+    spec = small_spec(tmp_path / "o", 65, 65)
+    write_all(spec, tissue_like(65, 65))
+    for name, path in (
+        ("zarr.json", ("attributes", "ome", "multiscales")),
+        ("zarr.json", ("attributes", "ome", "multiscales", 0, "datasets", 0, "coordinateTransformations", 0, "scale")),
+        ("zarr.json", ("attributes", "ome", "multiscales", 0, "axes", 1, "name")),
+        ("0/zarr.json", ("shape",)),
+        ("0/zarr.json", ("codecs",)),
+        ("0/zarr.json", ("data_type",)),
+    ):
+        good = (spec.folder / name).read_text()
+        document = json.loads(good)
+        holder = document
+        for key in path[:-1]:
+            holder = holder[key]
+        holder[path[-1]] = value
+        (spec.folder / name).write_text(json.dumps(document))
+        with pytest.raises(OutputError):
+            read_stain(spec.path)
+        (spec.folder / name).write_text(good)
+
+
 def test_a_damaged_chunk_is_one_sentence(tmp_path: Path) -> None:
     spec = small_spec(tmp_path / "o", 130, 300)
     write_all(spec, tissue_like(130, 300))

@@ -1,15 +1,18 @@
 """Opening what was written: an OME-Zarr of ours as arrays and numbers."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-import zarr.errors
 from numpy.typing import NDArray
 
 from wsistain.errors import OutputError
+
+_DAMAGED = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""What zarr and its codecs raise for metadata and chunks that were tampered with; zarr's own errors are ValueErrors."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def open_level(path: Path | str, level: int) -> zarr.Array:
     """One level as a zarr array (3, h, w), for reading. Raises OutputError when it is not there."""
     try:
         array = zarr.open_array(str(path), path=str(level), mode="r")
-    except (OSError, KeyError, ValueError, zarr.errors.BaseZarrError) as error:
+    except _DAMAGED as error:
         raise OutputError(f"{path} has no level {level} that can be read ({error}); is the run finished?") from error
     return array
 
@@ -46,7 +49,7 @@ def read_window(array: zarr.Array, y: int, x: int, height: int, width: int) -> N
     """
     try:
         planes = np.asarray(array[:, y : y + height, x : x + width])
-    except (OSError, RuntimeError, ValueError) as error:
+    except _DAMAGED as error:
         raise OutputError(f"{array.store_path}: a chunk near y {y}, x {x} is damaged ({error})") from error
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
@@ -57,7 +60,7 @@ def read_stain(path: Path | str) -> StoredStain:
         raise OutputError(f"{path} does not exist; give the .ome.zarr folder that `wsistain run` wrote")
     try:
         group = zarr.open_group(str(path), mode="r")
-    except (OSError, KeyError, ValueError, zarr.errors.BaseZarrError) as error:
+    except _DAMAGED as error:
         hint = "the run is unfinished, continue it with --resume" if (Path(path) / ".wsistain").is_dir() else str(error)
         raise OutputError(f"{path} is not a finished OME-Zarr: {hint}") from error
     attributes: dict[str, Any] = dict(group.attrs)
@@ -66,21 +69,24 @@ def read_stain(path: Path | str) -> StoredStain:
         block = ome["multiscales"][0]
         axes = [axis["name"] for axis in block["axes"]]
         paths = [dataset["path"] for dataset in block["datasets"]]
-        scale = block["datasets"][0]["coordinateTransformations"][0]["scale"]
+        mpp = float(block["datasets"][0]["coordinateTransformations"][0]["scale"][-1])
         unit = block["axes"][-1].get("unit")
         name = str(block.get("name") or Path(path).name)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise OutputError(f"{path} has no OME-Zarr multiscales metadata ({error!r} is missing)") from error
+        provenance = dict(attributes.get("wsistain", {}))
+    except _DAMAGED as error:
+        raise OutputError(f"{path} has no OME-Zarr multiscales metadata that can be read ({error!r})") from error
     levels = tuple(open_level(path, int(p)) for p in paths if str(p).isdecimal())
     shapes = [level.shape for level in levels]
     if axes != ["c", "y", "x"] or len(levels) != len(paths) or any(len(s) != 3 or s[0] != 3 for s in shapes):
         raise OutputError(f"{path} holds axes {axes} of shapes {shapes}; wanted an RGB stain (3, height, width)")
+    if not (0 < mpp < math.inf):
+        raise OutputError(f"{path} has a scale of {mpp} um; wanted a positive number")
     if any(level.dtype != np.uint8 for level in levels) or unit != "micrometer":
         raise OutputError(f"{path} holds {levels[0].dtype} and scales in {unit}; wanted uint8 and micrometer")
     return StoredStain(
         path=str(path),
         name=name,
-        mpp=float(scale[-1]),
+        mpp=mpp,
         levels=tuple((int(s[1]), int(s[2])) for s in shapes),
-        provenance=dict(attributes.get("wsistain", {})),
+        provenance=provenance,
     )
