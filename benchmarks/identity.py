@@ -1,6 +1,6 @@
 """The whole run with the identity generator: read, overlap blended, pyramid written. Target: 60 MP/s on 2 cores.
 
-    python benchmarks/identity.py --size 20000
+python benchmarks/identity.py --size 20000
 """
 
 import statistics
@@ -16,7 +16,10 @@ def main() -> None:
     args = options.parse_args()
     slide = common.slide(args.work, args.size, args.size)
     runs = [common.run_child([str(slide), "-w", "identity"], args.work / "identity") for _ in range(args.repeats)]
-    whole = [common.run_child([str(slide), "-w", "identity", "--all-tiles"], args.work / "identity") for _ in range(args.repeats)]
+    whole = [
+        common.run_child([str(slide), "-w", "identity", "--all-tiles"], args.work / "identity")
+        for _ in range(args.repeats)
+    ]
     results = {
         "megapixels": runs[0]["megapixels"],
         "mp_per_second": statistics.median(r["mp_per_second"] for r in runs),

@@ -1,6 +1,6 @@
 """Peak memory against the slide's height. Target: under 5 % more when the height doubles.
 
-    python benchmarks/memory.py --width 16384 --height 16384
+python benchmarks/memory.py --width 16384 --height 16384
 """
 
 import common
@@ -17,7 +17,8 @@ def main() -> None:
     for height in (args.height, 2 * args.height):
         slide = common.slide(args.work, height, args.width)
         runs = [
-            common.run_child([str(slide), "-w", "identity", "--all-tiles"], args.work / "memory") for _ in range(args.repeats)
+            common.run_child([str(slide), "-w", "identity", "--all-tiles"], args.work / "memory")
+            for _ in range(args.repeats)
         ]
         peaks[height] = min(r["peak_rss_mb"] for r in runs)
     low, high = peaks[args.height], peaks[2 * args.height]

@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generators": MATHS | {"systems", "weights", "catalogue", "stainer"},
     "evaluation": MATHS | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "phantom"},
     "training": MATHS | {"systems", "data", "weights", "generators", "evaluation", "training"},
-    "pipeline": BASE | {"slide", "tiling", "output", "weights", "generators", "stainer", "networks", "systems", "pipeline"},
+    "pipeline": BASE
+    | {"slide", "tiling", "output", "weights", "generators", "stainer", "networks", "systems", "pipeline"},
 }
 NO_TORCH = ("slide", "tiling", "output", "phantom")
 

@@ -30,7 +30,14 @@ def demo_picture(folder: Path, marker: str = "ER") -> Path:
         read_window(virtual, y, x, size, size),
         truth.read_level(0, y, x, size, size),
     ]
-    whole = [_shrunk(p, size) for p in (he.read_level(0, 0, 0, height, width), read_window(virtual, 0, 0, height, width), truth.read_level(0, 0, 0, height, width))]
+    whole = [
+        _shrunk(p, size)
+        for p in (
+            he.read_level(0, 0, 0, height, width),
+            read_window(virtual, 0, 0, height, width),
+            truth.read_level(0, 0, 0, height, width),
+        )
+    ]
     rows = [_side_by_side(crops), _side_by_side(whole)]
     panel = np.full((rows[0].shape[0] + GAP_PX + rows[1].shape[0], rows[0].shape[1], 3), 255, np.uint8)
     panel[: rows[0].shape[0]] = rows[0]

@@ -16,6 +16,7 @@ Example:
   wsistain info slide.svs
 """
 
+
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
     app.command("info", help=HELP)(info)

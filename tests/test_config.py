@@ -1,0 +1,68 @@
+"""Configuration: unknown keys name the nearest valid one; nothing is guessed or merged."""
+
+from pathlib import Path
+
+import pytest
+
+from wsistain.config import RunConfig, apply_overrides, dump_yaml, load_config, read_yaml, validate
+from wsistain.errors import ConfigError
+from wsistain.markers import find_marker, parse_markers
+
+
+def test_the_shipped_run_configuration_is_every_default():
+    path = Path(__file__).parents[1] / "configs" / "run" / "default.yaml"
+    assert load_config(RunConfig, path) == RunConfig()
+    assert read_yaml(path) == RunConfig().model_dump(mode="json")
+
+
+def test_a_dumped_configuration_loads_to_the_same(tmp_path):
+    config = validate(RunConfig, {"tiling": {"overlap": 64}, "weights": "identity"}, "test")
+    (tmp_path / "c.yaml").write_text(dump_yaml(config))
+    assert load_config(RunConfig, tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"tiling": {"overlp": 1}}, "tiling.overlp is not a known key; did you mean 'overlap'"),
+        ({"weight": "x"}, "did you mean 'weights'"),
+        ({"tiling": {"overlap": -1}}, "tiling.overlap"),
+        ({"output": {"chunk": 512, "shard": 700}}, "not a multiple of chunk"),
+        ({"norm": "mean"}, "norm"),
+        ([1, 2], "wanted keys and values"),
+    ],
+)
+def test_bad_values_say_where_and_what(values, wanted):
+    with pytest.raises(ConfigError, match=wanted.replace("(", "\\(")):
+        validate(RunConfig, values, "c.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: !!python/object/apply:os.system ['true']", "- 1\n- 2", "{" * 3000])
+def test_files_that_are_not_plain_yaml_are_refused(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_overrides_set_nested_keys_and_leave_the_original_alone():
+    values = {"tiling": {"overlap": 1}}
+    changed = apply_overrides(values, ["tiling.halo=8", "options.lr=1e-4", "norm=tile"])
+    assert changed == {"tiling": {"overlap": 1, "halo": 8}, "options": {"lr": 1e-4}, "norm": "tile"}
+    assert values == {"tiling": {"overlap": 1}}
+
+
+@pytest.mark.parametrize("item", ["overlap", "=3", "a..b=1", "weights.deep=1"])
+def test_overrides_that_are_no_assignment_are_refused(item):
+    with pytest.raises(ConfigError, match="--set"):
+        apply_overrides({"weights": "demo"}, [item])
+
+
+@pytest.mark.parametrize(("text", "name"), [("er", "ER"), ("Ki-67", "Ki67"), ("ERBB2", "HER2"), (" PR ", "PR")])
+def test_markers_are_found_by_any_of_their_names(text, name):
+    assert find_marker(text).name == name
+
+
+def test_a_list_of_markers_keeps_its_order_and_drops_repeats():
+    assert [m.name for m in parse_markers("PR,ER,pgr")] == ["PR", "ER"]
+    with pytest.raises(ConfigError, match="known"):
+        parse_markers("ER,,PR")
