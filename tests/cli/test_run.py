@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -150,8 +151,7 @@ def test_a_fault_of_ours_is_one_line_and_a_log_file(monkeypatch, capsys, slide):
     code, _, err = call(["info", slide], capsys)
     assert code == 1 and "wires crossed" in err and len(err.strip().splitlines()) == 1
     log = err.strip().rsplit(" ", 1)[1]
-    with open(log) as file:
-        assert "Traceback" in file.read()
+    assert "Traceback" in Path(log).read_text()
 
 
 def test_errors_are_all_children_of_one():
