@@ -117,7 +117,14 @@ def _open(path: Path) -> openslide.OpenSlide:
         raise SlideError(
             f"{path} is not a slide that OpenSlide can read; wanted SVS, TIFF, DICOM, MRXS, NDPI ..."
         ) from None
-    except (openslide.OpenSlideError, OSError) as error:
+    except openslide.OpenSlideError as error:
+        if "pyramid levels" in str(error):
+            raise SlideError(
+                f"{path} is DICOM but no whole-slide volume image (a label, an overview or another object); "
+                "name an instance of the slide itself"
+            ) from None
+        raise SlideError(f"{path} cannot be opened as a slide ({error}); copy or export it again") from None
+    except OSError as error:
         raise SlideError(f"{path} cannot be opened as a slide ({error}); copy or export it again") from None
 
 

@@ -22,7 +22,10 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # we say it in 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF or BigTIFF, little and big endian."""
 
-PARSE_ERRORS = (tifffile.TiffFileError, ValueError, TypeError, KeyError, IndexError, OSError, EOFError, struct.error)
+PARSE_ERRORS = (
+    tifffile.TiffFileError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, MemoryError, OSError, EOFError,
+    struct.error,
+)  # fmt: skip
 """What tifffile raises on damaged files."""
 
 _NONE, _LZW, _JPEG, _DEFLATE, _JP2K_YCBCR, _DEFLATE_OLD, _JP2K_RGB, _JP2K, _ZSTD = (
@@ -96,9 +99,9 @@ def read_structure(path: Path) -> TiffStructure:
         with tifffile.TiffFile(path) as tif:
             return _structure(tif, path)
     except PARSE_ERRORS as error:
-        raise SlideError(
-            f"{path} is a damaged or truncated TIFF ({_first_line(error)}); copy or export it again"
-        ) from None
+        said = str(error).strip().splitlines() if isinstance(error, tifffile.TiffFileError | OSError) else []
+        reason = said[0] if said else "its page directory makes no sense"
+        raise SlideError(f"{path} is a damaged or truncated TIFF ({reason}); copy or export it again") from None
     except ElementTree.ParseError as error:
         raise SlideError(f"{path} is an OME-TIFF whose OME-XML cannot be read ({error}); export it again") from None
 
@@ -121,11 +124,6 @@ def resolution_tags(page: tifffile.TiffPage) -> Found | None:
 
 def _ratio(value: tuple[int, int]) -> float:
     return value[0] / value[1] if value[1] else 0.0
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
 
 
 def _structure(tif: tifffile.TiffFile, path: Path) -> TiffStructure:
@@ -250,6 +248,8 @@ def _aperio_mpp(description: str) -> Found | None:
 
 
 def _refuse_other_pixels(first: tifffile.TiffPage, planes: list[tifffile.TiffPage], path: Path) -> None:
+    if min(first.imagelength, first.imagewidth) < 1:
+        raise SlideError(f"{path} is a damaged TIFF (a picture of {first.imagewidth} x {first.imagelength} px)")
     if first.dtype is None or first.dtype != np.uint8 or first.bitspersample != 8:
         kind = first.dtype if first.dtype is not None else f"{first.bitspersample}-bit"
         raise SlideError(f"{path} has {kind} pixels; wanted 8-bit RGB (uint8); convert it to 8-bit RGB")

@@ -29,21 +29,20 @@ class ViaTiffSlide(GridSlide):
         name = str(url)
         try:
             self._slide = tiffslide.TiffSlide(name)
-            properties = dict(self._slide.properties)
-            sizes = tuple((h, w) for w, h in self._slide.level_dimensions)
-            depth, dtype = self._pixel_type()
-            digest = _fingerprint(name)
         except ImportError as error:
             raise SlideError(f"{name} needs a package that is not installed ({error})") from None
         except (*PARSE_ERRORS, *DECODE_ERRORS) as error:
-            raise SlideError(f"{name} cannot be opened as a slide by TiffSlide ({error}); check the address") from None
+            raise _refused(name, error) from None
         try:
-            if depth != 3 or dtype != np.uint8:
-                raise SlideError(
-                    f"{name} has {depth} channels of {dtype}, not 8-bit RGB; wsistain stains brightfield RGB"
-                )
+            properties, digest = dict(self._slide.properties), _fingerprint(name)
+            sizes = tuple((h, w) for w, h in self._slide.level_dimensions)
+            self._refuse_other_pixels(name)
+            plain = str(properties.get("tiffslide.vendor")).startswith("generic")
             found = _mpp(properties)
-            chosen, source = choose_mpp(name, mpp, found, None)
+            chosen, source = choose_mpp(name, mpp, None if plain else found, found if plain else None)
+        except (*PARSE_ERRORS, *DECODE_ERRORS) as error:
+            self._slide.close()
+            raise _refused(name, error) from None
         except SlideError:
             self._slide.close()
             raise
@@ -72,9 +71,11 @@ class ViaTiffSlide(GridSlide):
         tif = self._slide.ts_tifffile
         return tif.series[int(self._slide.properties.get("tiffslide.series-index") or 0)].levels[level].keyframe
 
-    def _pixel_type(self) -> tuple[int, np.dtype]:
+    def _refuse_other_pixels(self, name: str) -> None:
         pixels = self._slide.read_region((0, 0), 0, (1, 1), as_array=True)
-        return pixels.shape[2], pixels.dtype
+        if pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            channels = "1 channel" if pixels.shape[2] == 1 else f"{pixels.shape[2]} channels"
+            raise SlideError(f"{name} has {channels} of {pixels.dtype}, not 8-bit RGB; wsistain stains brightfield RGB")
 
     def _native_tile(self, level: int) -> tuple[int, int]:
         page = self._page(level)
@@ -122,6 +123,14 @@ class ViaTiffSlide(GridSlide):
         while int(location / downsample) < px:
             location += 1
         return location
+
+
+def _refused(name: str, error: Exception) -> SlideError:
+    reason = str(error).strip().splitlines()
+    return SlideError(
+        f"{name} cannot be opened as a slide by TiffSlide ({reason[0] if reason else type(error).__name__}); "
+        "check the address, or that the file is a whole TIFF"
+    )
 
 
 def _mpp(properties: dict[str, object]) -> Found | None:
