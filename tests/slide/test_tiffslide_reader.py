@@ -25,9 +25,7 @@ def remote(tmp_path: Path):
 
 def test_a_url_is_read_by_tiffslide_with_the_pixels_of_the_file(tmp_path: Path, remote) -> None:
     pixels = picture(300, 270)
-    path = write_tiff(
-        tmp_path / "slide.svs", [pixels, pixels[::4, ::4][:75, :67]], compression="jpeg", description=APERIO
-    )
+    path = write_tiff(tmp_path / "slide.tif", [pixels, pixels[::2, ::2]], compression="jpeg")
     with open_slide(remote(path)) as slide, open_slide(path) as local:
         assert (slide.info.reader, slide.info.mpp_source) == ("tiffslide", "tiff tags")
         assert slide.info.mpp == pytest.approx(0.25)

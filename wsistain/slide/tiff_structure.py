@@ -35,7 +35,7 @@ COMPRESSIONS = frozenset({_NONE, _LZW, _JPEG, _DEFLATE, _JP2K_YCBCR, _DEFLATE_OL
 """TIFF compression codes that the tile decoder knows."""
 
 RGB_PHOTOMETRIC, YCBCR_PHOTOMETRIC = 2, 6
-_UM_PER_UNIT = {2: 25400.0, 3: 10000.0}  # TIFF ResolutionUnit: inch, centimetre
+_UM_PER_UNIT = {2: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}  # ResolutionUnit: inch, cm; beyond the standard mm, um
 _UM_PER_OME_UNIT = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "μm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _APERIO_MPP = re.compile(r"\|\s*MPP\s*=\s*([0-9]+(?:[.,][0-9]+)?)")
 _APERIO_SHAPE_TOLERANCE = 0.05

@@ -37,7 +37,7 @@ class ViaTiffSlide(GridSlide):
             properties, digest = dict(self._slide.properties), _fingerprint(name)
             sizes = tuple((h, w) for w, h in self._slide.level_dimensions)
             self._refuse_other_pixels(name)
-            plain = str(properties.get("tiffslide.vendor")).startswith("generic")
+            plain = properties.get("tiffslide.vendor") is None  # then it asks the resolution tags alone
             found = _mpp(properties)
             chosen, source = choose_mpp(name, mpp, None if plain else found, found if plain else None)
         except (*PARSE_ERRORS, *DECODE_ERRORS) as error:
