@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from wsistain.networks.layers import BlurDown, BlurUp, Norm, ResidualBlock, conv2d, initialise, norm2d
+from wsistain.networks.receptive_field import receptive_radius
 
 CUT_TAPS = (0, 4, 8, 12, 16)
 """Layers whose outputs the contrastive losses compare: padded RGB, two convolutions, 1st and 5th residual block."""
@@ -88,6 +89,11 @@ class ResnetGenerator(nn.Module):
     def tap_channels(self, taps: Sequence[int]) -> tuple[int, ...]:
         """Channels of the feature map at each tap, in the order given."""
         return tuple(self._widths[tap] for tap in taps)
+
+    @property
+    def halo_px(self) -> int | None:
+        """Radius of the receptive field with norm statistics taken as fixed, px: the halo that makes tiling exact."""
+        return receptive_radius(self, self.size_multiple)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.model(x)
