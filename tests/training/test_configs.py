@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import zarr
 
 from tests.data.made_patches import make_mist
-from wsistain.config import TrainConfig, load_config
+from wsistain.config import RunConfig, TrainConfig, load_config
+from wsistain.phantom.quick import write_quick_slide
+from wsistain.pipeline.run import run
 from wsistain.systems import SYSTEMS, find_system, system_class
 from wsistain.training.loop import train
 from wsistain.weights import load_network
@@ -24,16 +28,25 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
-def test_a_configuration_trains_and_its_weights_load(path: Path, patches: Path, tmp_path: Path) -> None:
+def test_a_configuration_trains_and_stains_a_slide(path: Path, patches: Path, tmp_path: Path) -> None:
     overrides = [f"data.root={patches}", "data.layout=mist", "steps=2", "device=cpu"]
     cfg = load_config(TrainConfig, path, overrides)
-    network, header = load_network(train(cfg, tmp_path, tiny=True))
+    weights = train(cfg, tmp_path / "run", tiny=True)
+    network, header = load_network(weights)
     edge = header.tile_px
     assert edge % header.size_multiple == 0
     with torch.no_grad():
         out = network(torch.zeros(1, 3, edge, edge))
     assert out.shape == (1, 3, edge, edge)
     assert out.abs().max() <= 1
+
+    slide = write_quick_slide(tmp_path / "slide.tiff", height=200, width=260, mpp=header.mpp)
+    settings = RunConfig(weights=str(weights), device="cpu", all_tiles=True, norm="tile")  # as in training
+    (report,) = run(slide, cfg.marker, tmp_path / "out", config=settings)
+    assert report.tiles_generated == report.tiles_planned > 0
+    stained = zarr.open_array(tmp_path / "out" / f"slide.{cfg.marker}.ome.zarr", path="0", mode="r")
+    assert stained.shape == (3, 200, 260)
+    assert np.ptp(np.asarray(stained)) > 0
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
