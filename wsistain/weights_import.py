@@ -254,6 +254,7 @@ def import_checkpoint(
         mpp=scale,
         tile_px=tile_px or (entry.tile_px if entry else 1024),
         size_multiple=int(getattr(network, "size_multiple", 1)),
+        halo_px=getattr(network, "halo_px", None),
         norm="instance" if getattr(network, "norm", "instance") == "instance" else "frozen",
         direction="ihc-to-he" if direction == "ihc-to-he" else "he-to-ihc",
         training_data=training_data or (entry.training_data if entry else "unstated"),
