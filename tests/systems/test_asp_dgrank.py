@@ -113,3 +113,17 @@ def test_gradient_of_the_judged_image_passes_the_diffusion():
 def test_a_chain_that_ends_before_it_begins_is_refused():
     with pytest.raises(ConfigError, match="t_max 5 is smaller"):
         Config.preset("paper", {"t_max": 5})
+
+
+def test_without_its_two_changes_it_is_asp():
+    options = {"sampling": "uniform", "diffuse": False}
+    changed, asp = build("asp_dgrank", options).eval(), build("asp").eval()
+    for part in ("G", "D", "head"):
+        getattr(changed, part).load_state_dict(getattr(asp, part).state_dict())
+    torch.manual_seed(6)
+    ours = changed.training_step(batch(), LATE, lambda optimizer, loss: None)
+    torch.manual_seed(6)
+    theirs = asp.training_step(batch(), LATE, lambda optimizer, loss: None)
+    for name in ("gan", "nce", "gp", "d"):
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ours["a2sp"], theirs["asp"], atol=0.3, rtol=0.1)  # other positions are drawn

@@ -110,3 +110,40 @@ def test_one_image_a_step_has_no_batch_to_resemble():
     logged = build("usigan").training_step(batch(n=1), LATE, plain_update)
     assert float(logged["cc"]) == pytest.approx(0, abs=1e-6)
     assert float(logged["tcyc"]) > 0
+
+
+@pytest.mark.parametrize("preset", ["paper", "official"])
+def test_terms_equal_those_of_encoding_every_image_for_every_loss(preset):
+    from wsistain.losses.contrastive import patch_nce_layers
+    from wsistain.losses.stain import feature_correlation, od_correlation, od_total
+    from wsistain.networks.patch_head import uniform_positions
+    from wsistain.optics.stains import focal_density, to_unit
+
+    chosen = Config.preset(preset, {})
+    options = {k: getattr(chosen, k) for k in ("cost", "composition", "density_range")}
+    system, images = build("usigan", options).eval(), batch()
+    torch.manual_seed(4)
+    logged = system.training_step(images, LATE, lambda optimizer, loss: None)
+    with torch.no_grad():
+        torch.manual_seed(4)
+        fake, idt = system.G(images.he), system.G(images.ihc)
+        at = uniform_positions(system.G.features(images.he, system.cfg.taps), 16)
+        he, ihc, made, same = (
+            system.head(system.G.features(x, system.cfg.taps), at) for x in (images.he, images.ihc, fake, idt)
+        )
+        cycles = [
+            transport_consistency(x, y, z, plan(cost=chosen.cost), composition=chosen.composition)
+            for x, y, z in zip(he, ihc, made, strict=True)
+        ]
+        light = to_unit if preset == "paper" else (lambda x: x)
+        densities = focal_density(light(fake)), focal_density(light(images.ihc))
+        expected = {
+            "nce": patch_nce_layers(made, he),
+            "nce_idt": patch_nce_layers(same, ihc),
+            "tcyc": torch.stack(cycles).mean(),
+            "cc": feature_correlation(*(system.G.features(x, system.cfg.taps) for x in (fake, images.ihc))),
+            "odc": od_correlation(*densities) + od_total(*densities),
+            "gan": (system.D(fake) - 1).square().mean(),
+        }
+    for name, value in expected.items():
+        torch.testing.assert_close(logged[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
