@@ -148,8 +148,10 @@ METRICS: dict[str, Metric] = {
         "Cell AUC",
         "truth",
         "higher",
-        "positive against negative cells of section A by mean DAB optical density at their place, all cells pooled",
+        "positive against negative tumour cells of section A, by mean DAB optical density in a disc of 2.5 um "
+        "(nuclear) or a ring of 3.5 to 6.5 um (membranous) at their place; all pictures pooled",
     ),
+    "cell_auc_all": Metric("Cell AUC (all types)", "truth", "higher", "as Cell AUC over cells of every type"),
     "cell_precision": Metric(
         "Cell precision", "truth", "higher", "cells called positive at the marker's cut-off that are"
     ),

@@ -1,0 +1,68 @@
+"""Results of several folders in one table, where they were measured on the same patches."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wsistain.errors import DataError, OutputError
+from wsistain.evaluation.report import write_results
+from wsistain.evaluation.tables import Results
+
+_SAME = ("marker", "layout", "split", "n_pairs", "n_slides", "sizes", "limit")
+
+
+def read_results(path: Path) -> Results:
+    """A results.json of `evaluate`; DataError when it cannot be read or is something else."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(results["systems"], dict) or not isinstance(results["data"], dict):
+            raise KeyError("systems")
+        return {**results}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} holds no results of 'wsistain evaluate' ({type(error).__name__}: {error})") from None
+
+
+def merge_results(named: dict[str, Results]) -> Results:
+    """One set of results from several, by the name of their folder; baselines are kept once.
+
+    A system of a name that is taken already gets its folder's name before its own. Raises DataError where the sets
+    were not measured on the same patches at the same size.
+    """
+    if not named:
+        raise DataError("there are no results to put side by side")
+    first_name, first = next(iter(named.items()))
+    merged: dict[str, Any] = {**first, "systems": {}, "missing": {}, "networks": {}, "notes": []}
+    for folder, results in named.items():
+        differing = [k for k in _SAME if results["data"].get(k) != first["data"].get(k)]
+        if differing or results["measured_at"] != first["measured_at"]:
+            what = ", ".join(differing) or "size"
+            raise DataError(f"{folder} and {first_name} were not measured on the same pictures ({what} differ)")
+        for name, system in results["systems"].items():
+            if system["kind"] == "baseline":
+                merged["systems"].setdefault(name, system)
+                continue
+            taken = name in merged["systems"]
+            merged["systems"][f"{folder}/{name}" if taken else name] = {
+                **system,
+                "label": f"{folder}/{system['label']}" if taken else system["label"],
+            }
+        merged["missing"] |= results["missing"]
+        merged["networks"] |= results["networks"]
+        merged["notes"] += [n for n in results["notes"] if n not in merged["notes"]]
+    return merged
+
+
+def leaderboard(folder: str | Path, output: str | Path, *, overwrite: bool = False) -> Results:
+    """One table of all results below `folder` (`*/results.json`, also deeper), written as `evaluate` writes it.
+
+    Raises DataError when there are none, or they do not belong together; OutputError when `output` holds results.
+    """
+    folder, output = Path(folder), Path(output)
+    if (output / "results.json").exists() and not overwrite:
+        raise OutputError(f"{output} holds results already; choose another --output or pass --overwrite")
+    paths = [p for p in sorted(folder.rglob("results.json")) if p.parent.resolve() != output.resolve()]
+    if not paths:
+        raise DataError(f"there is no results.json below {folder}; run 'wsistain evaluate --output' there first")
+    merged = merge_results({p.parent.relative_to(folder).as_posix(): read_results(p) for p in paths})
+    write_results(merged, output, [])
+    return merged

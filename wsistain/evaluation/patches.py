@@ -1,0 +1,202 @@
+"""One pass over the patches: read, stain, measure. Memory holds a few patches, whatever their number."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsistain.data.layouts import PatchRef
+from wsistain.data.patches import read_pair
+from wsistain.data.pictures import read_picture, resize
+from wsistain.errors import DataError, WsistainError
+from wsistain.evaluation.candidates import Stainer
+from wsistain.evaluation.deep import DeepMetrics
+from wsistain.evaluation.measure import CellPlaces, PairMeasures, measure_pair
+
+RGB = NDArray[np.uint8]
+T = TypeVar("T")
+R = TypeVar("R")
+
+THUMBNAIL_PX = 320
+_INLINE_PAIRS = 12
+"""Fewer pairs than this are measured without worker processes, which take a second or two to start."""
+
+
+@dataclass
+class PatchResult:
+    """What is kept of one patch: numbers, features of networks, and thumbnails where it is shown in the report."""
+
+    ref: PatchRef
+    measures: PairMeasures
+    size: tuple[int, int]
+    features: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
+    pictures: dict[str, RGB] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A patch that could not be read, and why."""
+
+    name: str
+    why: str
+
+
+@contextmanager
+def measuring(workers: int, n_pairs: int) -> Iterator[Callable[..., PairMeasures]]:
+    """A function like `measure_pair` that runs in one of `workers` processes; in this one where that does not pay.
+
+    Raises WsistainError when the processes die (usually memory, or a script without a main guard).
+    """
+    if workers <= 1 or n_pairs < _INLINE_PAIRS:
+        yield measure_pair
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        def measure(*arguments: object) -> PairMeasures:
+            try:
+                return pool.submit(measure_pair, *arguments).result()  # type: ignore[arg-type]
+            except BrokenProcessPool:
+                raise WsistainError(
+                    "a measuring process died: there may be too little memory (try fewer --workers), or a script that "
+                    'calls wsistain.evaluate has no `if __name__ == "__main__":` round it (or pass workers=1)'
+                ) from None
+
+        yield measure
+
+
+def in_order(pool: Executor, function: Callable[[T], R], items: Sequence[T], ahead: int) -> Iterator[R]:
+    """`function` of each item in the order of `items`, at most `ahead` of them begun and not yet taken."""
+    waiting: list[Future[R]] = []
+    source = iter(items)
+    for item in islice(source, ahead):
+        waiting.append(pool.submit(function, item))
+    try:
+        while waiting:
+            result = waiting.pop(0).result()
+            for item in islice(source, 1):
+                waiting.append(pool.submit(function, item))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def thumbnail(picture: RGB) -> RGB:
+    """The picture with its longer side at most 320 px."""
+    height, width = picture.shape[:2]
+    scale = THUMBNAIL_PX / max(height, width)
+    return picture if scale >= 1 else resize(picture, max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def read_patch(ref: PatchRef) -> tuple[RGB, RGB, RGB | None]:
+    """H&E, IHC and aligned truth (None without) of a patch, uint8 (h, w, 3) of one size.
+
+    Raises DataError for what cannot be decoded, pictures of one patch that differ in size, and less than 64 px a side.
+    """
+    he, ihc = read_pair(ref)
+    if he is None or ihc is None:
+        raise DataError(f"{ref.name} lacks its {'H&E' if he is None else 'IHC'}")
+    truth = read_picture(ref.truth) if ref.truth is not None else None
+    shapes = {p.shape[:2] for p in (he, ihc, truth) if p is not None}
+    if len(shapes) > 1:
+        raise DataError(f"its pictures differ in size ({', '.join(f'{h} x {w}' for h, w in sorted(shapes))})")
+    if min(he.shape[:2]) < 64:
+        raise DataError(f"it is {he.shape[0]} x {he.shape[1]} px, wanted at least 64")
+    return he, ihc, truth
+
+
+def _resized_cells(cells: CellPlaces | None, height: int, width: int, size: int) -> CellPlaces | None:
+    """Cells of a picture (height, width) in the frame of the same picture resized to size x size."""
+    if cells is None:
+        return None
+    fy, fx = size / height, size / width
+    y, x = (cells.y + 0.5) * fy - 0.5, (cells.x + 0.5) * fx - 0.5
+    return replace(cells, y=y, x=x, mpp=cells.mpp / (fy * fx) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the patches does.
+
+    stainers : rows that are measured in this pass.
+    shown    : names of the patches of which thumbnails are kept.
+    cells    : patch name to cells, where a truth is known.
+    size     : edge to which pictures are resized before they are measured, None as they are.
+    """
+
+    stainers: Sequence[Stainer]
+    deep: DeepMetrics
+    shown: frozenset[str] = frozenset()
+    cells: Mapping[str, CellPlaces] = field(default_factory=dict)
+    size: int | None = None
+
+
+def run_pass(
+    refs: Sequence[PatchRef],
+    work: Pass,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[PatchResult], list[Unusable]]:
+    """Results of the patches that can be read, in the order of `refs`, and those that cannot.
+
+    workers  : processes for the measures (and threads that read and stain); None: one a core.
+    progress : called with (patches done, of how many).
+    """
+    n_workers = workers or os.cpu_count() or 1
+    results: list[PatchResult] = []
+    unusable: list[Unusable] = []
+    one_at_a_time = Lock()
+
+    with measuring(n_workers, len(refs)) as measure, ThreadPoolExecutor(n_workers + 1) as threads:
+
+        def one(ref: PatchRef) -> PatchResult | Unusable:
+            try:
+                he, ihc, truth = read_patch(ref)
+            except DataError as error:
+                return Unusable(ref.name, str(error))
+            virtual = {s.name: s.stain(he) for s in work.stainers}
+            cells = work.cells.get(ref.name)
+            if work.size is not None:
+                px = work.size
+                cells = _resized_cells(cells, he.shape[0], he.shape[1], px)
+                he, ihc = resize(he, px, px), resize(ihc, px, px)
+                truth = None if truth is None else resize(truth, px, px)
+                virtual = {name: resize(picture, px, px) for name, picture in virtual.items()}
+            measures = measure(he, ihc, virtual, truth, cells)
+            result = PatchResult(ref, measures, (he.shape[0], he.shape[1]))
+            with one_at_a_time:  # a network's activations of one patch at a time
+                _deep(work.deep, result, ihc, virtual)
+            if ref.name in work.shown:
+                shown = {"he": he, "real": ihc, **({} if truth is None else {"truth": truth}), **virtual}
+                result.pictures = {n: thumbnail(p) for n, p in shown.items()}
+            return result
+
+        for done, outcome in enumerate(in_order(threads, one, refs, ahead=2 * n_workers + 1), start=1):
+            if isinstance(outcome, Unusable):
+                unusable.append(outcome)
+            else:
+                results.append(outcome)
+            if progress is not None:
+                progress(done, len(refs))
+    return results, unusable
+
+
+def _deep(deep: DeepMetrics, result: PatchResult, ihc: RGB, virtual: Mapping[str, RGB]) -> None:
+    """Add what the networks at hand say of one patch."""
+    if deep.wants_features:
+        result.features["real"] = {k: v[0] for k, v in deep.features(ihc[None]).items()}
+    for name, picture in virtual.items():
+        if deep.wants_features:
+            result.features[name] = {k: v[0] for k, v in deep.features(picture[None]).items()}
+        if deep.lpips_net is not None:
+            result.measures.systems[name]["lpips_alex"] = float(deep.lpips(picture[None], ihc[None])[0])

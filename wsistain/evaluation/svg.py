@@ -1,0 +1,132 @@
+"""Small plots as inline SVG: no scripts, no fonts, no files. Colours come from the page's style sheet."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+SIZE = 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 34
+
+
+def _ticks(top: float) -> list[float]:
+    """About four round numbers from 0 to `top`."""
+    if top <= 0 or not math.isfinite(top):
+        return [0.0, 1.0]
+    raw = top / 4
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(unit * k for k in (1, 2, 2.5, 5, 10) if unit * k >= raw * 0.999)
+    return [step * k for k in range(int(top / step + 1e-6) + 1)]
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "tick") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(text)}</text>'
+
+
+def scatter(
+    x: Sequence[float], y: Sequence[float], labels: Sequence[str], *, x_label: str, y_label: str, percent: bool = True
+) -> str:
+    """A square scatter plot with the diagonal of equality, both axes from 0 and alike; non-finite points are left out.
+
+    labels : what a pointer resting on a point shows.
+    """
+    points = [(a, b, t) for a, b, t in zip(x, y, labels, strict=True) if math.isfinite(a) and math.isfinite(b)]
+    top = max([v for a, b, _ in points for v in (a, b)] + [1e-3]) * 1.05
+    span_x, span_y = SIZE - _LEFT - _RIGHT, SIZE - _TOP - _BOTTOM
+
+    def place(a: float, b: float) -> tuple[float, float]:
+        return _LEFT + a / top * span_x, SIZE - _BOTTOM - b / top * span_y
+
+    parts = [f'<svg viewBox="0 0 {SIZE} {SIZE}" class="plot" role="img">']
+    for tick in _ticks(top):
+        text = f"{100 * tick:.3g}%" if percent else f"{tick:.3g}"
+        tx, ty = place(tick, tick)
+        parts.append(f'<line x1="{_LEFT}" x2="{SIZE - _RIGHT}" y1="{ty:.1f}" y2="{ty:.1f}" class="grid"/>')
+        parts.append(f'<line x1="{tx:.1f}" x2="{tx:.1f}" y1="{_TOP}" y2="{SIZE - _BOTTOM}" class="grid"/>')
+        parts += [_text(_LEFT - 4, ty + 3, text, "end"), _text(tx, SIZE - _BOTTOM + 12, text)]
+    (x0, y0), (x1, y1) = place(0, 0), place(top, top)
+    parts.append(f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" class="equal"/>')
+    for a, b, label in points:
+        cx, cy = place(a, b)
+        parts.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="3" class="dot"><title>{escape(label)}</title></circle>')
+    parts.append(_text(_LEFT + span_x / 2, SIZE - 6, x_label, kind="axis"))
+    mid = _TOP + span_y / 2
+    parts.append(
+        f'<text transform="translate(10 {mid:.1f}) rotate(-90)" text-anchor="middle" class="axis">{escape(y_label)}</text>'
+    )
+    return "".join(parts) + "</svg>"
+
+
+def dumbbells(rows: Sequence[tuple[str, float, float]], *, percent: bool = True) -> str:
+    """One line a slide: a ring where the real value is, a dot where the virtual one is, and what lies between.
+
+    rows : (label, virtual, real).
+    """
+    row_px, width, left, right = 18, 420, 130, 46
+    height = row_px * len(rows) + 34
+    top = max([v for _, a, b in rows for v in (a, b) if math.isfinite(v)] + [1e-3]) * 1.05
+    span = width - left - right
+
+    def place(value: float) -> float:
+        return left + value / top * span
+
+    parts = [f'<svg viewBox="0 0 {width} {height}" class="bars" role="img">']
+    for tick in _ticks(top):
+        text = f"{100 * tick:.3g}%" if percent else f"{tick:.3g}"
+        parts.append(f'<line x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="4" y2="{height - 28}" class="grid"/>')
+        parts.append(_text(place(tick), height - 14, text))
+    for index, (label, virtual, real) in enumerate(rows):
+        y = 14 + index * row_px
+        name = label if len(label) <= 20 else label[:19] + "…"
+        parts.append(_text(left - 6, y + 4, name, "end"))
+        parts.append(f'<line x1="{place(virtual):.1f}" x2="{place(real):.1f}" y1="{y}" y2="{y}" class="between"/>')
+        shown = (
+            f"{100 * virtual:.1f}% virtual, {100 * real:.1f}% real"
+            if percent
+            else f"{virtual:.1f} virtual, {real:.1f} real"
+        )
+        parts.append(
+            f'<circle cx="{place(real):.1f}" cy="{y}" r="4" class="ring"><title>{escape(shown)}</title></circle>'
+        )
+        parts.append(
+            f'<circle cx="{place(virtual):.1f}" cy="{y}" r="4" class="dot"><title>{escape(shown)}</title></circle>'
+        )
+    return "".join(parts) + "</svg>"
+
+
+def bars(
+    rows: Sequence[tuple[str, float, float | None, float | None]],
+    marks: Sequence[tuple[str, float]],
+    low: float,
+    high: float,
+) -> str:
+    """Horizontal bars with intervals from `low` to `high`, and named vertical marks.
+
+    rows : (label, value, interval low, interval high).
+    """
+    row_px, width, left, right = 22, 520, 150, 60
+    height = row_px * len(rows) + 40
+    span = width - left - right
+
+    def place(value: float) -> float:
+        return left + (min(max(value, low), high) - low) / (high - low) * span
+
+    parts = [f'<svg viewBox="0 0 {width} {height}" class="bars" role="img">']
+    for k in range(5):
+        tick = low + k * (high - low) / 4
+        parts.append(f'<line x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="20" y2="{height - 18}" class="grid"/>')
+        parts.append(_text(place(tick), height - 6, f"{tick:.3g}"))
+    for index, (label, value, below, above) in enumerate(rows):
+        y = 24 + index * row_px
+        parts.append(_text(left - 6, y + 11, label if len(label) <= 24 else label[:23] + "…", "end"))
+        if not math.isfinite(value):
+            continue
+        parts.append(f'<rect x="{left}" y="{y}" width="{max(place(value) - left, 0):.1f}" height="14" class="bar"/>')
+        if below is not None and above is not None:
+            parts.append(
+                f'<line x1="{place(below):.1f}" x2="{place(above):.1f}" y1="{y + 7}" y2="{y + 7}" class="interval"/>'
+            )
+        parts.append(_text(max(place(value), place(above or value)) + 5, y + 11, f"{value:.3f}", "start"))
+    for label, value in marks:
+        parts.append(f'<line x1="{place(value):.1f}" x2="{place(value):.1f}" y1="16" y2="{height - 18}" class="mark"/>')
+        parts.append(_text(place(value), 11, label, kind="axis"))
+    return "".join(parts) + "</svg>"
