@@ -6,8 +6,9 @@ PatchNCE (sec. 2.2, eq. 2-4), in which a patch of the virtual stain must be told
 place, and places where the two disagree lose their weight as training ends; and an L1 on Gaussian pyramids.
 
 The numbers are those of the authors' code, which follows the paper; `preset: official` is the same as `paper`. Spectral
-norm on every convolution and an embedding length of ||z + 1e-7|| are the code's. Every image passes the encoder once:
-the code encodes H&E, real IHC (twice) and virtual IHC (twice) again for the losses.
+norm on every convolution and an embedding length of ||z + 1e-7|| are the code's. The H&E is encoded once, by the pass
+that stains it (the code encodes it again for the losses), real IHC without gradient; both contrastive terms look at the
+same positions (the code draws twice).
 """
 
 from typing import Any, ClassVar
