@@ -112,7 +112,7 @@ class PatchCheck:
 
 
 def check_patches(refs: Sequence[PatchRef], *, is_paired: bool = True) -> PatchCheck:
-    """The sizes of all patches and a list of the unreadable ones, without decoding them (about 10,000 files a second).
+    """The sizes of all patches and a list of the unreadable ones, without decoding them (thousands of files a second).
 
     Found here: files that are missing, empty, cut short, no pictures, not 8-bit RGB, and pairs that differ in size.
     Damage in the middle of a file shows only when it is decoded.
