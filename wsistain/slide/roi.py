@@ -35,7 +35,11 @@ class Roi:
         return y0, x0, y1 - y0, x1 - x0
 
     def mask(self, info: SlideInfo, downsample: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """bool (h, w): mask px whose centre lies in an area; ConfigError when the areas miss the slide."""
+        """Where the areas are in a mask of the whole slide: bool `shape`, True for mask px whose centre lies in one.
+
+        downsample : level-0 px per mask px. However small, an area has at least the mask px that hold its corners.
+        ConfigError when no area touches the slide.
+        """
         y, x, height, width = self.bounds_l0
         if y >= info.size_l0[0] or x >= info.size_l0[1] or y + height <= 0 or x + width <= 0:
             raise ConfigError(
@@ -44,11 +48,25 @@ class Roi:
             )
         out = np.zeros(shape, bool)
         for rings in self.polygons:
-            area = polygon2mask(shape, rings[0] / downsample - 0.5)
-            for hole in rings[1:]:
-                area &= ~polygon2mask(shape, hole / downsample - 0.5)
-            out |= area
+            _fill(out, [ring / downsample for ring in rings])
         return out
+
+
+def _fill(out: NDArray[np.bool_], rings: list[Ring]) -> None:
+    """Set the pixels of a polygon with holes, corners in mask px; works in its box only."""
+    low = np.clip(np.floor(rings[0].min(axis=0)), 0, out.shape).astype(int)
+    high = np.clip(np.ceil(rings[0].max(axis=0)) + 1, 0, out.shape).astype(int)
+    if (high <= low).any():
+        return
+    box = tuple(int(n) for n in high - low)
+    area = polygon2mask(box, rings[0] - low - 0.5)
+    for hole in rings[1:]:
+        area &= ~polygon2mask(box, hole - low - 0.5)
+    if not area.any():
+        corners = np.floor(rings[0] - low).astype(int)
+        inside = ((corners >= 0) & (corners < box)).all(axis=1)
+        area[tuple(corners[inside].T)] = True
+    out[low[0] : high[0], low[1] : high[1]] |= area
 
 
 def parse_region(text: str) -> Roi:
@@ -66,13 +84,25 @@ def parse_region(text: str) -> Roi:
 
 
 def read_roi(path: Path) -> Roi:
-    """The areas in a GeoJSON file as QuPath exports it."""
+    """The areas in a GeoJSON file as QuPath exports it: a FeatureCollection, a list of features, or one object.
+
+    Polygons and multipolygons with holes count (QuPath writes rectangles, ellipses and brush strokes as these), of any
+    class, locked or not; points and lines have no area and are passed over. Coordinates are (x, y) in level-0 px.
+
+    ConfigError when the file cannot be read, is not GeoJSON, or holds no area.
+    """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as GeoJSON: {error}") from None
+        document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, json.JSONDecodeError) else "it is not a text of GeoJSON"
+        raise ConfigError(f"{path} is not GeoJSON: {reason}; export the annotations from QuPath again") from None
     polygons: list[tuple[Ring, ...]] = []
-    _collect(document, polygons, str(path))
+    try:
+        _collect(document, polygons, str(path))
+    except RecursionError:
+        raise ConfigError(f"{path} is not GeoJSON as QuPath exports it: it is nested too deep") from None
     if not polygons:
         raise ConfigError(f"{path} holds no area; draw a polygon, rectangle or ellipse in QuPath and export it again")
     return Roi(tuple(polygons), str(path))
@@ -89,25 +119,37 @@ def _collect(node: Any, polygons: list[tuple[Ring, ...]], where: str) -> None:
         case "FeatureCollection":
             _collect(node.get("features"), polygons, where)
         case "Feature":
-            _collect(node.get("geometry"), polygons, where)
+            if node.get("geometry") is not None:  # GeoJSON allows features without a place
+                _collect(node["geometry"], polygons, where)
         case "GeometryCollection":
             _collect(node.get("geometries"), polygons, where)
         case "Polygon":
-            polygons.append(_rings(node.get("coordinates"), where))
+            _add_polygon(node.get("coordinates"), polygons, where)
         case "MultiPolygon":
-            for coordinates in node.get("coordinates") or []:
-                polygons.append(_rings(coordinates, where))
+            several = node.get("coordinates")
+            if not isinstance(several, list):
+                raise ConfigError(f"{where} holds a multipolygon without coordinates")
+            for coordinates in several:
+                _add_polygon(coordinates, polygons, where)
         case "Point" | "MultiPoint" | "LineString" | "MultiLineString":
             return
         case other:
             raise ConfigError(f"{where} holds a GeoJSON object of type {other!r}, which is unknown")
 
 
-def _rings(coordinates: Any, where: str) -> tuple[Ring, ...]:
+def _add_polygon(coordinates: Any, polygons: list[tuple[Ring, ...]], where: str) -> None:
+    """Append a polygon unless its outline has no area."""
     try:
-        rings = tuple(np.array([(p[1], p[0]) for p in ring], np.float64) for ring in coordinates)
-    except (TypeError, IndexError, ValueError):
+        rings = tuple(np.array([(p[1], p[0]) for p in ring], np.float64).reshape(-1, 2) for ring in coordinates)
+    except (TypeError, IndexError, KeyError, ValueError):
         raise ConfigError(f"{where} holds a polygon whose coordinates are not rings of (x, y)") from None
-    if not rings or any(len(ring) < 3 or not np.isfinite(ring).all() for ring in rings):
-        raise ConfigError(f"{where} holds a polygon with fewer than three corners, or corners that are not numbers")
-    return rings
+    if not all(np.isfinite(ring).all() for ring in rings):
+        raise ConfigError(f"{where} holds a polygon with a corner that is not a number")
+    if rings and _area(rings[0]) > 0:
+        polygons.append((rings[0], *(hole for hole in rings[1:] if _area(hole) > 0)))
+
+
+def _area(ring: Ring) -> float:
+    """Area within a ring, px2 (shoelace formula), from corners relative to the first for the sake of precision."""
+    y, x = (ring - ring[:1]).T
+    return abs(float(np.sum(y * np.roll(x, 1) - x * np.roll(y, 1)))) / 2
