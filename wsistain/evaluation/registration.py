@@ -49,7 +49,7 @@ class Registration:
 def gray_density(rgb: NDArray[np.uint8]) -> F64:
     """Gray optical density against the brightest twentieth of the picture, float (h, w), >= 0."""
     light = rgb.astype(np.float64).mean(axis=2) + 1
-    return np.maximum(-np.log10(light / np.quantile(light, 0.95)), 0)
+    return np.asarray(np.maximum(-np.log10(light / np.quantile(light, 0.95)), 0))
 
 
 def _linear(picture: Any, at: F64, fill: float = 0.0) -> F64:

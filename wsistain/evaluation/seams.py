@@ -1,6 +1,6 @@
 """Seam score: do the borders of tiles show in a stained slide? Numpy only, streamed over windows of bounded size."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,17 +26,18 @@ class SeamCounter:
 
     width  : width of the image, px.
     stride : distance of tile borders, px, at least 2.
-    offset : position of the first border, px (any border of the grid will do).
+    offset : position of a border, px (any border of the grid will do), or several where each tile has two edges.
 
     Holds one row of the image and four sums, whatever the size.
     """
 
-    def __init__(self, width: int, stride: int, offset: int = 0) -> None:
+    def __init__(self, width: int, stride: int, offset: int | Sequence[int] = 0) -> None:
         if stride < 2:
             raise ValueError(f"tile borders are at least 2 px apart; found a stride of {stride}")
         if width < 1:
             raise ValueError(f"an image is at least 1 px wide; found {width}")
-        self._width, self._stride, self._offset = width, stride, offset
+        self._width, self._stride = width, stride
+        self._offsets = (offset,) if isinstance(offset, int) else tuple(offset)
         self._above: NDArray[np.uint8] | None = None
         self._row = 0
         self._sum = {True: 0, False: 0}
@@ -44,7 +45,8 @@ class SeamCounter:
 
     def _is_border(self, first: int, last: int) -> NDArray[np.bool_]:
         """Which of the pixels first..last-1 lie just behind a border (at offset + k * stride for whole k)."""
-        border: NDArray[np.bool_] = (np.arange(first, last) - self._offset) % self._stride == 0
+        place = np.arange(first, last)
+        border: NDArray[np.bool_] = np.isin(place % self._stride, [o % self._stride for o in self._offsets])
         return border
 
     def _book(self, sums: NDArray[np.int64], counts: NDArray[np.int64], border: NDArray[np.bool_]) -> None:
@@ -102,13 +104,14 @@ class SeamCounter:
         return on / off
 
 
-def seam_score(level0: Any, stride: int, offset: int = 0) -> float:
+def seam_score(level0: Any, stride: int, offset: int | Sequence[int] = 0) -> float:
     """Mean absolute gradient on tile borders over that elsewhere: 1.00 is perfect, more means visible tiles.
 
     level0 : uint8 (h, w, 3) or (3, h, w), a numpy, zarr or memory-mapped array, read in bands of 512 rows; or an
              iterable of bands uint8 (rows, w, 3) from the top.
     stride : distance of tile borders, px.
-    offset : y and x of one border, px: borders lie at offset + k * stride, between the pixels b - 1 and b.
+    offset : y and x of one border, px: borders lie at offset + k * stride, between the pixels b - 1 and b. Several
+             where tiles overlap: 0, where a tile begins, and the overlap, where the one before it ends.
 
     Gradients are steps between neighbours in y and in x, over all channels. A step between two blank pixels (255
     in every channel) is not counted, so that glass does not dilute the score. Memory is one band. NaN where the

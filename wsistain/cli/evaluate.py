@@ -1,0 +1,189 @@
+"""`wsistain evaluate`: metrics of weights on patches, of finished slides, and leaderboards."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+
+HELP = """
+Measure weights on patches, or finished slides, and write results.json, results.csv, results.md and report.html.
+
+Examples:
+
+  wsistain evaluate --weights runs/cut runs/usigan --data MIST --layout mist --marker ER --split val --output report
+
+  wsistain evaluate --slides a.ER.ome.zarr --reference a_ihc.svs --output report
+
+  wsistain evaluate --leaderboard reports --output board
+
+--weights and --slides take one or several names; a folder of runs stands for all of them. Identity and mean-colour
+transfer are always in the table. Metrics whose published networks are not at hand are listed with the command that
+fetches them.
+"""
+
+PLAIN_SECONDS = 10.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("evaluate", help=HELP)(evaluate)
+
+
+class PairProgress:
+    """Patches done: a bar on a terminal, else a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._start: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "PairProgress":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, what: str, done: int, n: int) -> None:
+        now = time.monotonic()
+        rate = done / max(now - self._start.setdefault(what, now), 1e-6) if done > 1 else 0.0
+        if self._bar is not None:
+            task = self._tasks.get(what)
+            if task is None:
+                task = self._tasks[what] = self._bar.add_task(what, total=n, rate="")
+            self._bar.update(task, completed=done, rate=f"{rate:.1f}/s" if rate else "")
+        elif now - self._last >= PLAIN_SECONDS and done < n:
+            self._last = now
+            left = f", {(n - done) / rate:.0f} s left" if rate else ""
+            typer.echo(f"{what}: {done} of {n}, {rate:.1f} a second{left}", err=True)
+
+
+def evaluate(
+    more: list[str] | None = typer.Argument(None, metavar="[MORE]...", help="Further names for --weights or --slides."),
+    weights: list[str] | None = typer.Option(
+        None, "--weights", "-w", help="Weights: file, folder, folder of runs, hub id, or built-in name; repeatable."
+    ),
+    data: Path | None = typer.Option(None, "--data", "-d", help="Folder of the patch data set."),
+    layout: str = typer.Option("mist", "--layout", help="mist, bci, bci_ab, ihc4bc or ab."),
+    marker: str = typer.Option("ER", "--marker", "-m", help="Marker that is stained."),
+    split: str = typer.Option("val", "--split", help="train, val or test."),
+    output: Path = typer.Option(Path("evaluation"), "--output", "-o", help="Folder of the report."),
+    nets: Path | None = typer.Option(
+        None, "--nets", help="Folder of published network files.  [default: WSISTAIN_NETS or the cache]"
+    ),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    size: int | None = typer.Option(
+        None, "--size", help="Edge to which pictures are resized first (OT-StainNet: 256)."
+    ),
+    mpp: float | None = typer.Option(None, "--mpp", help="um per px of the patches (slides: of one that has none)."),
+    limit: int | None = typer.Option(None, "--limit", help="At most so many patches, evenly spaced."),
+    pictures: int = typer.Option(6, "--pictures", help="Patches shown in the report."),
+    workers: int | None = typer.Option(None, "--workers", help="Measuring processes.  [default: one a core]"),
+    seed: int = typer.Option(0, "--seed", help="Seed of bootstrap and KID subsets."),
+    slides: list[str] | None = typer.Option(None, "--slides", help="Finished slides (OUT.ome.zarr); repeatable."),
+    reference: str | None = typer.Option(None, "--reference", help="Real IHC slide to register to the virtual one."),
+    board: Path | None = typer.Option(None, "--leaderboard", help="Folder of earlier results to put side by side."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace results that are there."),
+) -> None:
+    """Measure weights or slides; see HELP for the help text."""
+    from wsistain.errors import ConfigError
+
+    jobs = [name for name, given in (("--data", data), ("--slides", slides), ("--leaderboard", board)) if given]
+    if len(jobs) != 1:
+        found = " and ".join(jobs) or "none of them"
+        raise ConfigError(f"give one of --data (with --weights), --slides or --leaderboard; found {found}")
+    if more and not (weights or slides):
+        raise ConfigError(f"{more[0]!r} belongs to no option; weights come after --weights, slides after --slides")
+    if slides:
+        from wsistain.evaluation.slides import evaluate_slides
+
+        report = evaluate_slides(
+            [*slides, *(more or [])], reference=reference, output=output, marker=marker, mpp=mpp, overwrite=overwrite
+        )
+        typer.echo(_slide_line(report))
+    elif board:
+        from wsistain.evaluation.leaderboard import leaderboard
+
+        merged = leaderboard(board, output, overwrite=overwrite)
+        typer.echo(f"{len(merged['systems'])} rows")
+    else:
+        from wsistain.evaluation.report import evaluate as measure
+
+        if not weights:
+            raise ConfigError("--weights is missing; name weights, or 'identity' for the baselines alone")
+        if data is None:
+            raise ConfigError("--data is missing; name the folder of the patches")
+        with PairProgress() as progress:
+            results = measure(
+                [*weights, *(more or [])],
+                data,
+                layout=layout,
+                marker=marker,
+                split=split,
+                output=output,
+                nets=nets,
+                device=device,
+                size=size,
+                mpp=mpp,
+                limit=limit,
+                pictures=pictures,
+                workers=workers,
+                seed=seed,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        _print_results(results)
+    typer.echo(f"report: {output / 'report.html'}")
+
+
+def _print_results(results: dict[str, Any]) -> None:
+    """The papers' table on the terminal, and one line each for what is missing or unreadable."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from wsistain.evaluation.catalogue import METRICS
+    from wsistain.evaluation.tables import formatted, missing_by_reason
+
+    names = ["ssim", "psnr", "css", "fid", "r_c", "r_p", "area_r", "positive_fraction", "cell_auc"]
+    names = [n for n in names if any(n in s["metrics"] for s in results["systems"].values())]
+    table = Table(box=None)
+    table.add_column("")
+    for name in names:
+        table.add_column(METRICS[name].label, justify="right")
+    for system in results["systems"].values():
+        values = (system["metrics"].get(n, {}).get("value") for n in names)
+        table.add_row(system["label"], *(formatted(v, METRICS[n]) for v, n in zip(values, names, strict=True)))
+    Console(width=max(100, Console().width)).print(table)
+    for labels, reason, _ in missing_by_reason(results):
+        typer.echo(f"missing: {', '.join(labels)}: {reason} (commands in the report)")
+    unreadable = results["data"]["unreadable"]
+    if unreadable:
+        first = "; ".join(f"{u['name']}: {u['why']}" for u in unreadable[:3])
+        typer.echo(f"{len(unreadable)} patches could not be used: {first}")
+
+
+def _slide_line(report: dict[str, Any]) -> str:
+    lines = []
+    for slide in report["slides"]:
+        seam = "–" if slide["seam_score"] is None else f"{slide['seam_score']:.3f}"
+        positive = "–" if slide["positive_fraction"] is None else f"{100 * slide['positive_fraction']:.1f} %"
+        lines.append(
+            f"{slide['name']}: seam score {seam}, positive {positive} of tissue, {slide['tissue_mm2']:.2f} mm2 tissue"
+        )
+    return "\n".join(lines)
