@@ -6,28 +6,24 @@ Makes a slide of 256 px JPEG tiles, reads it in 512 px tiles with 25 % overlap a
     python benchmarks/reader.py --size 8000 --repeat 3 --output benchmarks/results/reader.json
 """
 
-import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
-import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import openslide
 import tiffslide
+from common import machine, parser
 from numpy.typing import NDArray
 
 from wsistain.phantom.quick import write_quick_slide
 from wsistain.slide.tiff import TiledTiff
 
-TILE, OVERLAP = 512, 128
-PEERS = ("openslide-python", "tiffslide", "pyvips", "cucim", "cucim-cu12", "imagecodecs", "tifffile", "numpy")
+TILE, OVERLAP, QUALITY = 512, 128, 80
 
 Read = Callable[[int, int], NDArray[np.uint8]]
 
@@ -71,11 +67,18 @@ def readers(path: Path) -> dict[str, Callable[[], Read]]:
     return found
 
 
-def measure(path: Path, size: int, repeat: int) -> dict[str, dict[str, object]]:
-    """Per reader: medians of delivered MP/s by wall and by CPU time, and whether all pixels equal OpenSlide's.
+@dataclass(frozen=True)
+class Row:
+    """Medians of delivered MP per second of wall and of CPU time; the ratio is of CPU time, which others' load spares."""
 
-    The rounds are interleaved, so that a slow moment of the machine hits every reader.
-    """
+    mp_per_second: float
+    mp_per_cpu_second: float
+    ratio_to_openslide: float
+    pixels_equal_openslide: bool
+
+
+def measure(path: Path, size: int, repeat: int) -> dict[str, Row]:
+    """A row for each reader. The rounds are interleaved, so that a slow moment of the machine hits every reader."""
     places = windows(size)
     delivered = len(places) * TILE * TILE / 1e6
     wall: dict[str, list[float]] = {}
@@ -89,64 +92,40 @@ def measure(path: Path, size: int, repeat: int) -> dict[str, dict[str, object]]:
                 read(y, x)
             wall.setdefault(name, []).append(delivered / (time.perf_counter() - start))
             cpu.setdefault(name, []).append(delivered / (time.process_time() - start_cpu))
-    reference = makers["openslide"]()
-    result: dict[str, dict[str, object]] = {}
+    reference, base = makers["openslide"](), float(np.median(cpu["openslide"]))
+    rows = {}
     for name, make in makers.items():
         read = make()
         equal = all(np.array_equal(read(y, x), reference(y, x)) for y, x in places[:: max(1, len(places) // 150)])
-        result[name] = {
-            "mp_per_second": round(float(np.median(wall[name])), 1),
-            "mp_per_cpu_second": round(float(np.median(cpu[name])), 1),
-            "pixels_equal_openslide": equal,
-        }
-    return result
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        rate = float(np.median(cpu[name]))
+        rows[name] = Row(round(float(np.median(wall[name])), 1), round(rate, 1), round(rate / base, 2), equal)
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=8000, help="edge of the slide, px")
-    parser.add_argument("--quality", type=int, default=80, help="JPEG quality of its tiles")
-    parser.add_argument("--repeat", type=int, default=3, help="rounds; medians are printed")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    arguments = parser.parse_args()
+    options = parser(__doc__ or "")
+    options.add_argument("--size", type=int, default=8000, help="edge of the slide, px")
+    options.add_argument("--repeat", type=int, default=3, help="rounds; medians are printed")
+    arguments = options.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "slide.svs"
-        write_quick_slide(
-            path, height=arguments.size, width=arguments.size, mpp=0.25, quality=arguments.quality, vendor="aperio"
-        )
-        megabytes = path.stat().st_size / 1e6
-        result = measure(path, arguments.size, arguments.repeat)
-    base = float(str(result["openslide"]["mp_per_second"]))
-    print(
-        f"{arguments.size} px, Q{arguments.quality}, {megabytes:.1f} MB; {TILE} px tiles, {OVERLAP} px overlap, one core"
-    )
+    path = arguments.work / f"reader_{arguments.size}.svs"
+    if not path.is_file():
+        size = arguments.size
+        write_quick_slide(path, height=size, width=size, mpp=0.25, quality=QUALITY, vendor="aperio")
+    megabytes = round(path.stat().st_size / 1e6, 1)
+    rows = measure(path, arguments.size, arguments.repeat)
+    print(f"{arguments.size} px, JPEG Q{QUALITY}, {megabytes} MB; {TILE} px tiles, {OVERLAP} px overlap, one core")
     print(f"{'reader':<12}{'MP/s':>8}{'MP/CPU s':>10}{'ratio':>7}  same pixels as OpenSlide")
-    for name, row in result.items():
-        ratio = float(str(row["mp_per_second"])) / base
-        row["ratio_to_openslide"] = round(ratio, 2)
-        print(
-            f"{name:<12}{row['mp_per_second']:>8}{row['mp_per_cpu_second']:>10}{ratio:>7.1f}  "
-            f"{'yes' if row['pixels_equal_openslide'] else 'NO'}"
-        )
+    for name, row in rows.items():
+        same = "yes" if row.pixels_equal_openslide else "NO"
+        print(f"{name:<12}{row.mp_per_second:>8}{row.mp_per_cpu_second:>10}{row.ratio_to_openslide:>7}  {same}")
     if arguments.output:
-        report = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "python": platform.python_version(),
-            "versions": {name: version for name in PEERS if (version := _version(name))},
-            "slide": {"px": arguments.size, "quality": arguments.quality, "megabytes": round(megabytes, 1)},
-            "readers": result,
-        }
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        slide = {"px": arguments.size, "quality": QUALITY, "megabytes": megabytes, "tile": TILE, "overlap": OVERLAP}
+        results = {"slide": slide, "readers": {name: asdict(row) for name, row in rows.items()}}
+        content = {"benchmark": "reader", "machine": machine(), "results": results}
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         print(f"written to {arguments.output}")
 
 
