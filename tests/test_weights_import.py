@@ -6,6 +6,7 @@ import torch
 from tests.authors_checkpoints import resnet, save, unet
 from tests.networks.test_resnet import authors_state
 from wsistain.errors import OutputError, WeightsError
+from wsistain.networks.resnet import ResnetGenerator
 from wsistain.weights import load_network, read_header
 from wsistain.weights_import import import_checkpoint, read_checkpoint
 
@@ -34,6 +35,11 @@ CASES = {
 }
 
 
+def theirs_halo(system):
+    case = CASES[system]
+    return ResnetGenerator(case["n_blocks"], 2, blur=case["blur"]).halo_px
+
+
 @pytest.mark.parametrize("system", CASES)
 @pytest.mark.parametrize(("prefix", "wrapper"), [("", None), ("module.", None), ("module.", "state_dict")])
 def test_imported_resnets_stain_as_the_authors_network_does(tmp_path, system, prefix, wrapper):
@@ -41,7 +47,7 @@ def test_imported_resnets_stain_as_the_authors_network_does(tmp_path, system, pr
     file = save(theirs, tmp_path / "latest_net_G.pth", prefix=prefix, wrapper=wrapper)
     report = import_checkpoint(file, system, marker="er", mpp=0.5)
     header = same(theirs, report.path)
-    assert (header.system, header.markers, header.mpp, header.halo_px) == (system, ["ER"], 0.5, None)
+    assert (header.system, header.markers, header.mpp, header.halo_px) == (system, ["ER"], 0.5, theirs_halo(system))
     assert header.norm == ("frozen" if system == "pyramidp2p" else "instance")
     n_kernels = 2 * CASES[system]["n_blocks"] + 6
     assert report.n_folded == (n_kernels if CASES[system]["spectral"] else 0)
