@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generators": MATHS | {"systems", "weights", "catalogue", "stainer"},
     "evaluation": MATHS | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "phantom"},
     "training": MATHS | {"systems", "data", "weights", "generators", "evaluation", "training"},
+    "batch": BASE | {"slide", "output", "optics", "pipeline", "batch"},
     "pipeline": BASE
     | {"slide", "tiling", "output", "weights", "generators", "stainer", "networks", "systems", "pipeline"},
 }

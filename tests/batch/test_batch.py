@@ -1,0 +1,134 @@
+"""`wsistain batch` for real: Snakemake, separate processes, a broken slide among good ones."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.pipeline.slides import level0, tissue_picture, write_slide
+from wsistain.batch.workflow import run_batch, workflow_folder
+from wsistain.config import RunConfig
+from wsistain.errors import ConfigError, OutputError
+
+pytest.importorskip("snakemake")
+SMALL = ["tiling.stride=64", "tiling.overlap=16", "tiling.block=256", "output.chunk=64", "output.shard=128"]
+
+
+def batch(source, output, *more):
+    """The command in its own process."""
+    sets = [word for value in (*SMALL, "strict=true") for word in ("--set", value)]
+    command = [sys.executable, "-m", "wsistain", "batch", source, "-o", output, "-w", "identity", *sets, *more]
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, timeout=900)
+
+
+def rows_of(output):
+    with (output / "summary.csv").open(newline="") as file:
+        return {(r["slide"], r["marker"]): r for r in csv.DictReader(file)}
+
+
+def test_a_broken_slide_does_not_stop_the_others_and_a_second_call_does_what_is_missing(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    pictures = {name: tissue_picture(200, 260, seed) for seed, name in enumerate(("a", "b two", "c"))}
+    for name, picture in pictures.items():
+        write_slide(folder / f"{name}.tiff", picture)
+    good = (folder / "c.tiff").read_bytes()
+    broken = bytearray(good)
+    broken[2000:9000] = bytes(7000)  # tiles that cannot be decoded, in a slide that opens
+    (folder / "c.tiff").write_bytes(broken)
+    (folder / "cut.svs").write_bytes(good[:3000])
+    (folder / "notes.txt").write_text("read me")
+
+    first = batch(folder, output, "--marker", "ER,PR")
+    assert first.returncode == 2, first.stderr
+    rows = rows_of(output)
+    states = {key: row["state"] for key, row in rows.items()}
+    assert states == {
+        **{(slide, marker): "done" for slide in ("a", "b_two") for marker in ("ER", "PR")},
+        **{(slide, marker): "failed" for slide in ("c", "cut") for marker in ("ER", "PR")},
+        ("notes", ""): "skipped",
+    }
+    assert "cannot be decoded" in rows["c", "ER"]["message"] and "truncated" in rows["cut", "ER"]["message"]
+    assert float(rows["a", "ER"]["mp_per_second"]) > 0 and rows["a", "ER"]["positive_fraction"] != ""
+    assert "4 done, 4 failed, 1 skipped" in first.stdout.splitlines()[-1]
+    tissue = pictures["b two"][..., 1] < 200
+    assert (level0(output / "b two.PR.ome.zarr")[tissue] == pictures["b two"][tissue]).all()
+    assert not (output / "c.ER.ome.zarr" / "zarr.json").exists()
+
+    before = (output / "a.ER.run.json").stat().st_mtime_ns
+    (folder / "c.tiff").write_bytes(good)
+    for begun in output.glob("c.*.ome.zarr"):  # begun with the broken file, and refused for another
+        shutil.rmtree(begun)
+    (folder / "cut.svs").unlink()
+    shutil.rmtree(output / "b two.ER.ome.zarr")
+    second = batch(folder, output, "--marker", "ER,PR")
+    assert second.returncode == 0, second.stdout + second.stderr
+    rows = rows_of(output)
+    assert {row["state"] for key, row in rows.items() if key[0] != "notes"} == {"done"} and len(rows) == 7
+    assert (output / "a.ER.run.json").stat().st_mtime_ns == before
+    assert level0(output / "b two.ER.ome.zarr").shape == (200, 260, 3)
+
+
+def test_flags_of_snakemake_pass_through_and_a_dry_run_stains_nothing(tmp_path):
+    write_slide(tmp_path / "in.tiff", tissue_picture(96, 128))
+    (tmp_path / "s.tsv").write_text("path\nin.tiff\n")
+    done = batch(tmp_path / "s.tsv", tmp_path / "out", "--", "--dry-run", "--printshellcmds")
+    assert done.returncode == 0, done.stderr
+    assert "wsistain run" in done.stderr and not list((tmp_path / "out").glob("*.zarr"))
+    wrong = batch(tmp_path / "s.tsv", tmp_path / "out", "--", "--no-such-flag")
+    assert wrong.returncode == 2 and "Snakemake ended" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_a_folder_of_strangers_needs_no_snakemake_run(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.txt").write_text("hello")
+    (row,) = run_batch(tmp_path / "in", ["ER"], tmp_path / "out", config=RunConfig())
+    assert row.state == "skipped"
+
+
+def test_two_batches_on_one_output_are_refused(tmp_path):
+    import fcntl
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.txt").write_text("hello")
+    (tmp_path / "out" / "batch").mkdir(parents=True)
+    held = os.open(tmp_path / "out" / "batch" / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another batch"):
+            run_batch(tmp_path / "in", ["ER"], tmp_path / "out", config=RunConfig())
+    finally:
+        os.close(held)
+
+
+@pytest.mark.parametrize("where", ["the folder itself", "nothing there", "a file in the way"])
+def test_impossible_places_are_one_sentence(tmp_path, where):
+    (tmp_path / "x.txt").write_text("hello")
+    source, output = tmp_path, tmp_path / "out"
+    if where == "the folder itself":
+        output = tmp_path
+    elif where == "nothing there":
+        source = tmp_path / "none"
+    else:
+        output = tmp_path / "x.txt"
+    with pytest.raises((ConfigError, OutputError)):
+        run_batch(source, ["ER"], output, config=RunConfig())
+
+
+def test_the_workflow_comes_with_the_package():
+    folder = workflow_folder()
+    assert {p.name for p in (folder / "rules").glob("*.smk")} == {
+        "stain.smk",
+        "evaluate.smk",
+        "train.smk",
+        "sheet.smk",
+    }
+
+
+def test_the_rules_call_wsistain_and_nothing_else():
+    for rules in (workflow_folder() / "rules").glob("*.smk"):
+        text = rules.read_text()
+        assert text.count("shell:") == text.count('"wsistain ') and "run:" not in text.replace("run=", "")

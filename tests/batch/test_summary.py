@@ -1,0 +1,59 @@
+"""Numbers and sentences of the summary."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+
+from tests.pipeline.slides import small_config, write_slide
+from wsistain.batch.sheet import Entry, Refused
+from wsistain.batch.summary import Row, last_words, positive_share, summarise, write_summary
+from wsistain.pipeline.run import run
+
+
+def test_the_positive_share_counts_brown_among_tissue_only(tmp_path):
+    picture = np.full((256, 256, 3), 255, np.uint8)
+    picture[:, 128:] = (120, 110, 190)  # blue: tissue, negative
+    picture[:64, 128:] = (120, 75, 45)  # brown: a quarter of the tissue
+    slide = write_slide(tmp_path / "a.tiff", picture, mpp=1.0)
+    run(slide, "ER", tmp_path, config=small_config(all_tiles=True))
+    assert positive_share(tmp_path / "a.ER.ome.zarr", 0.15) == pytest.approx(0.25, abs=0.01)
+    assert math.isnan(positive_share_of_glass(tmp_path))
+
+
+def positive_share_of_glass(folder):
+    slide = write_slide(folder / "g.tiff", np.full((128, 128, 3), 255, np.uint8))
+    run(slide, "ER", folder, config=small_config(all_tiles=True))
+    return positive_share(folder / "g.ER.ome.zarr", 0.15)
+
+
+def test_the_last_words_of_a_log_are_the_error(tmp_path):
+    log = tmp_path / "x.log"
+    log.write_text("Staining\nwsistain: the disk is full\nerror: job failed\n")
+    assert last_words(log) == "the disk is full"
+    log.write_bytes(b"Killed \xff\n\n")
+    assert last_words(log).startswith("Killed")
+    assert last_words(tmp_path / "none.log") == ""
+
+
+def test_what_has_no_result_says_why(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.ER-PR.log").write_text("wsistain: no tissue\n")
+    entries = [Entry("a", "/x/a.svs", ("ER", "PR")), Entry("b", "/x/b.svs", ("ER",))]
+    refused = [Refused("c", "/x/c.svs", "truncated", True), Refused("d", "/x/d.txt", "text", False)]
+    rows = summarise(tmp_path, entries, refused, tmp_path / "logs", ["ER", "PR"])
+    assert [(r.slide, r.marker, r.state, r.message) for r in rows] == [
+        ("a", "ER", "failed", "no tissue"),
+        ("a", "PR", "failed", "no tissue"),
+        ("b", "ER", "missing", "it was not reached"),
+        ("c", "ER", "failed", "truncated"),
+        ("c", "PR", "failed", "truncated"),
+        ("d", "", "skipped", "text"),
+    ]
+
+
+def test_no_cell_is_a_formula(tmp_path):
+    write_summary(tmp_path / "s.csv", [Row("=1+1", "ER", "failed", message="@SUM(A1)\nx")])
+    (row,) = csv.DictReader((tmp_path / "s.csv").open(newline=""))
+    assert row["slide"] == "'=1+1" and row["message"].startswith("'@")

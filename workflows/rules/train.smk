@@ -1,0 +1,14 @@
+rule train:
+    input:
+        lambda w: config["training"][w.name],
+    output:
+        "batch/training/{name}/weights.safetensors",
+    log:
+        "batch/logs/training.{name}.log",
+    threads: config["threads"]
+    resources:
+        mem_mb=config["mem_mb"],
+        runtime=config["training_minutes"],
+        gpu=config["gpu"],
+    shell:
+        "wsistain train {input:q} --output batch/training/{wildcards.name:q} --resume > {log:q} 2>&1"

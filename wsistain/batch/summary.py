@@ -1,0 +1,136 @@
+"""What a batch came to: one row a slide and marker, as `summary.csv` and as a table."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from wsistain.batch.sheet import Entry, Refused
+from wsistain.errors import OutputError
+from wsistain.markers import find_marker
+from wsistain.optics.scoring import dab_od
+from wsistain.output.reading import open_level, read_stain, read_window
+from wsistain.pipeline.run import output_name
+
+SCORE_MPP = 2.0
+"""The positive fraction is measured on the coarsest level that is at least as fine as this; a nucleus is 6 to 10 um."""
+
+GLASS = 225
+"""A pixel whose darkest channel is lighter than this is glass, not tissue."""
+
+BAND_PX = 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of `summary.csv`.
+
+    state             : "done"; "failed"; "skipped", for a file that is no slide; "missing", for one not reached.
+    minutes           : of the run that finished it.
+    mp_per_second     : 10^6 output px a second in that run.
+    positive_fraction : share of the tissue that is brown, 0..1.
+    """
+
+    slide: str
+    marker: str
+    state: str
+    minutes: float | None = None
+    mp_per_second: float | None = None
+    positive_fraction: float | None = None
+    message: str = ""
+    path: str = ""
+
+
+def stain_path(output: Path, entry: Entry, marker: str) -> Path:
+    """Where the stain of a slide lies."""
+    return output / entry.folder / f"{output_name(entry.path, marker)}.ome.zarr"
+
+
+def is_finished(stain: Path) -> bool:
+    """Does the folder hold a finished OME-Zarr? What has metadata is finished."""
+    return (stain / "zarr.json").is_file() or (stain / ".zattrs").is_file()
+
+
+def positive_share(stain: Path, cutoff: float) -> float:
+    """Share of the tissue of a finished stain whose DAB optical density is at least `cutoff`, 0..1; NaN without tissue.
+
+    Measured on a level of about 2 um per px, in bands, so that memory does not grow with the slide. Raises OutputError.
+    """
+    stored = read_stain(stain)
+    fine_enough = [k for k in range(len(stored.levels)) if stored.mpp * 2**k <= SCORE_MPP]
+    level = max(fine_enough, default=0)
+    array = open_level(stain, level)
+    height, width = stored.levels[level]
+    tissue = positive = 0
+    for y in range(0, height, BAND_PX):
+        for x in range(0, width, 4 * BAND_PX):
+            pixels = read_window(array, y, x, BAND_PX, 4 * BAND_PX)
+            pixels = pixels[pixels.min(axis=2) <= GLASS]
+            tissue += len(pixels)
+            positive += int(np.count_nonzero(dab_od(pixels) >= cutoff))
+    return positive / tissue if tissue else float("nan")
+
+
+def last_words(log: Path) -> str:
+    """The sentence with which a run ended, from its log; "" where it said nothing."""
+    try:
+        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return ""
+    said = [line.removeprefix("wsistain: ") for line in lines if line.startswith("wsistain: ")]
+    return (said or [line for line in lines if line] or [""])[-1][:500]
+
+
+def summarise(
+    output: Path, entries: Sequence[Entry], refused: Sequence[Refused], logs: Path, markers: Sequence[str]
+) -> list[Row]:
+    """The rows of a batch, in the order of the sheet; what was refused comes last."""
+    rows = [_row(output, entry, marker, logs) for entry in entries for marker in entry.markers]
+    for file in refused:
+        state, names = ("failed", markers) if file.is_slide else ("skipped", ("",))
+        rows += [Row(file.slide, name, state, message=file.reason, path=file.path) for name in names]
+    return rows
+
+
+def _row(output: Path, entry: Entry, marker: str, logs: Path) -> Row:
+    stain = stain_path(output, entry, marker)
+    log = logs / f"{entry.slide}.{entry.tag}.log"
+    if not is_finished(stain):
+        if not log.is_file():
+            return Row(entry.slide, marker, "missing", message="it was not reached", path=entry.path)
+        words = last_words(log) or "the run ended without a word; see its log"
+        return Row(entry.slide, marker, "failed", message=words, path=entry.path)
+    try:
+        share: float | None = positive_share(stain, find_marker(marker).positive_od)
+        facts = json.loads((stain.parent / f"{output_name(entry.path, marker)}.run.json").read_bytes())
+        minutes, speed = round(facts["seconds"]["total"] / 60, 2), float(facts["mp_per_second"])
+        unread = int(facts["unreadable_tiles"])
+    except (OutputError, OSError, ValueError, KeyError, TypeError) as error:
+        return Row(entry.slide, marker, "failed", message=f"the result cannot be read: {error}", path=entry.path)
+    message = f"{unread} native tiles could not be decoded and are glass" if unread else ""
+    share = None if share is None or math.isnan(share) else round(share, 4)
+    return Row(entry.slide, marker, "done", minutes, speed, share, message, entry.path)
+
+
+def write_summary(path: Path, rows: Sequence[Row]) -> None:
+    """Write `summary.csv` in one move. Raises OutputError."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: _cell(v) for k, v in asdict(row).items()} for row in rows)
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _cell(value: object) -> object:
+    """A value as it may stand in a table that people open with a spreadsheet: text never begins a formula."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
+        return f"'{value}"
+    return value

@@ -1,0 +1,170 @@
+"""Running the Snakemake workflow over a sheet: one job a slide, a failed one does not stop the others."""
+
+import errno
+import fcntl
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from wsistain.batch.sheet import Entry, Refused, check_entries, read_sheet, scan_folder, write_sheet
+from wsistain.batch.summary import Row, is_finished, stain_path, summarise, write_summary
+from wsistain.config import RunConfig, dump_yaml
+from wsistain.errors import ConfigError, OutputError
+
+WORK = "batch"
+"""Folder below the output for configuration, sheet, logs and done markers."""
+
+_CORES = ("--cores", "-c", "--jobs", "-j", "--profile", "--executor", "-e")
+_NO_RUN = (
+    *("-n", "--dry-run", "--dryrun", "--lint", "--report", "--dag", "--rulegraph", "--filegraph", "--summary"),
+    *("--list-rules", "-l", "--detailed-summary", "-D", "--unlock", "--cleanup-metadata", "--touch", "-t"),
+    *("--help", "-h", "--version", "-v", "--archive", "--export-cwl"),
+)
+
+
+def workflow_folder() -> Path:
+    """Folder of the Snakefile: in the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    for folder in (here / "workflows", here.parent / "workflows"):
+        if (folder / "Snakefile").is_file():
+            return folder
+    raise ConfigError("the workflow is not part of this installation; install wsistain from its wheel or a checkout")
+
+
+def run_batch(
+    source: Path,
+    markers: Sequence[str],
+    output: Path,
+    *,
+    config: RunConfig,
+    recursive: bool = False,
+    overwrite: bool = False,
+    flags: Sequence[str] = (),
+) -> list[Row]:
+    """Stain every slide of a folder or sample sheet; what each came to, also in `output/summary.csv`.
+
+    source    : folder of slides, or sample sheet (.tsv, .csv).
+    config    : of every run.
+    recursive : look into the folders of `source` as well.
+    overwrite : replace finished results; else only what is missing is done.
+    flags     : for Snakemake, as on its own command line. With flags that run nothing (--dry-run ...) the list is empty.
+
+    Raises ConfigError or OutputError for what concerns all slides; what concerns one is in its row.
+    """
+    if importlib.util.find_spec("snakemake") is None:
+        raise ConfigError("batches need snakemake: pip install 'wsistain[batch]'")
+    folder, snakefile = output.absolute(), workflow_folder() / "Snakefile"
+    if source.is_dir() and folder.resolve() == source.resolve():
+        raise ConfigError(f"{source} is the folder of the slides; choose another --output")
+    entries, refused = _find(source, markers, folder, config, recursive)
+    if not entries and not refused:
+        raise ConfigError(f"{source} holds no files; give a folder of slides or a sample sheet")
+    with _alone(folder) as work:
+        _prepare(folder, work, entries, config, markers, overwrite)
+        if entries or _runs_nothing(flags):
+            code = _snakemake(folder, snakefile, flags)
+            if _runs_nothing(flags):
+                if code:
+                    raise ConfigError(f"Snakemake ended with code {code}; what it said is above")
+                return []
+        else:
+            code = 0
+        rows = summarise(folder, entries, refused, work / "logs", markers)
+        write_summary(folder / "summary.csv", rows)
+    if code and all(r.state in ("done", "skipped", "missing") for r in rows):
+        raise ConfigError(f"Snakemake ended with code {code} before any slide failed; what it said is above")
+    return rows
+
+
+def _runs_nothing(flags: Sequence[str]) -> bool:
+    return any(flag.split("=")[0] in _NO_RUN for flag in flags)
+
+
+def _find(
+    source: Path, markers: Sequence[str], output: Path, config: RunConfig, recursive: bool
+) -> tuple[list[Entry], list[Refused]]:
+    if source.is_dir():
+        return scan_folder(source, markers, mpp=config.mpp, reader=config.reader, recursive=recursive, without=output)
+    return check_entries(read_sheet(source, markers), mpp=config.mpp, reader=config.reader)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """The work folder of a batch, held under a lock that the kernel frees however this process ends."""
+    work = folder / WORK
+    try:
+        for made in (work / "logs", work / "done"):
+            made.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise OutputError(
+            f"the output folder {folder} cannot be made ({error.strerror}); choose another --output"
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"another batch writes to {folder}; wait for it or choose another --output") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise OutputError(f"{folder} cannot be locked: {error.strerror}") from None
+        yield work
+    finally:
+        os.close(descriptor)
+
+
+def _prepare(
+    folder: Path, work: Path, entries: Sequence[Entry], config: RunConfig, markers: Sequence[str], overwrite: bool
+) -> None:
+    """Write what the workflow reads, and take back done markers whose results are gone."""
+    values = {
+        "slides": f"{WORK}/slides.tsv",
+        "markers": ",".join(markers),
+        "run": f"{WORK}/run.yaml",
+        "mode": "overwrite" if overwrite else "resume",
+    }
+    try:
+        write_sheet(work / "slides.tsv", entries)
+        _write_if_new(work / "config.yaml", yaml.safe_dump(values, sort_keys=False))
+        _write_if_new(work / "run.yaml", dump_yaml(config))
+        for entry in entries:
+            done = work / "done" / f"{entry.slide}.{entry.tag}.done"
+            finished = all(is_finished(stain_path(folder, entry, m)) for m in entry.markers)
+            if overwrite or not finished:
+                done.unlink(missing_ok=True)
+                (work / "logs" / f"{entry.slide}.{entry.tag}.log").unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{work} cannot be written: {error.strerror or error}") from None
+
+
+def _write_if_new(path: Path, text: str) -> None:
+    """Write a file unless it says the same already: Snakemake takes a newer file for a change."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _snakemake(folder: Path, snakefile: Path, flags: Sequence[str]) -> int:
+    """Exit code of Snakemake over the workflow; it speaks on standard error."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(folder)]
+    command += ["--configfile", str(folder / WORK / "config.yaml"), "--keep-going", "--rerun-incomplete", "--nolock"]
+    if not any(flag.split("=")[0] in _CORES or flag[:2] in ("-c", "-j") for flag in flags):
+        command += ["--cores", "all"]
+    if not any(flag in ("--quiet", "-q", "--verbose") for flag in flags):
+        command += ["--quiet", "rules", "host", "reason"]
+    # the rules call `wsistain` by name; the one beside this interpreter comes first
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    process = subprocess.Popen([*command, *flags], env={**os.environ, "PATH": path}, stdout=sys.stderr.fileno())
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # Ctrl-C reached it too; it ends its jobs, whose results can be resumed
+        raise
