@@ -17,7 +17,7 @@ from wsistain.phantom.biology import Clone, express
 from wsistain.phantom.noise import F32, U64, draw, hash_at, normal, salt_of
 
 LAYER_UM, CELL_UM, MARGIN_UM = 12.0, 256.0, 64.0
-BUCKET_UM, SLOTS = 32.0, 44
+BUCKET_UM, SLOTS = 32.0, 64
 Z_JITTER_UM, MAX_DEPTH_UM = 9.6, 5.0
 MAX_RADIUS_UM, ROUNDS, ROOM = 7.8, 3, 0.80
 TYPES = (
@@ -128,19 +128,21 @@ class Block:
     def _kinds(self, t: Tissue, ids: U64, vacuole: F32) -> NDArray[np.int8]:
         """Type of each candidate, -1 for none; a lot against the density of each tissue."""
         u, v = draw(ids, salt_of(1, "kind.u")), draw(ids, salt_of(1, "kind.v"))
-        kind = np.where(u < 0.030, FIBRO, -1)
-        kind = np.where(u < np.clip(0.035 * t.immune - 0.01, 0.006, 1) ** 1.0, np.where(v < 0.8, LYMPH, PLASMA), kind)
+        crowd = np.clip(t.immune - 1.15, 0, 1.5)
+        kind = np.where(u < 0.030 + 0.012 * np.clip(t.immune, -1, 1), FIBRO, -1)
         kind = np.where(
-            (t.immune > 1.25) & (u < 0.30 + 0.25 * (t.immune - 1.25)), np.where(v < 0.85, LYMPH, PLASMA), kind
+            u < np.clip(0.004 + 0.008 * (t.immune + 0.5), 0.0015, 0.02), np.where(v < 0.85, LYMPH, PLASMA), kind
         )
-        kind = np.where((t.vessel > -0.5) & (t.vessel < 2.6), np.where(u < 0.35, ENDO, -1), kind)
+        kind = np.where((t.immune > 1.15) & (u < 0.05 + 0.6 * crowd), np.where(v < 0.86, LYMPH, PLASMA), kind)
+        kind = np.where((t.vessel > -0.6) & (t.vessel < 2.4), np.where(u < 0.30, ENDO, -1), kind)
         kind = np.where(vacuole > -2.5, np.where((vacuole < 0.8) & (u < 0.05), ADIPO, -1), kind)
         lymph_in = (u < 0.018) | ((t.immune > 1.6) & (u < 0.05))
         kind = np.where(t.nest > 3.0, np.where(lymph_in, LYMPH, TUMOUR), kind)
         kind = np.where((t.nest > -6) & (t.nest <= 3.0) & (vacuole < -2.5), np.where(u < 0.04, FIBRO, -1), kind)
-        kind = np.where((t.duct > -1) & (t.duct < 3.2), np.where(u < 0.5, MYO, -1), kind)
-        kind = np.where(t.duct >= 4.5, LUMINAL, kind)
-        kind = np.where((t.duct >= 3.2) & (t.duct < 4.5), -1, kind)
+        kind = np.where((t.duct > -1) & (t.duct < 3.2), np.where(u < 0.3, MYO, -1), kind)
+        # Luminal cells stand in rows along the wall.
+        row = np.mod(t.duct - 5.4, 8.6) < 4.2
+        kind = np.where(t.duct >= 3.2, np.where(row & (t.duct >= 5.4), LUMINAL, -1), kind)
         kind = np.where((t.necrosis > 0) & (t.nest > 0), np.where(u < 0.12, DEBRIS, -1), kind)
         kind = np.where(t.hole > -3.2 + 2.0 * (t.vessel > 0), np.where((t.hole < -1) & (t.vessel > 0), kind, -1), kind)
         kind = np.where(cleft_um(t.shrink, t.nest) > 0.5, -1, kind)
@@ -155,7 +157,7 @@ class Block:
         bad = 1 / (1 + np.exp(np.clip(2.0 * lat.differentiation, -20, 20)))  # 0 well, 1 poorly differentiated
         big = np.clip(lat.cycle - 0.9, 0, 2.0)
         base = np.choose(kind, [0, 3.75, 3.1, 3.4, 2.95, 3.0, 2.8, 1.3, 3.3]).astype(np.float32)
-        size_t = 3.75 + 2.1 * bad + 0.35 * big
+        size_t = 3.45 + 2.0 * bad + 0.35 * big
         size = np.where(tumour, size_t * (1 + (0.07 + 0.13 * bad) * g[0]), base * (1 + 0.09 * g[0]))
         long = np.choose(kind, [0, 1.32, 2.1, 2.9, 1.06, 2.4, 2.2, 1.2, 1.25]).astype(np.float32) * (
             1 + 0.1 * np.abs(g[1])
@@ -209,10 +211,11 @@ class Block:
         t = Tissue(**{f.name: getattr(t, f.name)[keep] for f in fields(t)})
         ids, y, x, z, kind = ids[keep], y[keep], x[keep], z[keep], kind[keep]
         made = self._build(ids, y, x, z, kind, t, raster.grain(py[keep], px[keep], t, kind == LUMINAL))
-        room = np.minimum(np.sqrt(made.a * made.b), MAX_RADIUS_UM) + np.where(kind == TUMOUR, 0.35, 0.1).astype(
+        room = np.minimum(np.sqrt(made.a * made.b), MAX_RADIUS_UM) + np.where(kind == TUMOUR, 0.3, 0.1).astype(
             np.float32
         )
-        room = np.where(np.isin(kind, (FIBRO, ENDO, MYO)), 0.62 * made.a, room)
+        room = np.where(np.isin(kind, (FIBRO, ENDO)), 0.62 * made.a, np.where(kind == MYO, 0.36 * made.a, room))
+        room = np.where(kind == LUMINAL, 0.9 * made.b, room)
         lot = draw(ids, salt_of(1, "lot"))
         inner = (y >= row * CELL_UM) & (y < (row + 1) * CELL_UM) & (x >= col * CELL_UM) & (x < (col + 1) * CELL_UM)
         return made.take(contest(y, x, np.minimum(room, MAX_RADIUS_UM), lot) & inner)

@@ -148,6 +148,12 @@ class Texture:
         self.picture: F32 = ((picture - picture.mean()) / picture.std()).astype(np.float32)
         self.size = size
 
+    def near(self, row: Floats, col: Floats) -> F32:
+        """float32 at the samples nearest to (row, col), wrapped round: for detail as fine as the samples."""
+        r, c = (row + 1e6 * self.size).astype(np.int64), (col + 1e6 * self.size).astype(np.int64)
+        values: F32 = self.picture.ravel()[(r & (self.size - 1)) * self.size + (c & (self.size - 1))]
+        return values
+
     def at(self, row: Floats, col: Floats) -> F32:
         """float32 at fractional (row, col) samples, bilinear, wrapped round."""
         values: F32 = map_coordinates(
@@ -181,6 +187,16 @@ class Grain:
             picture = np.fft.irfft2(spectrum * filt, s=(size, size))
             stack[k] = picture / picture.std()
         self.stack = stack
+
+    def near(self, turn: F32, row: Floats, col: Floats) -> F32:
+        """As `at`, at the nearest sample and direction: for detail as fine as the samples."""
+        size = self.stack.shape[1]
+        k = (turn * np.float32(self.TURNS / np.pi) + np.float32(self.TURNS * 4 + 0.5)).astype(np.int64) & (
+            self.TURNS - 1
+        )
+        r, c = (row + 1e6 * size).astype(np.int64) & (size - 1), (col + 1e6 * size).astype(np.int64) & (size - 1)
+        values: F32 = self.stack.ravel()[(k * size + r) * size + c]
+        return values
 
     def at(self, turn: F32, row: Floats, col: Floats) -> F32:
         """float32 at fractional (row, col) samples; turn: angle of the fibres from +col to +row, rad."""

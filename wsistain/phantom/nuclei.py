@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from wsistain.phantom.cells import DEBRIS, Cells
 from wsistain.phantom.noise import F32, draw, normal, salt_of
 
-_SIZES = (5, 7, 9, 12, 15, 19, 24, 30, 40, 60)
+_SIZES = (*range(5, 22), 23, 25, 28, 31, 35, 40, 50, 60)
 
 
 @dataclass

@@ -54,7 +54,7 @@ def draw_optics(seed: int, glass_name: str) -> Optics:
         h_gain=float(np.exp(0.13 * g[12])),
         e_gain=float(np.exp(0.18 * g[13])),
         d_gain=float(np.exp(0.06 * g[14])),
-        blur_um=float(0.24 + 0.16 * u[1]),
+        blur_um=float(0.18 + 0.15 * u[1]),
         glass=(float(top), float(top - 3 * u[2]), float(top - 1 + 4 * (u[3] - 0.5))),
         noise=float(0.8 + 0.9 * u[4]),
         haze=float(0.012 * u[5]),

@@ -4,17 +4,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from wsistain.phantom.anatomy import Anatomy, cleft_um, nearest_blob, vacuole_um
 from wsistain.phantom.cells import LUMINAL, MARKERS, TUMOUR, Block, Cells
 from wsistain.phantom.config import PhantomConfig
-from wsistain.phantom.noise import F32, Grain, Texture, salt_of, smooth_noise
+from wsistain.phantom.noise import F32, Floats, Grain, Texture, fractal, salt_of, smooth_noise
 from wsistain.phantom.nuclei import paint_nuclei
 from wsistain.phantom.sections import Section
+from wsistain.phantom.territory import nearest_centres
 
 MARGIN_UM = 16.0
 NODE_UM = 4.0
+# DAB optical density of the membrane by ring score; it jumps where rings become complete (2+).
+HER2_LEVELS = (0.0, 0.7, 1.499, 1.5, 2.4, 3.0)
+HER2_OD = (0.0, 0.03, 0.12, 0.34, 0.62, 1.05)
 
 
 @dataclass
@@ -56,7 +59,7 @@ class Window:
     """Fields and textures of one window, at every pixel."""
 
     def __init__(self, painter: "Painter", section: Section, y: int, x: int, h: int, w: int) -> None:
-        self.painter, self.section, self.shape = painter, section, (h, w)
+        self.y, self.x, self.shape = y, x, (h, w)
         mpp = painter.mpp
         step = max(1, round(NODE_UM / mpp))
         self.rows, r0, nr = cubic_rows(y, h, step)
@@ -100,23 +103,21 @@ class Painter:
         self.mpp, self.seed, self.marker = config.mpp, config.seed, MARKERS.index(config.marker)
         self.anatomy, self.block = anatomy, block
         s = config.seed
-        self.fibril = Grain(s, "fibril", 1.0, 14.0, minus=3.0)
+        self.fibril = Grain(s, "fibril", 0.8, 14.0, minus=2.6)
         self.bundle = Grain(s, "bundle", 1.6, 11.0, minus=3.5)
         self.fine = Texture(s, "fine", (0.9, 0.9), size=512, minus=2.2)
         self.coarse = Texture(s, "coarse", (1.9, 1.9), size=512, minus=2.0)
         self.cloud = Texture(s, "cloud", (3.0, 3.0), size=512, minus=3.0)
 
     def cells_on(
-        self, section: Section, y0: float, x0: float, y1: float, x1: float, *, reach: float, deep: float = 0.0
+        self, section: Section, y0: float, x0: float, y1: float, x1: float, *, reach: float
     ) -> tuple[Cells, NDArray, NDArray]:
-        """(cells, y, x) that the section cuts (or passes within `deep` um) in or within `reach` of a glass window, um."""
+        """(cells, y, x) that the section cuts, in or within `reach` of a glass window, um."""
         ey, ex = np.meshgrid(
             np.linspace(y0 - reach, y1 + reach, 9), np.linspace(x0 - reach, x1 + reach, 9), indexing="ij"
         )
         by, bx = section.to_block(ey, ex)
-        cells = self.block.cells(
-            by.min() - 4, bx.min() - 4, by.max() + 4, bx.max() + 4, section.z0 - deep, section.z1 + deep
-        )
+        cells = self.block.cells(by.min() - 4, bx.min() - 4, by.max() + 4, bx.max() + 4, section.z0, section.z1)
         gy, gx = section.from_block(cells.y, cells.x)
         keep = (gy >= y0 - reach) & (gy < y1 + reach) & (gx >= x0 - reach) & (gx < x1 + reach)
         if len(cells) and (section.tears or section.folds):
@@ -129,24 +130,24 @@ class Painter:
         if win.is_glass:
             return None
         m = self.mpp
-        cells, cy, cx = self.cells_on(section, y * m, x * m, (y + h) * m, (x + w) * m, reach=MARGIN_UM, deep=6.0)
+        cells, cy, cx = self.cells_on(section, y * m, x * m, (y + h) * m, (x + w) * m, reach=MARGIN_UM)
         y_px, x_px = cy / m - 0.5 - y, cx / m - 0.5 - x
         py, px = win.places()
         z = section.z_mid
-        clump = self.coarse.at((py + 37 * z) / 0.46, (px + 11 * z) / 0.46)
-        grain = self.fine.at((py + 17 * z) / 0.37, (px - 23 * z) / 0.37)
+        clump = self.coarse.near((py + 37 * z) / 0.46, (px + 11 * z) / 0.46)
+        grain = self.fine.near((py + 17 * z) / 0.37, (px - 23 * z) / 0.37)
         nuclear = np.where(self.marker < 3, cells.level[:, self.marker], 0).astype(np.float32)
         turn = (cells.turn - np.float32(section.turn)).astype(np.float32)
         nuclei = paint_nuclei(cells, y_px, x_px, turn, section.z0, section.z1, m, clump, grain, nuclear)
         ground = self._ground(win, py, px, grain)
-        ring, border, plump = self._membranes(win, ground, cells, y_px, x_px, section.z_mid, clump)
+        ring, border, plump = self._membranes(win, ground, cells, y_px, x_px, clump)
         return self._mix(win, ground, nuclei, ring, border, plump, grain)
 
-    def _ground(self, win: Window, py: NDArray, px: NDArray, grain: F32) -> dict[str, F32]:
+    def _ground(self, win: Window, py: Floats, px: Floats, grain: F32) -> dict[str, F32]:
         """Shares and densities of the tissues between the nuclei, at every pixel."""
         turn = win.fibre_turn()
         bundle = self.bundle.at(turn, py / 1.3, px / 1.3)
-        fibril = self.fibril.at(turn, py / 0.55, px / 0.55)
+        fibril = self.fibril.near(turn, py / 0.55, px / 0.55)
         cloud = self.cloud.at(py / 2.1, px / 2.1)
         sway = self.cloud.at((px + 71) / 1.6, (py - 53) / 1.6)
         inside = win.field("inside") + 2.5 * bundle + 1.5 * cloud
@@ -156,93 +157,88 @@ class Painter:
         epithelium = np.maximum(ramp(nest, 1.6), ramp(duct, 1.4))
         gap = np.maximum(ramp(cleft + 0.8 * cloud, 1.4), ramp(win.up(win.tear) + 2 * bundle, 2.0))
         open_ = np.maximum(ramp(hole, 1.2), gap)
-        slit = ramp(
-            -bundle - 2.3 + 0.55 * win.up(smooth_noise(salt_of(self.seed, "oedema"), win.nodes_y, win.nodes_x, 120.0)),
-            0.7,
-        )
-        slit = slit * (1 - epithelium)
+        loose = win.up(fractal(self.seed, "oedema", win.nodes_y, win.nodes_x, 230.0, 3))
+        slit = ramp(-bundle - 2.2 + 0.75 * loose, 0.8) * (1 - epithelium)
         body = ramp(inside, 1.6) * (1 - open_) * (1 - ramp(vacuole, 1.0))
         dead = ramp(win.field("necrosis") + 5 * cloud, 9.0) * epithelium
-        collagen = np.clip(0.95 + 0.20 * bundle + 0.22 * fibril, 0.15, 2.0) * (1 - np.float32(0.85) * slit)
+        # Dense collagen is strong and even, oedematous stroma pale with wispy fibres.
+        strength = np.clip(np.float32(0.92) - np.float32(0.22) * loose, 0.35, 1.3)
+        wisp = np.clip(np.float32(0.2) + np.float32(0.06) * loose, 0.1, 0.4)
+        collagen = (
+            np.clip(
+                1 + wisp * (np.float32(0.8) * bundle + np.float32(1.1) * fibril + np.float32(0.35) * grain), 0.1, 2.2
+            )
+            * strength
+            * (1 - np.float32(0.85) * slit)
+        )
+        vessel = win.field("vessel")
+        wall = np.exp(-(((vessel - 0.6) / 1.5) ** 2)) * (1 - epithelium)
+        collagen = collagen * (1 - np.float32(0.5) * wall) + np.float32(0.85) * wall
         membrane = np.exp(-((np.minimum(np.abs(duct + 0.4), np.abs(nest + 0.6)) / 0.9) ** 2))
-        blood = self._blood(win, py, px, hole) * ramp(inside - 6, 4)
+        blood = self._blood(win, py, px, vessel, hole) * ramp(inside - 6, 4) * (vacuole < -3)
         return {
             "body": body, "epithelium": epithelium, "dead": dead, "collagen": collagen, "membrane": membrane,
-            "blood": blood, "cloud": cloud, "sway": sway, "nest": nest, "duct": duct, "hole": hole, "immune": win.field("immune"), "lumen": ramp(hole, 3.0) * ramp(inside, 2.0),
+            "blood": blood, "cloud": cloud, "sway": sway, "wall": np.maximum(nest, duct), "hole": hole, "immune": win.field("immune"), "lumen": ramp(hole, 3.0) * ramp(inside, 2.0),
         }  # fmt: skip
 
-    def _blood(self, win: Window, py: NDArray, px: NDArray, hole: F32) -> F32:
+    def _blood(self, win: Window, py: Floats, px: Floats, vessel: F32, hole: F32) -> F32:
         """Red cells in the lumens of vessels."""
         blood = np.zeros(win.shape, np.float32)
-        where = np.flatnonzero((win.field("vessel") > 2.0) & (hole > -0.5))
+        where = np.flatnonzero((vessel > 2.0) & (hole > -0.5))
         if len(where):
             depth, _, lot = nearest_blob(
-                self.seed, "red", py.ravel()[where], px.ravel()[where], 6.4, 0.62, (2.5, 3.3), 0.06
+                self.seed, "red", py.ravel()[where], px.ravel()[where], 6.0, 0.8, (2.6, 3.4), 0.06
             )
             blood.ravel()[where] = np.clip(depth * 0.9, 0, 1) * (0.30 + 0.16 * lot)
         return blood
 
-    def _vacuole(self, win: Window, py: NDArray, px: NDArray) -> F32:
-        """um into the vacuole of a fat cell, exact at every pixel (the two nearest centres come from the nodes)."""
+    def _vacuole(self, win: Window, py: Floats, px: Floats) -> F32:
+        """um into the vacuole of a fat cell, exact at every pixel."""
+        vacuole = np.full(win.shape, -1e3, np.float32)
         if not (win.tissue.fat > -70).any():
-            return np.full(win.shape, -1e3, np.float32)
+            return vacuole
+        where = np.flatnonzero(win.field("fat") > -60)
+        if len(where) == 0:
+            return vacuole
         centres, is_fat = self.anatomy.active_fat(float(py.min()), float(px.min()), float(py.max()), float(px.max()))
         if not is_fat.any():
-            return np.full(win.shape, -1e3, np.float32)
-        d, near = self._nearest(centres, np.zeros(len(centres)), py, px, 4)
-        order = np.argsort(d, axis=0)[:3]
-        return vacuole_um(np.take_along_axis(d, order, 0), is_fat[np.take_along_axis(near, order, 0)])
-
-    @staticmethod
-    def _nearest(points: NDArray, less: NDArray, py: NDArray, px: NDArray, k: int) -> tuple[NDArray, NDArray]:
-        """(distance less `less`, index), each (k, h, w), to the k points nearest to the middle of each 4 x 4 px."""
-        h, w = py.shape
-        sub_y, sub_x = py[2::4, 2::4], px[2::4, 2::4]
-        pad_r, pad_c = -(-h // 4) - sub_y.shape[0], -(-w // 4) - sub_x.shape[1]
-        sub_y, sub_x = (np.pad(s, ((0, pad_r), (0, pad_c)), mode="edge") for s in (sub_y, sub_x))
-        _, which = cKDTree(points).query(np.stack([sub_y, sub_x], -1), k=k)
-        near = np.stack([np.repeat(np.repeat(which[..., j], 4, 0), 4, 1)[:h, :w] for j in range(k)])
-        oy, ox = points[0, 0], points[0, 1]
-        sy, sx = (py - oy).astype(np.float32), (px - ox).astype(np.float32)
-        qy, qx = (points[:, 0] - oy).astype(np.float32), (points[:, 1] - ox).astype(np.float32)
-        lower = less.astype(np.float32)
-        d = np.stack([np.sqrt((sy - qy[n]) ** 2 + (sx - qx[n]) ** 2) - lower[n] for n in near])
-        return d, near
+            return vacuole
+        none = np.zeros(len(centres), np.float32)
+        gap, which = nearest_centres(centres, none, py, px, win.y, win.x, where, 4, 3)
+        vacuole.ravel()[where] = vacuole_um(gap, is_fat[which])
+        return vacuole
 
     def _membranes(
-        self, win: Window, ground: dict[str, F32], cells: Cells, y_px: NDArray, x_px: NDArray, z_mid: float, clump: F32
+        self, win: Window, ground: dict[str, F32], cells: Cells, y_px: Floats, x_px: Floats, clump: F32
     ) -> tuple[F32, F32, F32]:
         """(HER2 on membranes, share of the pixel on a border between cells, apocrine tone of the cell) of epithelium."""
-        zero = np.zeros(win.shape, np.float32)
-        pick = np.isin(cells.kind, (TUMOUR, LUMINAL)) & (np.abs(cells.z - z_mid) < 7.0)
-        if pick.sum() < 4:
-            return zero, zero, zero
+        ring, border, tone = (np.zeros(win.shape, np.float32) for _ in range(3))
+        pick = np.isin(cells.kind, (TUMOUR, LUMINAL))
+        where = np.flatnonzero(ground["epithelium"] > 0)
+        if pick.sum() < 4 or len(where) == 0:
+            return ring, border, tone
         some = cells.take(pick)
-        points = np.stack([y_px[pick], x_px[pick]], 1) * self.mpp
+        centres = np.stack([y_px[pick], x_px[pick]], 1) * self.mpp
         h, w = win.shape
         # Borders between cells are not straight: the places are shaken by a few tenths of a um.
         yy = (np.arange(h) * self.mpp)[:, None] + np.float32(0.9) * ground["cloud"]
         xx = (np.arange(w) * self.mpp)[None, :] + np.float32(0.7) * ground["sway"]
         radius = np.sqrt(some.a * some.b)
-        d, near = self._nearest(points, radius, yy, xx, 4)
-        own = np.take_along_axis(near, np.argmin(d, 0)[None], 0)[0]
-        d.sort(axis=0)
-        gap = (d[1] - d[0]) / 2
-        outer = np.float32(6.5) - d[0]
-        rim = np.minimum(np.abs(np.maximum(ground["nest"], ground["duct"]) - 0.9), np.abs(ground["hole"] + 0.9))
+        d, which = nearest_centres(centres, radius, yy, xx, win.y, win.x, where, 4, 2)
+        own, gap, outer = which[0], (d[1] - d[0]) / 2, np.float32(6.5) - d[0]
+        nest, hole, sway = (ground[name].ravel()[where] for name in ("wall", "hole", "sway"))
+        rim = np.minimum(np.abs(nest - np.float32(0.9)), np.abs(hole + np.float32(0.9)))
         edge = np.minimum(np.minimum(gap, np.abs(outer)), rim)
-        border = np.exp(-((edge / np.float32(0.55)) ** 2)) * (outer > -1)
-        level = some.level[:, 3][own]
-        od = np.interp(level, [0, 0.7, 1.499, 1.5, 2.4, 3.0], [0, 0.03, 0.12, 0.34, 0.62, 1.05]).astype(np.float32)
-        whole = ramp(level - np.float32(1.35) + np.float32(0.45) * clump, 0.5)
-        ring = (
-            od
-            * (np.float32(0.15) + np.float32(0.85) * whole)
-            * np.exp(-((edge / np.float32(0.75)) ** 2))
-            * (outer > -1.2)
-        )
-        tone = np.where(outer > -2, some.plump[own], 0).astype(np.float32)
-        return ring.astype(np.float32), border.astype(np.float32), tone
+        border.ravel()[where] = np.exp(-((edge / np.float32(0.55)) ** 2)) * (outer > -1)
+        tone.ravel()[where] = np.where(outer > -2, some.plump[own], 0)
+        if MARKERS[self.marker] == "HER2":
+            level = some.level[:, 3][own]
+            od = np.interp(level, HER2_LEVELS, HER2_OD).astype(np.float32)
+            whole = ramp(level - np.float32(1.35) + np.float32(0.45) * clump.ravel()[where], 0.5)
+            width = np.float32(0.72) + np.float32(0.16) * sway
+            shape = np.exp(-((edge / width) ** 2)) * (outer > -1.2)
+            ring.ravel()[where] = od * (np.float32(0.15) + np.float32(0.85) * whole) * shape
+        return ring, border, tone
 
     def _mix(
         self, win: Window, g: dict[str, F32], nuclei: object, ring: F32, border: F32, plump: F32, grain: F32
