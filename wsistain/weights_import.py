@@ -20,11 +20,13 @@ from wsistain.errors import OutputError, WeightsError
 from wsistain.markers import find_marker
 from wsistain.networks.layers import folded_state
 from wsistain.networks.resnet import ResnetGenerator
+from wsistain.networks.turbo import SIZE_MULTIPLE
 from wsistain.networks.unet import UnetGenerator
 from wsistain.systems import SYSTEMS, find_system
 from wsistain.weights import SUFFIX, Header, file_hash, load_network, match_tensors, save_weights
+from wsistain.weights_import_turbo import TURBO_KINDS, convert_turbo
 
-KINDS = ("cut", "asp", "usigan", "asp_dgrank", "cyclegan", "pix2pix", "pyramidp2p")
+KINDS = ("cut", "asp", "usigan", "asp_dgrank", "cyclegan", "pix2pix", "pyramidp2p", *TURBO_KINDS)
 """Systems whose published generators can be imported; the number of blocks and widths is read from the file."""
 
 _WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "netG", "net_G", "G", "generator")
@@ -207,12 +209,14 @@ def import_checkpoint(
     licence: str | None = None,
     training_data: str | None = None,
     direction: str = "he-to-ihc",
+    prompt: str | None = None,
     output: Path | None = None,
     overwrite: bool = False,
 ) -> ImportReport:
     """Convert a published checkpoint and write it as a weights file; returns what was done.
 
     name    : of the catalogue ("asp-er"), or a system of `KINDS`; then `marker` and `mpp` are needed too.
+    prompt  : text that a turbo checkpoint was trained with; None: the marker's own.
     output  : the file to write; None: into `installed_folder()`, named after the catalogue or system and marker.
 
     Facts that are given win over the catalogue's. Raises WeightsError naming what does not fit, OutputError when the
@@ -224,6 +228,8 @@ def import_checkpoint(
         raise WeightsError(
             f"--as {name!r} is neither published weights nor a system; wanted one of {', '.join((*KINDS, *CATALOGUE))}"
         )
+    if prompt is not None and system not in TURBO_KINDS:
+        raise WeightsError(f"--prompt is for turbo checkpoints; {name} takes no text")
     if marker is None and entry is None:
         raise WeightsError(
             f"--as {name} does not say what the generator stains; pass --marker, for example --marker ER"
@@ -243,17 +249,24 @@ def import_checkpoint(
             f"{path} is not the file published as {name}: its SHA-256 is {digest}, wanted {entry.sha256}"
         )
 
-    tensors = read_checkpoint(path)
-    convert = convert_unet if system == "pix2pix" else convert_resnet
-    network, options, surplus, n_folded = convert(tensors, path)
-    options = _fit_to_system(system, network, options, path)
+    network: nn.Module | None = None
+    if system in TURBO_KINDS:
+        text = prompt if prompt is not None else find_marker(stains).prompt
+        state, options, surplus, n_used = convert_turbo(path, system, prompt=text, direction=direction)
+        n_folded = 0
+    else:
+        tensors = read_checkpoint(path)
+        convert = convert_unet if system == "pix2pix" else convert_resnet
+        network, options, surplus, n_folded = convert(tensors, path)
+        options = _fit_to_system(system, network, options, path)
+        state, n_used = network.state_dict(), len(tensors) - len(surplus)
     header = Header(
         system=system,
         options=options,
         markers=[stains],
         mpp=scale,
-        tile_px=tile_px or (entry.tile_px if entry else 1024),
-        size_multiple=int(getattr(network, "size_multiple", 1)),
+        tile_px=tile_px or (entry.tile_px if entry else 512 if system in TURBO_KINDS else 1024),
+        size_multiple=int(getattr(network, "size_multiple", 1)) if network is not None else SIZE_MULTIPLE,
         halo_px=getattr(network, "halo_px", None),
         norm="instance" if getattr(network, "norm", "instance") == "instance" else "frozen",
         direction="ihc-to-he" if direction == "ihc-to-he" else "he-to-ihc",
@@ -261,9 +274,9 @@ def import_checkpoint(
         licence=licence or (entry.licence if entry else "unstated"),
         note=_note(entry.method if entry else "", entry.note if entry else "", path, digest),
     )
-    save_weights(target, header, network.state_dict())
+    save_weights(target, header, state)
     load_network(target)
-    return ImportReport(target, len(tensors) - len(surplus), n_folded, tuple(surplus), digest)
+    return ImportReport(target, n_used, n_folded, tuple(surplus), digest)
 
 
 def _note(method: str, note: str, path: Path, digest: str) -> str:

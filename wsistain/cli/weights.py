@@ -26,7 +26,8 @@ Example:
   wsistain weights show usigan-er
 """
 IMPORT_HELP = """
-Convert a published checkpoint (CUT, ASP, USIGAN, PSPStain, CycleGAN, Pix2Pix, PyramidP2P) to weights that 'run' loads.
+Convert a published checkpoint (CUT, ASP, USIGAN, PSPStain, CycleGAN, Pix2Pix, PyramidP2P, img2img-turbo) to weights
+that 'run' loads.
 
 Every tensor is matched, or nothing is written. Checkpoints are read without running code.
 
@@ -152,6 +153,7 @@ def import_weights(
     licence: str | None = typer.Option(None, "--licence", help="Licence of the weights, in words."),
     training_data: str | None = typer.Option(None, "--training-data", help="What it was trained on, in words."),
     direction: str = typer.Option("he-to-ihc", "--direction", help="he-to-ihc or ihc-to-he."),
+    prompt: str | None = typer.Option(None, "--prompt", help="Text that a turbo checkpoint was trained with."),
     output: Path | None = typer.Option(
         None, "--output", "-o", help="File to write; default: where 'run' finds it by name."
     ),
@@ -169,6 +171,7 @@ def import_weights(
         licence=licence,
         training_data=training_data,
         direction=direction,
+        prompt=prompt,
         output=output,
         overwrite=overwrite,
     )
