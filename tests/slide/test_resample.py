@@ -24,7 +24,8 @@ class Memory(GridSlide):
         super().__init__(info, (Grid(*size, *size),))
         self._pixels = pixels
 
-    def _decode(self, key: TileKey) -> NDArray[np.uint8]:
+    def _decode(self, key: TileKey, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+        del out
         return self._pixels
 
     def close(self) -> None:

@@ -341,6 +341,28 @@ def test_the_cache_stays_within_its_bytes_and_still_gives_right_pixels(tmp_path:
         assert slide._cache.nbytes <= budget
 
 
+def test_memory_is_used_again_without_disturbing_readers(tmp_path: Path) -> None:
+    pixels = picture(512, 640)
+    path = write_tiff(tmp_path / "slide.tif", [pixels], compression="jpeg")
+    with TiledTiff(path) as slide:
+        expected = whole(slide)
+    with TiledTiff(path, cache_bytes=6 * 64 * 64 * 3) as slide:  # fewer tiles than one window needs
+
+        def read(number: int) -> bool:
+            rng = np.random.default_rng(number)
+            places = [(int(rng.integers(0, 400)), int(rng.integers(0, 500))) for _ in range(120)]
+            return all(
+                np.array_equal(slide.read_level(0, y, x, 112, 140), expected[y : y + 112, x : x + 140])
+                for y, x in places
+            )
+
+        with ThreadPoolExecutor(6) as pool:
+            assert all(pool.map(read, range(6)))
+        n_in_use = 6 * 12 + 6  # tiles of six windows, and what is kept
+        assert len(slide._cache._free) <= n_in_use + 6
+        assert slide._cache.nbytes <= 6 * 64 * 64 * 3
+
+
 def test_windows_belong_to_the_caller(tmp_path: Path) -> None:
     pixels = picture(64, 64)
     with open_slide(write_tiff(tmp_path / "slide.tif", [pixels])) as slide:
@@ -378,11 +400,11 @@ def test_a_failed_decode_does_not_leave_other_threads_waiting(tmp_path: Path, mo
     good = slide._decode
     calls = []
 
-    def once_broken(key: tuple[int, int, int]) -> np.ndarray | None:
+    def once_broken(key: tuple[int, int, int], out: np.ndarray | None) -> np.ndarray | None:
         calls.append(key)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        return good(key)
+        return good(key, out)
 
     monkeypatch.setattr(slide, "_decode", once_broken)
     with pytest.raises(KeyboardInterrupt):

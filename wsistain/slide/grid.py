@@ -2,11 +2,13 @@
 
 Neighbouring windows overlap, so a reader that remembers decoded tiles decodes each one about once. The cache is
 bounded in bytes, shared by all levels and threads, and two threads never decode the same tile at the same time.
+Tiles are decoded into memory that earlier tiles have left: fresh memory costs nearly as much as decoding, because the
+system clears every page of it.
 """
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event, Lock
 from types import TracebackType
@@ -22,7 +24,11 @@ DEFAULT_CACHE_BYTES = 128 * 2**20
 TileKey = tuple[int, int, int]
 """(level, row, column) of a native tile."""
 
+Decode = Callable[[TileKey, RGB | None], RGB | None]
+"""(tile, memory for it or None) -> its pixels, in that memory or elsewhere; None where there is nothing."""
+
 _ENTRY_BYTES = 200  # what an entry costs beside its pixels; keeps a cache of empty tiles bounded too
+_SLAB_BYTES = 16 * 2**20  # memory is asked for in pieces that the system can give as huge pages
 
 
 @dataclass(frozen=True)
@@ -41,87 +47,123 @@ class Grid:
     origin_x: int = 0
 
 
-class _Decoding:
-    """A tile that one thread is decoding and others may wait for."""
+class _Entry:
+    """A tile that is held, or that one thread is decoding while others wait."""
 
-    __slots__ = ("done", "failed", "tile")
+    __slots__ = ("done", "failed", "kept", "n_readers", "slot", "tile")
 
     def __init__(self) -> None:
-        self.done = Event()
         self.tile: RGB | None = None
+        self.slot: RGB | None = None
+        self.done: Event | None = Event()  # None once decoded
         self.failed = False
+        self.kept = True
+        self.n_readers = 1
 
 
 class TileCache:
-    """Least recently used tiles, bounded in bytes; safe for threads; each miss is decoded by one thread only."""
+    """Least recently used tiles, bounded in bytes; safe for threads; each miss is decoded by one thread only.
 
-    def __init__(self, max_bytes: int) -> None:
+    slot_shape : (height, width) of the tiles whose memory is used again; tiles of other sizes get fresh memory.
+    """
+
+    def __init__(self, max_bytes: int, slot_shape: tuple[int, int] | None = None) -> None:
         self._max_bytes = max_bytes
+        self._slot_shape = slot_shape
         self._bytes = 0
-        self._tiles: OrderedDict[TileKey, RGB | None] = OrderedDict()
-        self._decoding: dict[TileKey, _Decoding] = {}
+        self._entries: OrderedDict[TileKey, _Entry] = OrderedDict()
+        self._free: list[RGB] = []
         self._lock = Lock()
         self.decoded = 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now (pixels and bookkeeping)."""
+        """Bytes of the tiles held now, with what keeping them costs."""
         return self._bytes
 
-    def get(self, key: TileKey, decode: Callable[[TileKey], RGB | None]) -> RGB | None:
-        """The tile of `key`, decoded now unless it is held or another thread is at it; None: nothing there."""
-        while True:
-            found, tile, work = self.claim(key)
-            if found:
-                return tile
-            if work is None:
-                return self.fill(key, decode)
-            work.done.wait()
-            if not work.failed:
-                return work.tile
-
-    def claim(self, key: TileKey) -> tuple[bool, RGB | None, _Decoding | None]:
-        """(True, tile, None) when held; (False, None, work) when another thread is decoding it; otherwise
-        (False, None, None), and the caller must call `fill`."""
+    def claim(self, key: TileKey) -> tuple[_Entry, bool]:
+        """The entry of a tile, and whether the caller is the one who must `fill` it; `release` it in the end."""
         with self._lock:
-            if key in self._tiles:
-                self._tiles.move_to_end(key)
-                return True, self._tiles[key], None
-            work = self._decoding.get(key)
-            if work is None:
-                self._decoding[key] = _Decoding()
-            return False, None, work
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = _Entry()
+                return entry, True
+            entry.n_readers += 1
+            self._entries.move_to_end(key)
+            return entry, False
 
-    def fill(self, key: TileKey, decode: Callable[[TileKey], RGB | None]) -> RGB | None:
+    def fill(self, key: TileKey, entry: _Entry, decode: Decode) -> None:
         """Decode a tile that this thread has claimed, keep it, and wake those who wait for it."""
-        work = self._decoding[key]
+        slot = self._take_slot()
+        finished = False
         try:
-            tile = decode(key)
-            if tile is not None:
-                tile.flags.writeable = False
-            work.tile = tile
-        except BaseException:
-            work.failed = True
+            entry.tile = decode(key, slot)
+            finished = True
+        finally:
             with self._lock:
-                del self._decoding[key]
-            work.done.set()
-            raise
+                if slot is not None and entry.tile is slot:
+                    entry.slot = slot
+                elif slot is not None:
+                    self._free.append(slot)
+                done, entry.done, entry.failed = entry.done, None, not finished
+                if finished:
+                    self.decoded += entry.tile is not None
+                    self._bytes += _size(entry) if entry.kept else 0
+                    self._shrink()
+                elif entry.kept:
+                    self._drop(key, entry)
+            if done is not None:
+                done.set()
+
+    def release(self, entries: Sequence[_Entry]) -> None:
+        """Say that the tiles of these entries have been read."""
         with self._lock:
-            self.decoded += tile is not None
-            self._tiles[key] = tile
-            self._bytes += _ENTRY_BYTES + (tile.nbytes if tile is not None else 0)
-            while self._bytes > self._max_bytes and len(self._tiles) > 1:
-                _, old = self._tiles.popitem(last=False)
-                self._bytes -= _ENTRY_BYTES + (old.nbytes if old is not None else 0)
-            del self._decoding[key]
-        work.done.set()
-        return tile
+            for entry in entries:
+                entry.n_readers -= 1
+                self._recycle(entry)
 
     def clear(self) -> None:
-        """Forget every tile."""
+        """Forget every tile and give its memory back."""
         with self._lock:
-            self._tiles.clear()
+            for item in list(self._entries.items()):
+                self._drop(*item)
+            self._free.clear()
             self._bytes = 0
+
+    def _take_slot(self) -> RGB | None:
+        """Memory for a tile: what another has left, or a part of a new slab."""
+        if self._slot_shape is None:
+            return None
+        with self._lock:
+            if not self._free:
+                size = self._slot_shape[0] * self._slot_shape[1] * 3
+                n = max(1, min(_SLAB_BYTES, self._max_bytes) // size)
+                self._free.extend(np.empty((n, *self._slot_shape, 3), np.uint8))
+            return self._free.pop()
+
+    def _shrink(self) -> None:
+        """Drop the tiles longest unread until the rest fits; those being decoded stay, they are not counted yet."""
+        while self._bytes > self._max_bytes:
+            oldest = next((item for item in self._entries.items() if item[1].done is None), None)
+            if oldest is None:
+                return
+            self._bytes -= _size(oldest[1])
+            self._drop(*oldest)
+
+    def _drop(self, key: TileKey, entry: _Entry) -> None:
+        entry.kept = False
+        del self._entries[key]
+        self._recycle(entry)
+
+    def _recycle(self, entry: _Entry) -> None:
+        """Take back the memory of a dropped tile that nobody reads any more."""
+        if not entry.kept and entry.n_readers <= 0 and entry.slot is not None:
+            self._free.append(entry.slot)
+            entry.slot = entry.tile = None
+
+
+def _size(entry: _Entry) -> int:
+    return _ENTRY_BYTES + (entry.tile.nbytes if entry.tile is not None else 0)
 
 
 class GridSlide(ABC):
@@ -129,16 +171,25 @@ class GridSlide(ABC):
 
     info: SlideInfo
 
-    def __init__(self, info: SlideInfo, grids: tuple[Grid, ...], cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        info: SlideInfo,
+        grids: tuple[Grid, ...],
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        *,
+        reuse_memory: bool = False,
+    ) -> None:
+        """`reuse_memory`: children decode into the memory they are given, tiles of the size of level 0's."""
         self.info = info
         self._grids = grids
-        self._cache = TileCache(cache_bytes)
+        self._cache = TileCache(cache_bytes, (grids[0].tile_h, grids[0].tile_w) if reuse_memory else None)
         self._unreadable: set[tuple[int, ...]] = set()
         self._unreadable_lock = Lock()
 
     @abstractmethod
-    def _decode(self, key: TileKey) -> RGB | None:
-        """The pixels of a tile; None where nothing is stored or nothing can be decoded (which it counts)."""
+    def _decode(self, key: TileKey, out: RGB | None) -> RGB | None:
+        """The pixels of a tile, in `out` where it is given and fits, else in memory of their own; None where nothing
+        is stored or nothing can be decoded (which it counts)."""
 
     @abstractmethod
     def close(self) -> None:
@@ -175,34 +226,45 @@ class GridSlide(ABC):
         grid = self._grids[level]
         top, left = max(y, 0), max(x, 0)
         bottom, right = min(y + height, grid.height), min(x + width, grid.width)
-        inside = top == y and left == x and bottom == y + height and right == x + width
         out: RGB = np.empty((height, width, 3), np.uint8)
-        if not inside:
+        if (top, left, bottom, right) != (y, x, y + height, x + width):
             out.fill(255)
         if bottom <= top or right <= left:
             return out
-        waiting = []
         rows = range((top - grid.origin_y) // grid.tile_h, (bottom - 1 - grid.origin_y) // grid.tile_h + 1)
         cols = range((left - grid.origin_x) // grid.tile_w, (right - 1 - grid.origin_x) // grid.tile_w + 1)
-        for row in rows:
-            tile_y = grid.origin_y + row * grid.tile_h
-            y0, y1 = max(tile_y, top), min(tile_y + grid.tile_h, bottom)
-            for col in cols:
-                tile_x = grid.origin_x + col * grid.tile_w
-                x0, x1 = max(tile_x, left), min(tile_x + grid.tile_w, right)
-                target = out[y0 - y : y1 - y, x0 - x : x1 - x]
-                part = (slice(y0 - tile_y, y1 - tile_y), slice(x0 - tile_x, x1 - tile_x))
-                key = (level, row, col)
-                found, tile, work = self._cache.claim(key)
-                if not found and work is not None:
-                    waiting.append((key, target, part))  # another thread is at it: do ours first
-                    continue
-                if not found:
-                    tile = self._cache.fill(key, self._decode)
-                _paste(target, tile, part)
-        for key, target, part in waiting:
-            _paste(target, self._cache.get(key, self._decode), part)
+        entries: list[_Entry] = []
+        later: list[tuple[TileKey, _Entry]] = []
+        try:
+            for row in rows:
+                for col in cols:
+                    key = (level, row, col)
+                    entry, is_mine = self._cache.claim(key)
+                    entries.append(entry)
+                    if is_mine:
+                        self._cache.fill(key, entry, self._decode)
+                    elif entry.done is not None:  # another thread is at it: do ours first
+                        later.append((key, entry))
+                        continue
+                    _paste(out, (y, x), grid, key, entry.tile)
+            for key, entry in later:
+                _paste(out, (y, x), grid, key, self._finished(key, entry, entries).tile)
+        finally:
+            self._cache.release(entries)
         return out
+
+    def _finished(self, key: TileKey, entry: _Entry, entries: list[_Entry]) -> _Entry:
+        """The entry once it is decoded; decoded here when the thread that was at it has failed."""
+        while True:
+            done = entry.done
+            if done is not None:
+                done.wait()
+            if not entry.failed:
+                return entry
+            entry, is_mine = self._cache.claim(key)
+            entries.append(entry)
+            if is_mine:
+                self._cache.fill(key, entry, self._decode)
 
     def __enter__(self) -> Self:
         return self
@@ -213,8 +275,13 @@ class GridSlide(ABC):
         self.close()
 
 
-def _paste(target: RGB, tile: RGB | None, part: tuple[slice, slice]) -> None:
+def _paste(out: RGB, corner: tuple[int, int], grid: Grid, key: TileKey, tile: RGB | None) -> None:
+    """Copy what a tile shares with the window `out`, whose first pixel is (y, x) of the level."""
+    y, x = grid.origin_y + key[1] * grid.tile_h - corner[0], grid.origin_x + key[2] * grid.tile_w - corner[1]
+    y0, x0 = max(y, -corner[0], 0), max(x, -corner[1], 0)
+    y1 = min(y + grid.tile_h, grid.height - corner[0], out.shape[0])
+    x1 = min(x + grid.tile_w, grid.width - corner[1], out.shape[1])
     if tile is None:
-        target.fill(255)
+        out[y0:y1, x0:x1] = 255
     else:
-        target[...] = tile[part]
+        out[y0:y1, x0:x1] = tile[y0 - y : y1 - y, x0 - x : x1 - x]

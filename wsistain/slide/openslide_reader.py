@@ -64,7 +64,8 @@ class ViaOpenSlide(GridSlide):
         tile_h, tile_w = _native_tile(self._handle, level) or (_CHUNK_PX, _CHUNK_PX)
         return Grid(*size, tile_h * max(1, _CHUNK_PX // tile_h), tile_w * max(1, _CHUNK_PX // tile_w))
 
-    def _decode(self, key: TileKey) -> RGB | None:
+    def _decode(self, key: TileKey, out: RGB | None) -> RGB | None:
+        del out
         level, row, col = key
         grid = self._grids[level]
         y, x = row * grid.tile_h, col * grid.tile_w

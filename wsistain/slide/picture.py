@@ -47,7 +47,8 @@ class Picture(GridSlide):
         super().__init__(info, (Grid(height, width, height, width),), cache_bytes=0)
         self._pixels = pixels
 
-    def _decode(self, key: TileKey) -> RGB | None:
+    def _decode(self, key: TileKey, out: RGB | None) -> RGB | None:
+        del out
         return self._pixels
 
     def close(self) -> None:

@@ -59,7 +59,7 @@ class TiledTiff(GridSlide):
             reader="tiff",
             fingerprint=fingerprint(path),
         )
-        super().__init__(info, grids, cache_bytes)
+        super().__init__(info, grids, cache_bytes, reuse_memory=True)
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._close = weakref.finalize(self, os.close, self._fd)
         self._probe()
@@ -95,8 +95,11 @@ class TiledTiff(GridSlide):
             row, col = col, row
         return row * -(-level.width // level.tile_w) + col
 
-    def _stored(self, level: TiffLevel, index: int) -> RGB | None:
-        """A tile as stored; None when it was never written. Raises one of DECODE_ERRORS or OSError."""
+    def _stored(self, level: TiffLevel, index: int, out: RGB | None = None) -> RGB | None:
+        """A tile as stored, in `out` where that is given; None when it was never written.
+
+        Raises one of DECODE_ERRORS or OSError.
+        """
         parts = []
         for offset, count in zip(level.offsets[:, index].tolist(), level.counts[:, index].tolist(), strict=True):
             if count == 0:
@@ -105,12 +108,14 @@ class TiledTiff(GridSlide):
             if len(data) != count:
                 raise ValueError(f"{count - len(data)} bytes are missing")
             parts.append(data)
-        return decode_tile(parts, level)
+        return decode_tile(parts, level, out)
 
-    def _decode(self, key: TileKey) -> RGB | None:
+    def _decode(self, key: TileKey, out: RGB | None) -> RGB | None:
+        level = self._levels[key[0]]
+        memory = out if self._orientation == 1 and (level.tile_h, level.tile_w) == self.info.tile_px else None
         try:
-            tile = self._stored(self._levels[key[0]], self._stored_index(key))
-        except DECODE_ERRORS:
+            tile = self._stored(level, self._stored_index(key), memory)
+        except (*DECODE_ERRORS, OSError):
             self._count_unreadable(*key)
             return None
         if tile is None or self._orientation == 1:
@@ -131,7 +136,7 @@ class TiledTiff(GridSlide):
             try:
                 self._stored(level, index)
                 return
-            except DECODE_ERRORS as error:
+            except (*DECODE_ERRORS, OSError) as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         self.close()
         raise SlideError(f"{self.info.path} cannot be decoded: every tile tried failed ({reason}); export it again")

@@ -13,43 +13,65 @@ DECODE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
 _JCS_GRAY, _JCS_RGB, _JCS_YCBCR = 1, 2, 3  # libjpeg's colour space numbers
 
 
-def decode_plane(data: bytes, level: TiffLevel) -> NDArray[np.uint8]:
-    """One stored tile as uint8 (tile_h, tile_w, samples), samples 3 or, for one plane of three, 1.
+def decode_tile(parts: list[bytes], level: TiffLevel, out: RGB | None = None) -> RGB:
+    """A tile as uint8 (tile_h, tile_w, 3) from its one interleaved or three planar pieces.
 
+    out : C-contiguous memory of that shape to decode into; the result is then `out` itself.
     Raises one of DECODE_ERRORS when the bytes cannot be decoded or hold another shape.
     """
-    samples = 3 // level.planes
+    if level.planes == 1:
+        return _decode_plane(parts[0], level, out)
+    return np.stack([_decode_plane(part, level, None)[..., 0] for part in parts], axis=-1, out=out)
+
+
+def _decode_plane(data: bytes, level: TiffLevel, out: RGB | None) -> RGB:
+    """One stored piece as uint8 (tile_h, tile_w, samples), samples 3 or, for one plane of three, 1."""
+    if out is None:
+        out = np.empty((level.tile_h, level.tile_w, 3 // level.planes), np.uint8)
     match level.compression:
         case 7:
-            _refuse_damaged_jpeg(data, level.jpeg_tables)
-            space = _JCS_GRAY if samples == 1 else _JCS_YCBCR if level.photometric == YCBCR_PHOTOMETRIC else _JCS_RGB
-            out = _JCS_GRAY if samples == 1 else _JCS_RGB
-            tile = imagecodecs.jpeg8_decode(data, tables=level.jpeg_tables, colorspace=space, outcolorspace=out)
-            return _fit(tile.reshape(*tile.shape[:2], samples), level)
+            _decode_jpeg(data, level, out)
         case 33003 | 33005 | 34712:
             tile = imagecodecs.jpeg2k_decode(data, numthreads=1)
-            tile = _fit(tile.reshape(*tile.shape[:2], samples), level)
-            return _rgb_from_ycbcr(tile) if level.compression == 33003 and samples == 3 else tile
-        case 8 | 32946:
-            raw = imagecodecs.zlib_decode(data, out=level.tile_h * level.tile_w * samples)
-        case 5:
-            raw = imagecodecs.lzw_decode(data, out=level.tile_h * level.tile_w * samples)
-        case 50000:
-            raw = imagecodecs.zstd_decode(data, out=level.tile_h * level.tile_w * samples)
+            _fit(tile.reshape(*tile.shape[:2], out.shape[2]), out)
+            if level.compression == 33003 and out.shape[2] == 3:
+                _rgb_from_ycbcr(out)
         case _:
-            raw = data
-    tile = np.frombuffer(raw, np.uint8, level.tile_h * level.tile_w * samples)
-    tile = tile.reshape(level.tile_h, level.tile_w, samples)
-    if level.predictor == 2:
-        tile = imagecodecs.delta_decode(tile, axis=-2)
-    return tile
+            _decode_bytes(data, level.compression, out.reshape(-1))
+            if level.predictor == 2:
+                imagecodecs.delta_decode(out, axis=-2, out=out)
+    return out
 
 
-def decode_tile(parts: list[bytes], level: TiffLevel) -> RGB:
-    """A tile as RGB from its one interleaved or three planar pieces; raises one of DECODE_ERRORS."""
-    if level.planes == 1:
-        return decode_plane(parts[0], level)
-    return np.concatenate([decode_plane(part, level) for part in parts], axis=-1)
+def _decode_bytes(data: bytes, compression: int, flat: NDArray[np.uint8]) -> None:
+    """Fill `flat` from lossless tile bytes; ValueError when they hold less."""
+    match compression:
+        case 8 | 32946:
+            n = len(imagecodecs.zlib_decode(data, out=flat.data))
+        case 5:
+            n = len(imagecodecs.lzw_decode(data, out=flat.data))
+        case 50000:
+            n = len(imagecodecs.zstd_decode(data, out=flat.data))
+        case _:
+            n = min(len(data), flat.size)
+            flat[:n] = np.frombuffer(data, np.uint8, n)
+    if n < flat.size:
+        raise ValueError(f"the tile holds {n} of {flat.size} bytes")
+
+
+def _decode_jpeg(data: bytes, level: TiffLevel, out: RGB) -> None:
+    """Decode a JPEG tile into `out`; photometric RGB (Aperio) has no colour transform, shared tables are passed on."""
+    tables = level.jpeg_tables
+    _refuse_damaged_jpeg(data, tables)
+    if out.shape[2] == 1:
+        space, to, flat = _JCS_GRAY, _JCS_GRAY, out[..., 0]
+    else:
+        space, to, flat = _JCS_YCBCR if level.photometric == YCBCR_PHOTOMETRIC else _JCS_RGB, _JCS_RGB, out
+    try:
+        imagecodecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace=to, out=flat)
+    except ValueError:  # a frame of another size
+        tile = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace=to)
+        _fit(tile.reshape(*tile.shape[:2], out.shape[2]), out)
 
 
 _START_OF_SCAN, _END_OF_IMAGE, _HUFFMAN_TABLES = b"\xff\xda", b"\xff\xd9", b"\xff\xc4"
@@ -83,15 +105,12 @@ def _zeros_are_legal(*headers: bytes) -> bool:
     return True
 
 
-def _fit(tile: NDArray[np.uint8], level: TiffLevel) -> NDArray[np.uint8]:
-    """A decoded frame as a full tile: some writers store the last tiles of a row or column cut to the picture."""
-    height, width = tile.shape[:2]
-    if (height, width) == (level.tile_h, level.tile_w):
-        return tile
-    whole = np.full((level.tile_h, level.tile_w, tile.shape[2]), 255, np.uint8)
-    part = tile[: level.tile_h, : level.tile_w]
-    whole[: part.shape[0], : part.shape[1]] = part
-    return whole
+def _fit(tile: NDArray[np.uint8], out: RGB) -> None:
+    """Put a decoded frame into a tile: some writers store the last tiles of a row or column cut to the picture."""
+    part = tile[: out.shape[0], : out.shape[1]]
+    if part.shape != out.shape:
+        out.fill(255)
+    out[: part.shape[0], : part.shape[1]] = part
 
 
 def _chroma_tables() -> tuple[NDArray[np.int32], ...]:
@@ -108,11 +127,9 @@ def _chroma_tables() -> tuple[NDArray[np.int32], ...]:
 _RED, _BLUE, _GREEN_CB, _GREEN_CR = _chroma_tables()
 
 
-def _rgb_from_ycbcr(tile: NDArray[np.uint8]) -> RGB:
-    """RGB of a tile stored as Y, Cb, Cr (Aperio's JPEG 2000 code 33003 has no transform inside the codestream)."""
-    luma, cb, cr = (tile[..., i] for i in range(3))
-    rgb = np.empty(tile.shape, np.int32)
-    rgb[..., 0] = luma + _RED[cr]
-    rgb[..., 1] = luma + ((_GREEN_CB[cb] + _GREEN_CR[cr]) >> 16)
-    rgb[..., 2] = luma + _BLUE[cb]
-    return np.clip(rgb, 0, 255).astype(np.uint8)
+def _rgb_from_ycbcr(tile: RGB) -> None:
+    """Turn Y, Cb, Cr into RGB in place (Aperio's JPEG 2000 code 33003 has no transform inside the codestream)."""
+    luma, cb, cr = (tile[..., i].copy() for i in range(3))
+    tile[..., 0] = np.clip(luma + _RED[cr], 0, 255)
+    tile[..., 1] = np.clip(luma + ((_GREEN_CB[cb] + _GREEN_CR[cr]) >> 16), 0, 255)
+    tile[..., 2] = np.clip(luma + _BLUE[cb], 0, 255)

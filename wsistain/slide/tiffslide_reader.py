@@ -97,7 +97,8 @@ class ViaTiffSlide(GridSlide):
             return Grid(*size, _CHUNK_PX, _CHUNK_PX)
         return Grid(*size, height * max(1, _CHUNK_PX // height), width * max(1, _CHUNK_PX // width))
 
-    def _decode(self, key: TileKey) -> RGB | None:
+    def _decode(self, key: TileKey, out: RGB | None) -> RGB | None:
+        del out
         level, row, col = key
         grid = self._grids[level]
         y, x = row * grid.tile_h, col * grid.tile_w

@@ -85,7 +85,8 @@ class OmeZarr(GridSlide):
         tile_h, tile_w = (int(array.chunks[axis]) for axis in (self._y, self._x))
         return Grid(*size, tile_h * max(1, _CHUNK_PX // tile_h), tile_w * max(1, _CHUNK_PX // tile_w))
 
-    def _decode(self, key: TileKey) -> RGB | None:
+    def _decode(self, key: TileKey, out: RGB | None) -> RGB | None:
+        del out
         level, row, col = key
         grid, array = self._grids[level], self._arrays[level]
         window: list[Any] = [0] * array.ndim
