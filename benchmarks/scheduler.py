@@ -48,7 +48,15 @@ def plan(height: int, width: int):
 
     tiling = make_tiling(stride=512, overlap=128, halo=0, size_multiple=4, block=4096)
     tissue = np.ones((-(-height // 512), -(-width // 512)), bool)
-    return RunPlan("simulated", "0", Sampling(0, 1.0, 0.5, (height, width)), tiling, (0, 0, height, width), tissue)
+    return RunPlan(
+        "simulated",
+        "0",
+        Sampling(0, 1.0, 0.5, (height, width)),
+        tiling,
+        (0, 0, height, width),
+        tissue,
+        np.ones((-(-height // 64) + 1, -(-width // 64) + 1), bool),
+    )
 
 
 def nothing_generated(job, row, col, *, edges_only=False):

@@ -22,6 +22,7 @@ from wsistain.slide.resample import Sampling
 from wsistain.slide.roi import Roi
 from wsistain.slide.tissue import TissueMask
 from wsistain.tiling.blend import Frame
+from wsistain.tiling.fade import fade_lattice, touches
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class RunPlan:
     sampling   : how output pixels come from the slide.
     canvas     : (y, x, height, width) in output px of the slide frame; y and x are multiples of the stride.
     has_tissue : bool (rows, cols) over the whole slide's tile grid: tiles to generate.
+    near_tissue: lattice of `tiling.fade`: where stain is shown in full, and where it fades to glass.
     """
 
     slide: str
@@ -117,6 +119,7 @@ class RunPlan:
     tiling: Tiling
     canvas: tuple[int, int, int, int]
     has_tissue: NDArray[np.bool_] = field(repr=False, compare=False)
+    near_tissue: NDArray[np.bool_] = field(repr=False, compare=False)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -208,9 +211,8 @@ class RunPlan:
             "sampling": asdict(self.sampling),
             "tiling": asdict(self.tiling),
             "canvas": self.canvas,
-            "tiles": hashlib.sha256(
-                np.packbits(self.has_tissue).tobytes() + bytes(str(self.has_tissue.shape), "ascii")
-            ).hexdigest(),
+            "tiles": _bits_hash(self.has_tissue),
+            "fade": _bits_hash(self.near_tissue),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -228,6 +230,10 @@ class RunPlan:
             "blocks": sum(1 for _ in self.blocks()),
             "plan_hash": self.hash,
         }
+
+
+def _bits_hash(bits: NDArray[np.bool_]) -> str:
+    return hashlib.sha256(np.packbits(bits).tobytes() + str(bits.shape).encode()).hexdigest()
 
 
 def plan_run(
@@ -262,9 +268,8 @@ def plan_run(
         if not crop:
             shape = roi.mask(info, tissue.downsample, tissue.mask.shape)
             tissue = TissueMask(tissue.mask & shape, tissue.downsample)
-    rows, cols = -(-height // s), -(-width // s)
-    has_tissue = np.zeros((rows, cols), bool)
-    for i in range(rows):
-        for j in range(cols):
-            has_tissue[i, j] = tissue.covers(i * s * per_px, j * s * per_px, tiling.core * per_px, tiling.core * per_px)
-    return RunPlan(info.path, info.fingerprint, sampling, tiling, (y0, x0, y1 - y0, x1 - x0), has_tissue)
+    ys, xs = (np.arange(-(-n // s)) * (s * per_px) for n in (height, width))
+    has_tissue = touches(tissue, ys, xs, tiling.core * per_px)
+    near_tissue = fade_lattice(tissue, (height, width), per_px)
+    canvas = (y0, x0, y1 - y0, x1 - x0)
+    return RunPlan(info.path, info.fingerprint, sampling, tiling, canvas, has_tissue, near_tissue)
