@@ -12,6 +12,7 @@ from types import ModuleType
 from wsistain.errors import ConfigError
 
 SYSTEMS: dict[str, str] = {
+    "aligned": "wsistain.systems.aligned:Aligned",
     "pix2pix": "wsistain.systems.pix2pix:Pix2Pix",
     "pyramidp2p": "wsistain.systems.pyramidp2p:PyramidP2P",
     "cyclegan": "wsistain.systems.cyclegan:CycleGAN",
@@ -23,6 +24,7 @@ SYSTEMS: dict[str, str] = {
     "cyclegan_turbo": "wsistain.systems.cyclegan_turbo:CycleGANTurbo",
     "ot_stainnet": "wsistain.systems.ot_stainnet:OTStainNet",
     "atst_net": "wsistain.systems.atst_net:AtstNet",
+    "miu_diff": "wsistain.systems.miu_diff:MiuDiff",
 }
 
 

@@ -1,0 +1,84 @@
+"""Aligned: squared error on aligned pairs, nothing else. The simplest system, and the recipe of the demonstration weights.
+
+No paper: plain regression, for data whose two stains show the same section (the phantom with `--pairing aligned`,
+restained slides). The squared error's best answer is the mean over everything that the H&E leaves open, so a nucleus is
+painted as brown as it is likely to be positive: cells are ranked by probability. An absolute error would paint the
+likelier of the two, and an adversary would invent one. On weakly paired sections the mean is a blur; use the other
+systems there.
+"""
+
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from wsistain.config import Strict, preset_of
+from wsistain.markers import Marker
+from wsistain.networks.layers import initialise
+from wsistain.networks.resnet import ResnetGenerator
+from wsistain.systems.base import Batch, Progress, Update, weighted_sum
+
+
+class Weights(Strict):
+    """Weights of the squared errors at full size, and of the means over 4 x 4 px."""
+
+    fine: float = 10.0
+    coarse: float = 10.0
+
+
+class Config(Strict):
+    """Network and optimiser."""
+
+    tiny_crop_px: ClassVar[int] = 32
+
+    n_blocks: int = 4
+    ngf: int = 12
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weights: Weights = Weights()
+
+    @classmethod
+    def preset(cls, name: str, overrides: dict[str, Any]) -> "Config":
+        """The defaults under `overrides`; there is no paper to differ from."""
+        return preset_of(cls, {}, overrides, f"options of aligned ({name})")
+
+    @classmethod
+    def tiny(cls, overrides: dict[str, Any]) -> "Config":
+        """A network that trains in seconds on any machine."""
+        return preset_of(cls, {"n_blocks": 1, "ngf": 4}, overrides, "options of aligned (tiny)")
+
+
+class Aligned(nn.Module):
+    """Generator `G` and its one step."""
+
+    def __init__(self, cfg: Config, marker: Marker):
+        super().__init__()
+        self.cfg, self.marker = cfg, marker
+        self.G = generator_network(self.header_options())
+        initialise(self.G)
+        self.optimizers: dict[str, Optimizer] = {"G": Adam(self.G.parameters(), lr=cfg.lr, betas=cfg.betas)}
+
+    def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
+        """One step on the squared errors."""
+        fake = self.G(batch.he)
+        terms = {
+            "fine": F.mse_loss(fake, batch.ihc),
+            "coarse": F.mse_loss(F.avg_pool2d(fake, 4), F.avg_pool2d(batch.ihc, 4)),
+        }
+        update(self.optimizers["G"], weighted_sum(terms, self.cfg.weights))
+        return terms
+
+    def generator(self) -> nn.Module:
+        return self.G
+
+    def header_options(self) -> dict[str, object]:
+        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf}
+
+    def generator_state(self) -> dict[str, Tensor]:
+        return self.G.state_dict()
+
+
+def generator_network(options: dict[str, Any]) -> nn.Module:
+    """The ResNet of a weights header: batch norm, strided and transposed convolutions."""
+    return ResnetGenerator(options["n_blocks"], options["ngf"], norm="batch", blur=False)
