@@ -219,7 +219,7 @@ def header_of(cfg: TrainConfig, system: Any, job: Job) -> Header:
         options=system.header_options(),
         markers=[job.marker.name],
         mpp=network_mpp(cfg, job.sizes),
-        tile_px=crop,
+        tile_px=getattr(network, "tile_px", crop),
         size_multiple=multiple,
         halo_px=getattr(network, "halo_px", None),
         norm=norm_of(network),

@@ -1,0 +1,288 @@
+"""MIU-Diff: its energy, its staining, its two trainings."""
+
+import pytest
+import torch
+
+from tests.data.made_patches import make_mist
+from tests.training.made_runs import tiny_run
+from wsistain.diffusion.samplers import position_noise, sample_ancestral
+from wsistain.errors import ConfigError
+from wsistain.markers import find_marker
+from wsistain.networks.layers import count_parameters
+from wsistain.networks.mi_estimator import MiEstimator, colour_entropy, gradient_map, without_colour
+from wsistain.systems.base import Batch, Progress
+from wsistain.systems.miu_diff import Config, MiuDiff, generator_network
+from wsistain.systems.miu_parts import Energy, SamplingOptions, to_relative
+from wsistain.training.loop import train
+from wsistain.weights import load_network, read_header
+
+PROGRESS = Progress(step=0, epoch=0, steps=10, epochs=1, decay_epochs=0, steps_per_epoch=10)
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(3)
+    return Batch(torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1, "ER", ("a", "b"), is_paired=False)
+
+
+def _system(overrides=None, seed=0):
+    torch.manual_seed(seed)
+    return MiuDiff(Config.tiny(overrides or {}), find_marker("ER")).train()
+
+
+def _stainer(**sampling):
+    torch.manual_seed(0)
+    return MiuDiff(Config.tiny({"sampling": sampling})).generator().eval().requires_grad_(False)
+
+
+def _update(optimizer, loss):
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def _tiles(n=2, h=32, w=32, seed=5):
+    return torch.rand(n, 3, h, w, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.mark.parametrize("t", [1, 3, 5, 8])
+def test_guidance_is_the_gradient_of_the_printed_energy(t):
+    """Eq. 2: M = -lambda (H - I) - (1 - lambda) I, so -grad M = lambda grad H + (1 - 2 lambda) grad I."""
+    torch.manual_seed(0)
+    estimator = MiEstimator(patch=8, widths=(8, 8, 8, 8), time_width=16)
+    y, edges = _tiles(1), gradient_map(_tiles(1, seed=6))
+    share, steps = t / 8, torch.tensor([t])
+    y.requires_grad_(True)
+    entropy, information = colour_entropy(y, 8), estimator(edges, y, steps)
+    printed = -share * (entropy - information) - (1 - share) * information
+    (wanted,) = torch.autograd.grad(printed.sum(), y, retain_graph=True)
+    (of_entropy,) = torch.autograd.grad(entropy.sum(), y, retain_graph=True)
+    (of_information,) = torch.autograd.grad(information.sum(), y)
+    energy = Energy(estimator, start=8)
+    found = energy.gradient(y, edges, t)
+    torch.testing.assert_close(energy(y, edges, t), printed)
+    torch.testing.assert_close(found, wanted, atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(-found, share * of_entropy + (1 - 2 * share) * of_information, atol=1e-7, rtol=1e-4)
+
+
+def test_at_half_of_the_run_information_cancels_and_the_ablations_keep_their_term():
+    estimator = MiEstimator(patch=8, widths=(8, 8, 8, 8), time_width=0)
+    assert Energy(estimator, 8).weights(4) == (0.5, 0.0)
+    assert Energy(estimator, 8).weights(6) == (0.75, -0.5)
+    assert Energy(estimator, 8, "mi").weights(6) == (0.0, 0.25)
+    assert Energy(estimator, 8, "unique").weights(6) == (0.75, -0.75)
+    assert Energy(estimator, 8, "none").weights(6) == (0.0, 0.0)
+
+
+def test_gradient_of_an_image_does_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    estimator = MiEstimator(patch=8, widths=(8, 8, 8, 8), time_width=16)
+    y, edges = _tiles(3), gradient_map(_tiles(3, seed=6))
+    energy = Energy(estimator, 8)
+    torch.testing.assert_close(energy.gradient(y, edges, 3)[1:2], energy.gradient(y[1:2], edges[1:2], 3))
+    k = to_relative(energy.gradient(y, edges, 3))
+    torch.testing.assert_close(k.square().mean((1, 2, 3)), torch.ones(3))
+    assert not to_relative(torch.zeros(1, 3, 4, 4)).any()
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "sde2m"])
+def test_relative_guidance_shifts_each_step_by_its_share_of_the_noise(solver):
+    stainer = _stainer(solver=solver, rho=0.25)
+    from wsistain.systems.miu_parts import _Run
+
+    run = _Run(stainer, stainer.score, _tiles(1), [(0, 0)])
+    y = _tiles(1, seed=9)
+    for t in (2, 5, 8):
+        asked = t - 1 if solver == "ancestral" else t  # at the mean, for the step it leads to
+        variance = float(stainer.schedule().reverse_variance(torch.tensor(t)))
+        shift = variance * run.guide(y, asked)
+        assert shift.square().mean().sqrt().item() == pytest.approx(0.25 * variance**0.5, rel=1e-4)
+
+
+def test_without_guidance_a_run_is_the_plain_ancestral_sampler_from_the_gray_image():
+    stainer = _stainer(solver="ancestral", guidance="none")
+    x = _tiles(1)
+    steps = torch.tensor([8])
+    start = stainer.schedule().q_sample(without_colour(x), steps, position_noise([(4, 6)], 32, 32, seed=0, stream=0))
+
+    def predict(y, t):
+        return stainer.score(y, torch.tensor([t - 1]))
+
+    wanted = sample_ancestral(
+        stainer.schedule(),
+        start,
+        8,
+        predict=predict,
+        noise=lambda t: position_noise([(4, 6)], 32, 32, seed=0, stream=t),
+    )
+    torch.testing.assert_close(stainer(x, [(4, 6)]), wanted.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("sampling", [{}, {"solver": "ancestral"}, {"solver": "ode2m"}, {"tune_from": 3}])
+def test_a_tile_stains_alike_alone_and_in_any_batch(sampling):
+    stainer = _stainer(**sampling)
+    x, corners = _tiles(3), [(0, 0), (40, 7), (-16, 300)]
+    whole = stainer(x, corners)
+    order = [2, 0, 1]
+    torch.testing.assert_close(stainer(x[order], [corners[i] for i in order]), whole[order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stainer(x[1:2], corners[1:2]), whole[1:2], atol=1e-5, rtol=1e-5)
+    assert whole.shape == x.shape
+    assert whole.abs().max() <= 1
+    assert (stainer(x[:1], [(1, 0)]) - whole[:1]).abs().max() > 0.05  # other place, other noise
+
+
+class _LevelOfWindow(torch.nn.Module):
+    """A score model whose prediction hangs on the window's mean, as group norms make it."""
+
+    def forward(self, y, t):
+        return y - 0.6 * y.mean((1, 2, 3), keepdim=True)
+
+
+def test_windows_of_a_large_tile_are_denoised_as_one_region():
+    """Windows run on their own end at other levels, and a step shows between them; in a region it does not."""
+    stainer = _stainer(guidance="none", solver="sde2m", n_steps=8)
+    stainer.score = _LevelOfWindow()
+    x = torch.linspace(-1, 1, 80).expand(1, 3, 80, 80).contiguous()
+    region = stainer(x, [(0, 0)])
+    assert region.shape == x.shape
+    apart = torch.cat([stainer(x[..., c : c + 32], [(0, c)])[..., :24] for c in (0, 24, 48)], dim=-1)
+
+    def step(image):  # across the borders at 24 and 48, against the average slope
+        columns = image.mean((0, 1, 2))
+        slopes = torch.stack([columns[c : c + 6].mean() - columns[c - 6 : c].mean() for c in (24, 48)])
+        return (slopes - 6 * (columns[66:72].mean() - columns[:6].mean()) / 66).abs().mean()
+
+    assert step(apart) > 3 * step(region)
+
+
+def test_tiles_that_overlap_agree_in_the_band_they_share():
+    stainer = _stainer(guidance="none")
+    x = _tiles(1, 80, 128)
+    left, right = stainer(x[..., :80], [(0, 0)]), stainer(x[..., 48:], [(0, 48)])
+    alone = stainer(x[..., 48:], [(0, 49)])  # the same tile with noise of its own
+    band = (left[..., 60:68] - right[..., 12:20]).abs().mean()
+    other = (left[..., 60:68] - alone[..., 12:20]).abs().mean()
+    assert band < 0.35 * other
+
+
+def test_tuning_changes_the_result_and_leaves_the_network_as_it_was():
+    plain, tuned = _stainer(solver="ancestral"), _stainer(solver="ancestral", tune_from=3, tune_lr=1e-2)
+    before = {n: t.clone() for n, t in tuned.state_dict().items()}
+    x = _tiles(1, 32, 56)
+    assert (plain(x) - tuned(x)).abs().max() > 1e-4
+    assert all(torch.equal(t, before[n]) for n, t in tuned.state_dict().items())
+    assert all(p.grad is None for p in tuned.parameters())
+    assert torch.equal(tuned(x), tuned(x))
+
+
+def test_contrastive_tuning_draws_the_state_towards_the_he():
+    """After one step at a large rate the next state's features match the H&E's better than before."""
+    import copy
+
+    from wsistain.systems.miu_parts import _Run
+
+    stainer = _stainer(solver="ancestral", tune_from=3, tune_lr=3e-3)
+    run = _Run(stainer, copy.deepcopy(stainer.score), _tiles(1), [(0, 0)])
+    y, losses = run._noised(3), []
+    original = run._likeness
+
+    def record(made, wanted, chance):
+        loss = original(made, wanted, chance)
+        losses.append(float(loss.detach()))
+        return loss
+
+    run._likeness = record
+    for _ in range(12):
+        run._tune(y, 3)
+    assert losses[-1] < losses[0]
+
+
+def test_one_step_trains_each_network_on_its_own_loss(batch):
+    system = _system()
+    touched = {}
+
+    def update(optimizer, loss):
+        name = next(n for n, o in system.optimizers.items() if o is optimizer)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        touched[name] = {n for n, p in system.named_parameters() if p.grad is not None and p.grad.any()}
+        system.zero_grad(set_to_none=True)
+
+    terms = system.training_step(batch, PROGRESS, update)
+    assert set(terms) == {"score", "estimator", "information"}
+    assert all(torch.isfinite(t) for t in terms.values())
+    assert all(n.startswith("net.score") for n in touched["score"]) and touched["score"]
+    assert all(n.startswith("net.estimator") for n in touched["estimator"]) and touched["estimator"]
+
+
+def test_the_score_loss_falls_on_one_batch(batch):
+    system = _system({"lr": 2e-3, "train_parts": "score"})
+    flat = Batch(batch.he, torch.full_like(batch.ihc, 0.3), "ER", batch.names)
+    losses = []
+    for step in range(60):
+        torch.manual_seed(step)
+        losses.append(float(system.training_step(flat, PROGRESS, _update)["score"]))
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+
+
+def test_only_the_asked_part_trains_and_it_goes_on_from_a_file(batch, tmp_path):
+    from safetensors.torch import save_file
+
+    first = _system()
+    save_file(first.generator_state(), str(tmp_path / "weights.safetensors"))
+    second = _system({"train_parts": "estimator", "start_from": str(tmp_path / "weights.safetensors")}, seed=9)
+    assert set(second.optimizers) == {"estimator"}
+    assert all(torch.equal(t, first.state_dict()[n]) for n, t in second.state_dict().items())
+    assert set(second.training_step(batch, PROGRESS, _update)) == {"estimator", "information"}
+    assert all(torch.equal(t, first.net.score.state_dict()[n]) for n, t in second.net.score.state_dict().items())
+
+
+def test_training_resumes_bit_for_bit_from_its_state_dict(batch):
+    def steps(system, first, last):
+        out = []
+        for step in range(first, last):
+            torch.manual_seed(100 + step)
+            out.append({n: t.clone() for n, t in system.training_step(batch, PROGRESS, _update).items()})
+        return out
+
+    straight, broken, resumed = _system(), _system(), _system(seed=4)
+    expected = steps(straight, 0, 5)[3:]
+    steps(broken, 0, 3)
+    resumed.load_state_dict({n: t.clone() for n, t in broken.state_dict().items()})
+    for name, optimizer in broken.optimizers.items():
+        resumed.optimizers[name].load_state_dict(optimizer.state_dict())
+    for a, b in zip(steps(resumed, 3, 5), expected, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_presets_say_what_they_are():
+    paper, letter = Config.preset("paper", {}), Config.preset("official", {})
+    assert (paper.chain, paper.sampling.start, paper.lr, paper.ema_decay) == (1000, 300, 1e-4, 0.9999)
+    assert (paper.sampling.solver, paper.sampling.strength, paper.sampling.rho) == ("sde2m", "relative", 0.1)
+    assert (letter.sampling.solver, letter.sampling.n_steps, letter.sampling.tune_from) == ("ancestral", 300, 40)
+    assert (letter.sampling.strength, letter.clean_estimator, letter.estimator.time_width) == ("raw", True, 0)
+    with pytest.raises(ValueError, match="not below half of start"):
+        SamplingOptions(start=60, n_steps=30, tune_from=30)
+    with pytest.raises(ConfigError, match="n_step is not a known key; did you mean 'n_steps'"):
+        Config.preset("paper", {"sampling": {"n_step": 3}})
+    with pytest.raises(ConfigError, match="more than start"):
+        Config.preset("paper", {"sampling": {"n_steps": 400}})
+
+
+def test_the_paper_builds_the_published_size():
+    with torch.device("meta"):
+        network = generator_network({})
+    assert count_parameters(network.score) == 113_673_219
+    assert (network.size_multiple, network.tile_px, network.norm) == (32, 1024, "frozen")
+
+
+def test_training_through_the_loop_saves_the_mean_of_both_networks(tmp_path):
+    root = make_mist(tmp_path / "patches", n_train=3, n_val=1)
+    cfg = tiny_run(root, system="miu_diff", steps=2, data={"pairing": "none"})
+    weights = train(cfg, tmp_path / "run", tiny=True)
+    network, header = load_network(weights)
+    assert (header.norm, header.tile_px, header.size_multiple) == ("frozen", 128, 2)
+    assert read_header(weights).options["sampling"]["n_steps"] == 4
+    x = _tiles(1, 32, 32)
+    assert network(x).shape == x.shape
+    assert any(n.startswith("estimator.") for n in network.state_dict())

@@ -1,0 +1,287 @@
+"""MIU-Diff's staining: energy, guidance and test-time tuning around the score model.
+
+`MiuStainer` is what a weights file of `miu_diff` holds and what `wsistain run` calls.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from wsistain.config import Strict
+from wsistain.diffusion.samplers import (
+    position_noise,
+    reverse_kernel,
+    sample_2m,
+    sample_ancestral,
+    visited_steps,
+)
+from wsistain.diffusion.sde import VPSchedule, linear_schedule
+from wsistain.diffusion.windows import Windows
+from wsistain.losses.contrastive import layer_mean, patch_nce
+from wsistain.networks.mi_estimator import MiEstimator, colour_entropy, gradient_map, without_colour
+from wsistain.networks.score_unet import ScoreUNet
+
+_START_NOISE = 0  # stream of the noise that a run starts from; step t of the run draws from stream t
+TUNED_LEVELS = (1, 2, 3)  # of the way down: 128, 64 and 32 px of 256
+
+
+class ScoreOptions(Strict):
+    """The score model: see `ScoreUNet`. EGSDE's 256 px model, as the paper does not describe its own."""
+
+    base: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    n_blocks: int = 2
+    attention: tuple[int, ...] = (4,)
+    groups: int = 32
+
+
+class EstimatorOptions(Strict):
+    """The mutual-information estimator: see `MiEstimator`."""
+
+    patch: int = Field(32, ge=4)
+    widths: tuple[int, ...] = (32, 64, 128, 128)
+    time_width: int = Field(64, ge=0, description="0: not told the noise level")
+
+
+class SamplingOptions(Strict):
+    """How an image is stained.
+
+    The paper makes 300 steps (`solver: ancestral`, `n_steps: 300`); `sde2m` follows the same stochastic equation with
+    a second-order solver in fewer.
+    """
+
+    start: int = Field(300, ge=2, description="S: the noise level, of the chain's steps, at which the H&E goes in")
+    n_steps: int = Field(30, ge=1, description="steps of the run; ancestral: always `start`")
+    solver: Literal["ancestral", "sde2m", "ode2m"] = "sde2m"
+    guidance: Literal["both", "mi", "unique", "none"] = Field("both", description="terms of the energy")
+    strength: Literal["relative", "raw"] = Field("relative", description="how the energy's gradient is scaled")
+    rho: float = Field(0.1, ge=0, description="relative: the shift's root mean square, of the step's noise")
+    scale: float = Field(1.0, ge=0, description="raw: factor on the gradient")
+    guide_at: Literal["mean", "state"] = Field("mean", description="where the gradient is taken (ancestral only)")
+    tune_from: int = Field(0, ge=0, description="t'0: from this step down the score model is tuned; 0: not (paper 40)")
+    tune_lr: float = Field(1e-5, gt=0)
+    tune_loss: Literal["contrastive", "l2"] = "contrastive"
+    tune_patches: int = Field(256, ge=2)
+    tune_tau: float = Field(0.07, gt=0)
+    window: int = Field(256, ge=8, description="px that the score model sees at a time")
+    window_stride: int = Field(192, ge=1, description="step between windows of larger tiles, whose noise is averaged")
+    window_batch: int = Field(8, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SamplingOptions":
+        if self.tune_from >= self.start / 2:
+            raise ValueError(f"tune_from {self.tune_from} is not below half of start {self.start} (paper, section 2.1)")
+        if self.n_steps > self.start:
+            raise ValueError(f"n_steps {self.n_steps} is more than start {self.start}")
+        if self.window_stride > self.window:
+            raise ValueError(f"window_stride {self.window_stride} is more than window {self.window}")
+        return self
+
+
+@dataclass(frozen=True)
+class Energy:
+    """MIU-Diff's energy of a state y at step t, given the noised H&E (Eq. 2).
+
+    M = -lambda (H(y) - I) - (1 - lambda) I with lambda = t / start: H is the entropy of y's colours, I the mutual
+    information of y with the H&E's edges. Early steps favour what y has of its own, late ones what they share.
+    """
+
+    estimator: MiEstimator
+    start: int
+    guidance: Literal["both", "mi", "unique", "none"] = "both"
+
+    def weights(self, t: int) -> tuple[float, float]:
+        """Factors of H and of I in -M at step t: (lambda, 1 - 2 lambda), or those of the terms that are on.
+
+        For lambda > 1/2, the first half of a run, the second is negative: mutual information is pushed down.
+        """
+        share = t / self.start
+        unique = share if self.guidance in ("both", "unique") else 0.0
+        shared = 1 - share if self.guidance in ("both", "mi") else 0.0
+        return unique, shared - unique
+
+    def __call__(self, y: Tensor, edges: Tensor, t: int) -> Tensor:
+        """M of each state, float (b,), differentiable; y (b, 3, h, w), edges (b, 1, h, w)."""
+        of_entropy, of_information = self.weights(t)
+        value = y.new_zeros(len(y))
+        if of_entropy:
+            value = value - of_entropy * colour_entropy(y, self.estimator.patch)
+        if of_information:
+            steps = torch.full((len(y),), t, device=y.device)
+            value = value - of_information * self.estimator(edges, y, steps)
+        return value
+
+    def gradient(self, y: Tensor, edges: Tensor, t: int) -> Tensor:
+        """k, the gradient of M at each state, like y; each image's own, whatever else is in the batch."""
+        with torch.enable_grad():
+            y = y.detach().requires_grad_(True)
+            (k,) = torch.autograd.grad(self(y, edges, t).sum(), y)
+        return k.detach()
+
+
+def to_relative(k: Tensor) -> Tensor:
+    """`k` (b, c, h, w) scaled to a root mean square of 1 in each image; 0 where it vanishes."""
+    size = k.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return torch.where(size > 0, k / size.clamp_min(torch.finfo(k.dtype).tiny), torch.zeros_like(k))
+
+
+class MiuStainer(nn.Module):
+    """Stains H&E: float (b, 3, h, w) in [-1, 1] to the same; h and w multiples of `size_multiple`.
+
+    The H&E loses its colour, is noised to step `start`, and the reverse run of the IHC's score model, guided by the
+    energy, brings it back. Tiles larger than a window are denoised as one region whose windows share state and noise.
+    The noise at a pixel depends on the seed and on the pixel's place on the slide: pass the tiles' corners.
+    """
+
+    takes_positions = True
+    norm = "frozen"  # nothing to freeze: the group norms see a window, and windows are fused step by step
+
+    def __init__(
+        self, score: ScoreOptions, estimator: EstimatorOptions, sampling: SamplingOptions, *, chain: int = 1000
+    ) -> None:
+        super().__init__()
+        self.score = ScoreUNet(**score.model_dump())
+        self.estimator = MiEstimator(**estimator.model_dump())
+        self.sampling = sampling
+        self.size_multiple = self.score.size_multiple
+        self.tile_px = 4 * sampling.window  # few windows of a tile reach over its edge
+        if sampling.start > chain:
+            raise ValueError(f"start {sampling.start} is more than the chain's {chain} steps")
+        self.chain = chain
+
+    def schedule(self, device: torch.device | str = "cpu") -> VPSchedule:
+        """The noising chain's tables."""
+        return linear_schedule(self.chain, device=device)
+
+    def forward(self, x: Tensor, corners: Sequence[tuple[int, int]] | None = None) -> Tensor:
+        """Stained tiles; `corners` are the (y, x) of their first pixels on the slide (all at the origin by default)."""
+        corners = [(0, 0)] * len(x) if corners is None else list(corners)
+        with torch.no_grad():
+            if self.sampling.tune_from == 0:
+                return _Run(self, self.score, x, corners).stained()
+            return torch.cat(  # a tuned score model is one image's own
+                [
+                    _Run(self, copy.deepcopy(self.score), x[i : i + 1], corners[i : i + 1]).stained()
+                    for i in range(len(x))
+                ]
+            )
+
+
+class _Run:
+    """One reverse run over a batch of tiles."""
+
+    def __init__(self, stainer: MiuStainer, score: ScoreUNet, x: Tensor, corners: list[tuple[int, int]]) -> None:
+        options = stainer.sampling
+        self.options, self.frozen, self.score = options, stainer.score, score
+        self.schedule = stainer.schedule(x.device)
+        self.corners = corners
+        h, w = x.shape[-2:]
+        self.windows = Windows(corners, h, w, options.window, options.window_stride, options.window_batch)
+        self.gray = without_colour(x.float())
+        self.energy = Energy(stainer.estimator, options.start, options.guidance)
+        self.start_noise = self._draw(_START_NOISE)
+        self.optimiser: torch.optim.Optimizer | None = None
+        if options.tune_from:
+            score.requires_grad_(True)
+            self.optimiser = torch.optim.Adam(score.parameters(), lr=options.tune_lr)
+
+    def _draw(self, stream: int) -> Tensor:
+        h, w = self.gray.shape[-2:]
+        return position_noise(self.corners, h, w, seed=self.options.seed, stream=stream, device=self.gray.device)
+
+    def stained(self) -> Tensor:
+        options, start = self.options, self.options.start
+        y = self._noised(start)
+        off = options.guidance == "none" or (options.strength == "relative" and options.rho == 0)
+        guide = None if off else self.guide
+        if options.solver == "ancestral":
+            y = sample_ancestral(
+                self.schedule, y, start, predict=self.predict, noise=self._draw, guide=guide, at=options.guide_at
+            )
+        else:
+            steps = visited_steps(start, options.n_steps)
+            stochastic = options.solver == "sde2m"
+            y = sample_2m(
+                self.schedule, y, steps, predict=self.predict, noise=self._draw, guide=guide, stochastic=stochastic
+            )
+        return y.clamp(-1, 1)
+
+    def _noised(self, t: int) -> Tensor:
+        """The H&E without colour at step t, always with the same noise."""
+        steps = torch.full((len(self.gray),), t, device=self.gray.device)
+        return self.schedule.q_sample(self.gray, steps, self.start_noise)
+
+    def predict(self, y: Tensor, t: int) -> Tensor:
+        """The noise in y; from `tune_from` down the score model is tuned one step before it is asked."""
+        if self.optimiser is not None and t <= self.options.tune_from:
+            self._tune(y, t)
+        return self.windows.fuse(lambda part: _noise_in(self.score, part, t).float(), y)
+
+    def guide(self, y: Tensor, t: int) -> Tensor:
+        """The energy's gradient at y, scaled: root mean square rho / sigma in each window, or as it comes."""
+        edges = gradient_map(self._noised(t))
+        if self.options.strength == "raw":
+            return self.options.scale * self.windows.fuse(lambda a, b: self.energy.gradient(a, b, t), y, edges)
+        k = self.windows.fuse(lambda a, b: to_relative(self.energy.gradient(a, b, t)), y, edges)
+        is_mean = self.options.solver == "ancestral" and self.options.guide_at == "mean"  # of the step that leads to t
+        step = torch.tensor(t + 1 if is_mean else max(t, 2), device=self.gray.device)
+        return k * (self.options.rho / float(self.schedule.reverse_variance(step)) ** 0.5)
+
+    def _tune(self, y: Tensor, t: int) -> None:
+        """One step of Adam so that the next state resembles the H&E at equal places, in the untuned model's features.
+
+        The next state is that of the ancestral step, through which the gradient reaches the score model.
+        """
+        assert self.optimiser is not None
+        xi, beside = self._draw(t), self._noised(t - 1)
+        places = self.windows.places()
+        h, w = self.windows.shape
+        levels = [k for k in TUNED_LEVELS if k < len(self.score.down) and h % 2**k == 0 and w % 2**k == 0]
+        chance = torch.Generator().manual_seed(_one_number(self.options.seed, t, *self.corners[0]))
+        parameters = list(self.score.parameters())
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        with torch.enable_grad():
+            for place in places:
+                state, noise, target = (self.windows.cut(image, [place]) for image in (y, xi, beside))
+                mean, variance = reverse_kernel(self.schedule, state, t, _noise_in(self.score, state, t))
+                after = mean + variance**0.5 * noise
+                time = torch.full((1,), max(t - 2, 0), device=y.device)
+                made = self.frozen.features(after, time, levels)
+                with torch.no_grad():
+                    wanted = self.frozen.features(target, time, levels)
+                loss = self._likeness(made, wanted, chance) / len(places)
+                found = torch.autograd.grad(loss, parameters, allow_unused=True)  # the untuned model takes none
+                for parameter, grad in zip(parameters, found, strict=True):
+                    if grad is not None and parameter.grad is not None:
+                        parameter.grad += grad
+        self.optimiser.step()
+
+    def _likeness(self, made: list[Tensor], wanted: list[Tensor], chance: torch.Generator) -> Tensor:
+        if self.options.tune_loss == "l2":
+            return layer_mean([(a - b).square() for a, b in zip(made, wanted, strict=True)])
+        losses = []
+        for a, b in zip(made, wanted, strict=True):
+            at = torch.randperm(a.shape[2] * a.shape[3], generator=chance)[: self.options.tune_patches].to(a.device)
+            q, k = (nn.functional.normalize(f.flatten(2)[:, :, at].transpose(1, 2), dim=2) for f in (a, b))
+            losses.append(patch_nce(q, k, self.options.tune_tau))
+        return layer_mean(losses)
+
+
+def _one_number(*values: int) -> int:
+    """A seed from several whole numbers, the same everywhere."""
+    seed = 0
+    for value in values:
+        seed = (seed * 1_000_003 + value) & 0x7FFFFFFFFFFFFFFF
+    return seed
+
+
+def _noise_in(score: ScoreUNet, y: Tensor, t: int) -> Tensor:
+    """The score model's noise at step t; its own count begins at 0 with the first noising."""
+    return score(y, torch.full((len(y),), t - 1, device=y.device))
