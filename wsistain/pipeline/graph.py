@@ -4,33 +4,53 @@ Two tasks a block of about 4096 px (generate; write with the neighbours' tails) 
 out of the first, so that a block's pixels do not wait in memory for its neighbours.
 """
 
+import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from logging import getLogger
 from typing import Any
 
 import dask
-from dask.base import compute
+from dask.base import annotate, compute
 from dask.callbacks import Callback
 from dask.delayed import Delayed, delayed
 
 from wsistain.errors import ConfigError, WsistainError
-from wsistain.pipeline.tasks import Job, Written, generate_block, take_tails, write_block_task
+from wsistain.pipeline.tasks import (
+    Job,
+    Written,
+    generate_block,
+    release_kits,
+    stopping_on_error,
+    take_tails,
+    write_block_task,
+)
 
 LOCAL_THREADS = 2
 """Tasks at once in one process: one generates while another writes. Each may use all of the job's threads."""
 
+GPU = "GPU"
+"""Where a scheduler's workers declare this resource, a generate task takes one; dask-cuda starts one worker a GPU."""
+
+_LOG = getLogger(__name__)
+
 OnDone = Callable[[Written], None]
 
 
-def build_graph(job: Job, finished: Collection[tuple[int, int]] = ()) -> list[Delayed]:
+def build_graph(job: Job, finished: Collection[tuple[int, int]] = (), *, on_gpu: bool = False) -> list[Delayed]:
     """One delayed `Written` for each block that is to be written and is not in `finished`, row by row.
 
-    Of finished neighbours only the tiles at their lower and right edges are generated again.
+    on_gpu : generate tasks ask the scheduler for the resource `GPU`.
+
+    Of finished neighbours only the tiles at their lower and right edges are generated again. Keys are new with every
+    call: a scheduler that several runs share takes tasks of one key for one task.
     """
+    run = uuid.uuid4().hex
     plan = job.plan
     wanted = [(b.row, b.col) for b in plan.blocks() if (b.row, b.col) not in finished]
     mine = set(wanted)
-    shared = delayed(job, name="job", pure=True, traverse=False)
+    shared = delayed(job, name=f"job-{run}", pure=True, traverse=False)
     generated: dict[tuple[int, int], Delayed | None] = {}
     tails: dict[tuple[int, int], Delayed | None] = {}
 
@@ -40,11 +60,11 @@ def build_graph(job: Job, finished: Collection[tuple[int, int]] = ()) -> list[De
             edges_only = key not in mine
             has_tiles = bool(plan.tiles_in(row, col, edges_only=edges_only))
             call = delayed(generate_block, pure=False)
-            generated[key] = (
-                call(shared, row, col, edges_only=edges_only, dask_key_name=f"generate-{row}-{col}")
-                if has_tiles
-                else None
-            )
+            name = f"generate-{run}-{row}-{col}"
+            with annotate(resources={GPU: 1}) if on_gpu else nullcontext():
+                generated[key] = (
+                    call(shared, row, col, edges_only=edges_only, dask_key_name=name) if has_tiles else None
+                )
         return generated[key]
 
     def tail(row: int, col: int) -> Delayed | None:
@@ -52,7 +72,7 @@ def build_graph(job: Job, finished: Collection[tuple[int, int]] = ()) -> list[De
         if key not in tails:
             block = generate(row, col)
             take = delayed(take_tails, pure=False)
-            tails[key] = None if block is None else take(block, dask_key_name=f"tails-{row}-{col}")
+            tails[key] = None if block is None else take(block, dask_key_name=f"tails-{run}-{row}-{col}")
         return tails[key]
 
     names = {(-1, 0): "above", (0, -1): "left", (-1, -1): "corner"}
@@ -60,7 +80,7 @@ def build_graph(job: Job, finished: Collection[tuple[int, int]] = ()) -> list[De
     for row, col in wanted:
         near = {names[r - row, c - col]: tail(r, c) for r, c in plan.sources(row, col) if (r, c) != (row, col)}
         call = delayed(write_block_task, pure=False)
-        writes.append(call(shared, row, col, generate(row, col), near, dask_key_name=f"write-{row}-{col}"))
+        writes.append(call(shared, row, col, generate(row, col), near, dask_key_name=f"write-{run}-{row}-{col}"))
     return writes
 
 
@@ -77,31 +97,57 @@ class _Report(Callback):
 
 
 def run_in_threads(writes: list[Delayed], on_done: OnDone) -> None:
-    """Execute the graph in this process."""
-    with _Report(on_done), dask.config.set({"optimization.fuse.active": False}):
-        compute(*writes, scheduler="threads", num_workers=LOCAL_THREADS, optimize_graph=False)
+    """Execute the graph in this process. Nothing runs any more when this returns or raises."""
+    with (
+        _Report(on_done),
+        dask.config.set({"optimization.fuse.active": False}),
+        ThreadPoolExecutor(LOCAL_THREADS, thread_name_prefix="block") as pool,
+        stopping_on_error(),
+    ):
+        compute(*writes, scheduler="threads", pool=pool, optimize_graph=False)
 
 
 def run_on_cluster(writes: list[Delayed], on_done: OnDone, client: Any) -> None:
     """Execute the graph on the workers of a `distributed.Client`; a lost worker's blocks run again elsewhere."""
     from distributed import as_completed
-    from distributed.client import FutureCancelledError
     from distributed.scheduler import KilledWorker
 
-    futures = client.compute(writes, optimize_graph=False)
+    waiting = set(client.compute(writes, optimize_graph=False))
     try:
-        for _, result in as_completed(futures, with_results=True):
+        for future, result in as_completed(list(waiting), with_results=True):
+            if isinstance(result, BaseException):  # a future that was cancelled, not one that failed
+                raise WsistainError(
+                    f"the connection to the Dask scheduler was lost ({result}); start it again and pass --resume"
+                )
             on_done(result)
+            waiting.discard(future)
+            future.release()  # or a worker that dies would have its finished blocks done again
     except KilledWorker as error:
         raise WsistainError(
             f"workers were lost again and again on one block ({error}); look at their memory limit, then pass --resume"
         ) from None
-    except (FutureCancelledError, OSError) as error:
+    except OSError as error:
         raise WsistainError(
             f"the connection to the Dask scheduler was lost ({error}); start it again and pass --resume"
         ) from None
     finally:
-        client.cancel(futures) if client.status == "running" else None
+        if client.status == "running":
+            with suppress(OSError, TimeoutError):
+                client.cancel(list(waiting))
+                client.run(release_kits, on_error="ignore")
+
+
+def most_on_one_machine(client: Any) -> int:
+    """Most worker processes that one machine has, at least 1: they share its cores."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    hosts = [worker["host"] for worker in workers]
+    return max((hosts.count(h) for h in hosts), default=1)
+
+
+def has_gpus(client: Any) -> bool:
+    """Do the workers declare the resource `GPU`?"""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return any(GPU in (worker.get("resources") or {}) for worker in workers)
 
 
 @contextmanager
@@ -120,6 +166,9 @@ def connect(scheduler: str | None, workers: int) -> Iterator[Any]:
                 f"no Dask scheduler answers at {scheduler} ({error}); is it running, as tcp://HOST:PORT?"
             ) from None
         with client:
+            if not client.scheduler_info(n_workers=-1)["workers"]:
+                _LOG.warning("the scheduler at %s has no workers yet; waiting for the first", scheduler)
+                client.wait_for_workers(1)
             yield client
         return
     with (

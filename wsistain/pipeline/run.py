@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from os import cpu_count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,12 +11,13 @@ from wsistain.config import RunConfig
 from wsistain.errors import ConfigError, OutputError, SlideError
 from wsistain.generators import GeneratorSpec, exact_tiling, find_generator, with_tiling
 from wsistain.markers import find_marker
+from wsistain.output.files import reporting
 from wsistain.output.journal import Journal, open_journal
 from wsistain.output.metadata import write_metadata
 from wsistain.output.preview import write_preview
 from wsistain.output.pyramid import finish_pyramid
 from wsistain.output.store import OutputSpec, create_output
-from wsistain.pipeline.graph import build_graph, connect, run_in_threads, run_on_cluster
+from wsistain.pipeline.graph import build_graph, connect, has_gpus, most_on_one_machine, run_in_threads, run_on_cluster
 from wsistain.pipeline.report import RunReport, Tally, make_report, provenance
 from wsistain.pipeline.tasks import Job, Written, release_kits
 from wsistain.slide.base import Slide, SlideInfo
@@ -99,6 +99,11 @@ def preview_path(output: OutputSpec) -> Path:
     return Path(f"{output.path.removesuffix('.ome.zarr')}.preview.jpg")
 
 
+def report_path(output: OutputSpec) -> Path:
+    """Where the `run.json` of an output lies: beside it."""
+    return Path(f"{output.path.removesuffix('.ome.zarr')}.run.json")
+
+
 def norm_mode(spec: GeneratorSpec, config: RunConfig) -> str:
     """The norm that a generator runs with: what was asked for, or the measured default for its kind."""
     if spec.norm != "instance":
@@ -146,7 +151,7 @@ def run(
         reports = []
         with connect(scheduler, workers) as client:
             for group in groups:
-                reports += _run_group(opened, group, Path(output), config, resume, overwrite, client, workers, on_event)
+                reports += _run_group(opened, group, Path(output), config, resume, overwrite, client, on_event)
         return reports
     finally:
         release_kits()
@@ -200,7 +205,6 @@ def _run_group(
     resume: bool,
     overwrite: bool,
     client: Any,
-    workers: int,
     on_event: OnEvent,
 ) -> list[RunReport]:
     start = time.perf_counter()
@@ -227,21 +231,22 @@ def _run_group(
             return []
         todo = Group(tuple(group.specs[k] for k in open_ones), plan)
         job = Job(
-            plan=plan,
+            plan=replace(plan, slide=_absolute(plan.slide)),
             mpp=info.mpp,
             reader=info.reader if config.reader == "auto" else config.reader,
             generators=todo.specs,
-            outputs=tuple(outputs[k] for k in open_ones),
+            outputs=tuple(replace(outputs[k], path=_absolute(outputs[k].path)) for k in open_ones),
             norm_files=("",) * len(open_ones),
             device=config.device,
             precision=config.precision,
             compiled=config.compile,
             batch_size=config.batch_size,
             strict=config.strict,
-            threads=max(1, (cpu_count() or 1) // max(workers, 1)),
+            share=1 if client is None else most_on_one_machine(client),
         )
         for made in job.outputs:
             create_output(made)
+            _forget_earlier(made)
         seconds: dict[str, float] = {}
         job, seconds["norm"] = _timed(lambda: _with_norm(slide, job, [norms[k] for k in open_ones], config))
         live = [journals[k] for k in open_ones]
@@ -253,9 +258,8 @@ def _run_group(
             spec, output = job.generators[k], job.outputs[k]
             source = provenance(info, plan, spec, config, norms[open_ones[k]], keys[open_ones[k]], device)
             shards, pyramid_seconds = _timed(lambda o=output: finish_pyramid(o, threads=job.threads))  # type: ignore[misc]
-            beside = str(folder / output_name(info.path, spec.marker))
             report = make_report(
-                output=output.path,
+                output=outputs[open_ones[k]].path,
                 k=k,
                 spec=spec,
                 plan=plan,
@@ -270,13 +274,25 @@ def _run_group(
                 source=source,
                 n_outputs=len(live),
             )
-            report.write(Path(f"{beside}.run.json"))
+            report.write(report_path(output))
             # the metadata comes last: what has metadata is finished; the preview is made from it
             write_metadata(output, source, f"{output_name(info.path, spec.marker)} (virtual)", key=keys[open_ones[k]])
             write_preview(output, preview_path(output), config.output.preview_px)
             journal.finish()
             reports.append(report)
     return reports
+
+
+def _forget_earlier(output: OutputSpec) -> None:
+    """Remove what an earlier run wrote beside the output, so that nothing old is taken for the new one's."""
+    with reporting(output.path):
+        preview_path(output).unlink(missing_ok=True)
+        report_path(output).unlink(missing_ok=True)
+
+
+def _absolute(path: str) -> str:
+    """A path that means the same in a worker that runs elsewhere; URLs as they are."""
+    return path if "://" in path else str(Path(path).absolute())
 
 
 def _timed(call: Callable[[], T]) -> tuple[T, float]:
@@ -292,8 +308,8 @@ def _with_norm(slide: Slide, job: Job, modes: Sequence[str], config: RunConfig) 
             files.append("")
             continue
         from wsistain.generators import build_generator
-        from wsistain.stainer import NetworkGenerator
         from wsistain.pipeline.norm import measure, save_norm
+        from wsistain.stainer import NetworkGenerator
 
         path = output.folder / ".wsistain" / "norm.safetensors"
         if not path.is_file():
@@ -325,9 +341,8 @@ def _run_blocks(
         state["mp"] += area[written.row, written.col]
         on_event(RunEvent("staining", int(state["n"]), len(blocks), state["mp"], total_mp))
 
-    writes = build_graph(job, finished)
     if client is None:
-        run_in_threads(writes, done)
+        run_in_threads(build_graph(job, finished), done)
     else:
-        run_on_cluster(writes, done, client)
+        run_on_cluster(build_graph(job, finished, on_gpu=has_gpus(client)), done, client)
     return tally

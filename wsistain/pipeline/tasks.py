@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,21 @@ from wsistain.slide.base import Slide
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import read_window
 from wsistain.tiling.blend import Frame, Heads, Tails, assemble, heads_of, join, tails_of
+from wsistain.tiling.fade import fade
 from wsistain.tiling.plan import RunPlan, Tile
 from wsistain.tiling.seams import SeamSums, seam_sums
 
-if TYPE_CHECKING:
-    pass
-
 RGB = NDArray[np.uint8]
 CUDA_BATCH = 16
+IDLE_KITS = 2
+"""What a process keeps open besides what is in use: runs that share a cluster's workers take turns."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use: a scheduler such as SLURM gives a job a part of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Job:
 
     generators, outputs : one a marker, in the same order; all markers share the plan.
     norm_files          : file with the frozen norm statistics of each generator, or "" for the tile's own.
-    threads             : of one process for reading, staining on the CPU and encoding.
+    share               : processes that share a machine's cores; each takes its part of them.
     """
 
     plan: RunPlan
@@ -54,21 +61,32 @@ class Job:
     compiled: bool
     batch_size: int | None
     strict: bool
-    threads: int
+    share: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of this process for reading, staining on the CPU and encoding."""
+        return max(1, available_cores() // self.share)
 
 
 @dataclass
 class Kit:
-    """What a process keeps open for a job."""
+    """What a process keeps open for a job; `users` tasks are at it."""
 
     slide: Slide
     generators: tuple[Generator, ...]
     pool: ThreadPoolExecutor
     lock: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
 
     @property
     def is_on_cpu(self) -> bool:
         return all(g.device == "cpu" for g in self.generators)
+
+    def close(self) -> None:
+        """Ends the threads, dropping what they have not begun, and closes the slide."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.slide.close()
 
 
 @dataclass(frozen=True)
@@ -141,27 +159,61 @@ def _load_generator(job: Job, k: int) -> Generator:
     return generator
 
 
-def kit_for(job: Job) -> Kit:
-    """The slide, generators and threads of this process for `job`, opened on first use."""
-    key = (job.plan.slide, job.plan.fingerprint, job.mpp, job.reader, job.generators, job.norm_files, job.device)
+def _open_kit(job: Job) -> Kit:
+    with ExitStack() as undo:
+        slide = open_slide(job.plan.slide, mpp=job.mpp, reader=job.reader)
+        undo.callback(slide.close)
+        if slide.info.fingerprint != job.plan.fingerprint:
+            raise SlideError(f"{job.plan.slide} is not the slide that was planned: its content has changed")
+        generators = tuple(_load_generator(job, k) for k in range(len(job.generators)))
+        undo.pop_all()
+    return Kit(slide, generators, ThreadPoolExecutor(job.threads, thread_name_prefix="tile"))
+
+
+@contextmanager
+def kit_for(job: Job) -> Iterator[Kit]:
+    """The slide, generators and threads of this process for `job`, opened on first use.
+
+    They stay open for the next task; kits of other jobs are closed when too many are idle.
+    """
+    key = (
+        *(job.plan.slide, job.plan.fingerprint, job.mpp, job.reader, job.generators, job.norm_files),
+        *(job.device, job.precision, job.compiled),
+    )
     with _kits_lock:
-        if key not in _kits:
-            release_kits()
-            slide = open_slide(job.plan.slide, mpp=job.mpp, reader=job.reader)
-            if slide.info.fingerprint != job.plan.fingerprint:
-                slide.close()
-                raise SlideError(f"{job.plan.slide} is not the slide that was planned: its content has changed")
-            generators = tuple(_load_generator(job, k) for k in range(len(job.generators)))
-            _kits[key] = Kit(slide, generators, ThreadPoolExecutor(job.threads, thread_name_prefix="tile"))
-        return _kits[key]
+        kit = _kits.pop(key, None) or _open_kit(job)
+        _kits[key] = kit  # the last one is the latest used
+        kit.users += 1
+        _close_idle(IDLE_KITS)
+    try:
+        yield kit
+    finally:
+        with _kits_lock:
+            kit.users -= 1
+
+
+def _close_idle(keep: int) -> None:
+    idle = [key for key, kit in _kits.items() if not kit.users]
+    for key in idle[: max(len(idle) - keep, 0)]:
+        _kits.pop(key).close()
+
+
+@contextmanager
+def stopping_on_error() -> Iterator[None]:
+    """Nothing; an error or Ctrl-C inside ends what this process is staining after the tiles that are under way."""
+    try:
+        yield
+    except BaseException:
+        with _kits_lock:
+            while _kits:
+                _kits.popitem()[1].close()
+        raise
 
 
 def release_kits() -> None:
-    """Close what this process keeps open."""
-    for kit in _kits.values():
-        kit.pool.shutdown(wait=True)
-        kit.slide.close()
-    _kits.clear()
+    """Close what this process keeps open and no task uses."""
+    with _kits_lock:
+        _close_idle(0)
 
 
 def read_tile(slide: Slide, plan: RunPlan, tile: Tile) -> RGB:
@@ -213,18 +265,18 @@ def generate_block(job: Job, row: int, col: int, *, edges_only: bool = False) ->
 
     edges_only: only the tiles that other blocks need; the result holds tails and no pixels.
     """
-    kit = kit_for(job)
     frame = job.plan.frame(row, col)
     edges_only = edges_only or row < 0 or col < 0
     tiles = job.plan.tiles_in(row, col, edges_only=edges_only)
     row0, col0 = job.plan.origin[0] + row * frame.n, job.plan.origin[1] + col * frame.n
     pieces: list[dict[tuple[int, int], RGB]] = [{} for _ in job.generators]
     seconds_read = seconds_generate = 0.0
-    for tile, cores, read, generate in _cores(job, kit, tiles):
-        seconds_read, seconds_generate = seconds_read + read, seconds_generate + generate
-        for mine, pixels in zip(pieces, cores, strict=True):
-            mine[tile.row - row0, tile.col - col0] = pixels
-    unreadable = frozenset(kit.slide.unreadable_keys)
+    with kit_for(job) as kit:
+        for tile, cores, read, generate in _cores(job, kit, tiles):
+            seconds_read, seconds_generate = seconds_read + read, seconds_generate + generate
+            for mine, pixels in zip(pieces, cores, strict=True):
+                mine[tile.row - row0, tile.col - col0] = pixels
+        unreadable = frozenset(kit.slide.unreadable_keys)
     if job.strict and unreadable:
         raise SlideError(f"{job.plan.slide}: {len(unreadable)} native tiles cannot be decoded, and --strict was given")
     start = time.perf_counter()
@@ -283,7 +335,9 @@ def write_block_task(
             if name in near
         }
         pixels = join(pixels, heads, frame, tails.get("above"), tails.get("left"), tails.get("corner"))
+        y, x, _, _ = job.plan.canvas
         pixels = pixels[: block.height, : block.width]
+        pixels = fade(pixels, job.plan.near_tissue, y + row * frame.block, x + col * frame.block)
         seams.append(seam_sums(pixels, frame.stride, frame.overlap))
         blend += time.perf_counter() - start
         done.append(write_block(output, row, col, pixels, threads=job.threads))
