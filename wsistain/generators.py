@@ -37,7 +37,7 @@ class GeneratorSpec:
     radius        : of its receptive field with fixed norm statistics, px; None where unknown or without bound.
     stride        : step of the tile grid that suits it, px. overlap, halo: as in `Tiling`.
     size_multiple : tile edges must be multiples of this.
-    norm          : "instance" where the tile's own statistics enter, "frozen" where they do not.
+    norm          : as in the weights' `Header`.
     training_data : what it was trained on.
     note          : a sentence that is printed with every run and kept in the provenance; may be empty.
     """

@@ -29,7 +29,8 @@ class Header(Strict):
     tile_px       : edge of the tile the network was trained for, px at `mpp`.
     size_multiple : tile edges must be multiples of this.
     halo_px       : receptive-field radius where it is finite and known, else None.
-    norm          : "instance" where statistics depend on the tile, "frozen" where they do not.
+    norm          : "instance" where instance norm makes a tile's own statistics enter (they can be frozen for a slide),
+                    "tile" where they enter in another way (group norm, attention), "frozen" where they do not.
     direction     : "he-to-ihc" or its reverse.
     """
 
@@ -41,7 +42,7 @@ class Header(Strict):
     tile_px: int = Field(gt=0)
     size_multiple: int = Field(1, gt=0)
     halo_px: int | None = None
-    norm: Literal["instance", "frozen"] = "instance"
+    norm: Literal["instance", "tile", "frozen"] = "instance"
     direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
     training_data: str = "unstated"
     step: int = 0

@@ -5,6 +5,8 @@ bit every 64 output px says whether there is tissue near; between its nodes a pi
 integers, so it depends on the pixel's own place alone.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,7 @@ STEP = 64
 GLASS = 255
 
 
-def touches(tissue: TissueMask, ys: NDArray[np.float64], xs: NDArray[np.float64], size: float) -> Lattice:
+def touches(tissue: TissueMask, ys: NDArray[np.floating], xs: NDArray[np.floating], size: float) -> Lattice:
     """Whether tissue touches the square windows of edge `size` at each (y, x), level-0 px: bool (len(ys), len(xs))."""
     h, w = tissue.mask.shape
     table = np.zeros((h + 1, w + 1), np.int64)
@@ -76,7 +78,7 @@ def _runs(corners: Lattice, first: int, last: int) -> list[tuple[int, int, int]]
     n = corners[:, first : last + 1].sum(axis=0) + corners[:, first + 1 : last + 2].sum(axis=0)
     states = np.where(n == 0, _NONE, np.where(n == 4, _FULL, _MIXED))
     cuts = [0, *(np.flatnonzero(np.diff(states)) + 1).tolist(), len(states)]
-    return [(first + a, first + b - 1, int(states[a])) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [(first + a, first + b - 1, int(states[a])) for a, b in pairwise(cuts)]
 
 
 def _share(corners: Lattice, first: int, last: int) -> NDArray[np.int32]:

@@ -199,10 +199,13 @@ def describe_data(cfg: TrainConfig, patches: Sequence[PatchRef]) -> str:
     )
 
 
-def norm_of(network: nn.Module) -> Literal["instance", "frozen"]:
-    """Whether a network's statistics depend on the tile: what it says in `norm`, else what its layers are."""
-    depends = any(isinstance(m, nn.InstanceNorm2d | nn.GroupNorm) for m in network.modules())
-    return getattr(network, "norm", "instance" if depends else "frozen")
+def norm_of(network: nn.Module) -> Literal["instance", "tile", "frozen"]:
+    """How a network's statistics depend on the tile (see `Header`): what it says in `norm`, else what its layers are."""
+    if any(isinstance(m, nn.InstanceNorm2d) for m in network.modules()):
+        kind: Literal["instance", "tile", "frozen"] = "instance"
+    else:
+        kind = "tile" if any(isinstance(m, nn.GroupNorm) for m in network.modules()) else "frozen"
+    return getattr(network, "norm", kind)
 
 
 def header_of(cfg: TrainConfig, system: Any, job: Job) -> Header:
