@@ -173,7 +173,7 @@ class OneStepTranslator(nn.Module):
     step: Tensor
 
     size_multiple = SIZE_MULTIPLE
-    norm = "instance"  # group norm: statistics of the tile
+    norm = "tile"  # group norm and attention: statistics of the tile that cannot be frozen
 
     def __init__(
         self,
