@@ -114,7 +114,7 @@ def test_training_resumes_to_the_same_bytes_and_its_weights_load(patches: Path, 
     resumed = train(cfg, output, tiny=True, resume=True)
     assert straight == resumed.read_bytes()
     network, header = load_network(resumed)
-    assert header.size_multiple == 64 and header.norm == "instance"
+    assert header.size_multiple == 64 and header.norm == "tile"
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64, 64)
 
 
