@@ -1,0 +1,31 @@
+"""Put trained demonstration weights into the package: python scripts/ship_demo.py RUN [RUN ...]
+
+Each RUN is a folder of `wsistain train configs/train/demo.yaml`. The header gains the sentence that every run with these
+weights prints and stores.
+"""
+
+import sys
+from pathlib import Path
+
+from wsistain.generators import DEMO_NOTE, shipped_folder
+from wsistain.weights import load_network, load_tensors, read_header, save_weights
+
+MAX_BYTES = 1_000_000
+
+
+def ship(run: Path) -> Path:
+    """Copy one run's weights into the package under the name of their marker; returns the file."""
+    source = run / "weights.safetensors"
+    header = read_header(source)
+    target = shipped_folder() / f"demo-{header.markers[0].lower()}.safetensors"
+    data = "tissue phantom (synthetic, 112 aligned patches of 512 px), configs/train/demo.yaml"
+    save_weights(target, header.model_copy(update={"note": DEMO_NOTE, "training_data": data}), load_tensors(source))
+    load_network(target)
+    if target.stat().st_size > MAX_BYTES:
+        raise SystemExit(f"{target} has {target.stat().st_size} bytes, more than {MAX_BYTES}")
+    return target
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        print(ship(Path(folder)))
