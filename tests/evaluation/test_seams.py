@@ -83,3 +83,26 @@ def test_wrong_shapes_and_strides_are_refused():
         seam_score(np.zeros((10, 10, 3), np.uint8), 1)
     with pytest.raises(ValueError, match="wanted a band"):
         SeamCounter(8, 4).add(np.zeros((2, 9, 3), np.uint8))
+
+
+def test_the_local_score_ignores_blocks_that_a_jpeg_leaves_on_every_eighth_line():
+    rng = np.random.default_rng(3)
+    image = smooth_picture(512, 512).astype(int)
+    blocks = rng.integers(-6, 7, (64, 64)).repeat(8, axis=0).repeat(8, axis=1)
+    image = (image + blocks[..., None]).clip(0, 254).astype(np.uint8)
+    counter = SeamCounter(512, 128, (0, 32))
+    counter.add(image)
+    assert counter.score > 1.5
+    assert counter.local_score == pytest.approx(1, abs=0.15)
+    stepped = image.copy()
+    stepped[:, 128:256] = (stepped[:, 128:256].astype(int) + 40).clip(0, 254)
+    counter = SeamCounter(512, 128, (0, 32))
+    counter.add(stepped)
+    assert counter.local_score > 1.3
+
+
+def test_overlapping_tiles_have_two_borders_each():
+    image = smooth_picture().astype(int)
+    image[:, 32:] += 30
+    image = image.clip(0, 254).astype(np.uint8)
+    assert seam_score(image, 1000, (0, 32)) > 3 > seam_score(image, 1000, 20)

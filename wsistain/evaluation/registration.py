@@ -21,6 +21,7 @@ SEARCH_PX = 160
 WORK_PX = 900
 SEARCH_STEP_DEG = 6
 STARTS = 4
+LEAST_CORRELATION = 0.15
 SMOOTHING_PX = (12.0, 6.0, 3.0)
 _SCALES = (0.7, 1.4)
 
@@ -242,6 +243,8 @@ def register(fixed: NDArray[np.uint8], moving: NDArray[np.uint8]) -> Registratio
     value_rigid, value = _correlation(fine_f, fine_m, best), _correlation(fine_f, fine_m, affine)
     if not _is_plausible(affine) or value < value_rigid:
         affine, value = best, value_rigid
+    if value < LEAST_CORRELATION:
+        raise ValueError(f"the pictures agree nowhere: the best correlation is {value:.2f}")
     warped = np.asarray(resample(fine_m, affine, (f.shape[0], f.shape[1])))
     seen = np.asarray(resample(np.ones_like(m), affine, (f.shape[0], f.shape[1]))) > 0.99
     return Registration(

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 BAND_PX = 512
 WINDOW_PX = 8192
+ON, OFF, BESIDE = "on borders", "elsewhere", "beside borders"
+BESIDE_PX = (-32, -16, 16, 32)
 
 
 def _step(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -28,7 +30,7 @@ class SeamCounter:
     stride : distance of tile borders, px, at least 2.
     offset : position of a border, px (any border of the grid will do), or several where each tile has two edges.
 
-    Holds one row of the image and four sums, whatever the size.
+    Holds one row of the image and six sums, whatever the size.
     """
 
     def __init__(self, width: int, stride: int, offset: int | Sequence[int] = 0) -> None:
@@ -40,19 +42,19 @@ class SeamCounter:
         self._offsets = (offset,) if isinstance(offset, int) else tuple(offset)
         self._above: NDArray[np.uint8] | None = None
         self._row = 0
-        self._sum = {True: 0, False: 0}
-        self._count = {True: 0, False: 0}
+        self._sum = {ON: 0, OFF: 0, BESIDE: 0}
+        self._count = {ON: 0, OFF: 0, BESIDE: 0}
+        borders = {o % stride for o in self._offsets}
+        beside = {(o + d) % stride for o in self._offsets for d in BESIDE_PX} - borders
+        self._places = {ON: sorted(borders), BESIDE: sorted(beside)}
 
-    def _is_border(self, first: int, last: int) -> NDArray[np.bool_]:
-        """Which of the pixels first..last-1 lie just behind a border (at offset + k * stride for whole k)."""
-        place = np.arange(first, last)
-        border: NDArray[np.bool_] = np.isin(place % self._stride, [o % self._stride for o in self._offsets])
-        return border
-
-    def _book(self, sums: NDArray[np.int64], counts: NDArray[np.int64], border: NDArray[np.bool_]) -> None:
-        for side in (True, False):
-            self._sum[side] += int(sums[border == side].sum())
-            self._count[side] += 3 * int(counts[border == side].sum())
+    def _book(self, sums: NDArray[np.int64], counts: NDArray[np.int64], first: int) -> None:
+        """Add sums and counts of steps whose second pixels lie at first, first + 1, ..."""
+        place = np.arange(first, first + len(sums)) % self._stride
+        on, beside = (np.isin(place, self._places[kind]) for kind in (ON, BESIDE))
+        for kind, lines in ((ON, on), (OFF, ~on), (BESIDE, beside)):
+            self._sum[kind] += int(sums[lines].sum())
+            self._count[kind] += 3 * int(counts[lines].sum())
 
     def _window(self, pixels: NDArray[np.uint8], above: NDArray[np.uint8] | None, x: int, first_x: int) -> None:
         """Count the steps inside `pixels` (rows, n, 3), whose column 0 lies at `x`; `above` is the row over it.
@@ -64,7 +66,7 @@ class SeamCounter:
         drawn = (flat[:, 0::3] & flat[:, 1::3] & flat[:, 2::3]) != 255
         if n > 1:
             seen = (drawn[:, 1:] | drawn[:, :-1]).sum(axis=0, dtype=np.int64)
-            self._book(_column_sums(_step(flat[:, 3:], flat[:, :-3]), n - 1), seen, self._is_border(x + 1, x + n))
+            self._book(_column_sums(_step(flat[:, 3:], flat[:, :-3]), n - 1), seen, x + 1)
         skip = first_x - x
         flat, drawn, first = flat[:, 3 * skip :], drawn[:, skip:], self._row
         if above is not None:
@@ -75,7 +77,7 @@ class SeamCounter:
         if len(flat) > 1:
             sums = _step(flat[1:], flat[:-1]).sum(axis=1, dtype=np.int64)
             seen = (drawn[1:] | drawn[:-1]).sum(axis=1, dtype=np.int64)
-            self._book(sums, seen, self._is_border(first + 1, first + len(flat)))
+            self._book(sums, seen, first + 1)
 
     def add(self, band: NDArray[np.uint8]) -> None:
         """Take the next band of rows, uint8 (rows, width, 3)."""
@@ -96,9 +98,21 @@ class SeamCounter:
 
         NaN where either was never seen or both are 0; infinity where only borders have a gradient.
         """
-        if not self._count[True] or not self._count[False]:
+        return self._ratio(OFF)
+
+    @property
+    def local_score(self) -> float:
+        """The same over lines 16 and 32 px beside the borders instead of everywhere else.
+
+        A slide of few tiles, or one that was a JPEG, has more or less gradient on some lines for reasons of its own
+        (content, 8 px blocks); lines beside a border share them, so this ratio is nearer to 1 without seams.
+        """
+        return self._ratio(BESIDE)
+
+    def _ratio(self, other: str) -> float:
+        if not self._count[ON] or not self._count[other]:
             return float("nan")
-        on, off = (self._sum[side] / self._count[side] for side in (True, False))
+        on, off = (self._sum[kind] / self._count[kind] for kind in (ON, other))
         if off == 0:
             return float("nan") if on == 0 else float("inf")
         return on / off

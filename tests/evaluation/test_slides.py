@@ -1,0 +1,158 @@
+import csv
+import io
+import json
+
+import imagecodecs
+import numpy as np
+import pytest
+
+from tests.evaluation.made import section
+from tests.pipeline.slides import small_config, write_slide
+from wsistain.errors import ConfigError, DataError, OutputError, SlideError
+from wsistain.evaluation.seams import SeamCounter
+from wsistain.evaluation.slides import evaluate_slides, heat_map
+from wsistain.evaluation.stain_map import CELL_UM, map_stain
+from wsistain.optics.scoring import dab_od, h_score
+from wsistain.output.reading import open_level, read_window
+from wsistain.pipeline.run import run
+from wsistain.slide.reader import open_slide
+from wsistain.slide.tissue import TissueMask
+
+
+def ihc_picture(height: int = 520, width: int = 640, *, gap: bool = True) -> np.ndarray:
+    """IHC-like tissue with brown nuclei in one half, glass round it."""
+    picture = np.full((height, width, 3), 244, np.uint8)
+    left, right = section(1, 400, positive=0.7)[1], section(2, 400, positive=0.02)[1]
+    picture[40:440, 40:300] = left[:, :260]
+    picture[40:440, 300:560] = right[:, :260]
+    if gap:
+        picture[150:220, 420:500] = 244
+    return picture
+
+
+@pytest.fixture(scope="module")
+def stained(tmp_path_factory):
+    """A finished virtual slide whose pixels are those of `ihc_picture`, and the picture."""
+    folder = tmp_path_factory.mktemp("slides")
+    picture = ihc_picture()
+    source = write_slide(folder / "case.tiff", picture, mpp=1.0)
+    run(source, "ER", output=folder, config=small_config())
+    return folder / "case.ER.ome.zarr", picture
+
+
+def test_facts_of_a_finished_slide_are_those_of_its_pixels(stained):
+    path, picture = stained
+    facts = evaluate_slides([path])["slides"][0]
+    counter = SeamCounter(picture.shape[1], 64, (0, 16))
+    counter.add(read_window(open_level(path, 0), 0, 0, *picture.shape[:2]))  # glass is 255 there
+    assert facts["seam_score"] == pytest.approx(counter.score)
+    assert facts["seam_score_local"] == pytest.approx(counter.local_score)
+    assert facts["name"] == "case.ER" and facts["system"] == "identity" and facts["marker"] == "ER"
+    tissue = 400 * 520 * 1e-6  # mm2, drawn above
+    assert facts["tissue_mm2"] == pytest.approx(tissue, rel=0.15)
+    od = dab_od(picture[40:440, 40:560])
+    assert facts["positive_fraction"] == pytest.approx((od >= 0.15).mean(), rel=0.2)
+    assert facts["h_score"] == pytest.approx(h_score(od), rel=0.2)
+
+
+def test_the_map_is_that_of_the_pixels_square_by_square_and_does_not_depend_on_windows(stained, monkeypatch):
+    path, picture = stained
+    slide = open_slide(path)
+    everywhere = TissueMask.everywhere(slide.info)
+    found = map_stain(slide, everywhere)
+    px = round(CELL_UM)
+    od = dab_od(picture)
+    assert found.tissue.shape == (-(-520 // px), 640 // px) and found.cell_um == px
+    assert found.counts[0, 2, 3] == pytest.approx((od[2 * px : 3 * px, 3 * px : 4 * px] >= 0.15).mean())
+    assert found.positive_fraction == pytest.approx((od >= 0.15).mean())
+    assert found.h_score == pytest.approx(h_score(od))
+    monkeypatch.setattr("wsistain.evaluation.stain_map._WINDOW_PX", 128)
+    rows = []
+    again = map_stain(slide, everywhere, progress=lambda done, n: rows.append((done, n)))
+    assert np.array_equal(again.counts, found.counts) and np.array_equal(again.tissue, found.tissue)
+    assert rows[-1] == (520, 520)
+    nothing = TissueMask(np.zeros_like(everywhere.mask), everywhere.downsample)
+    assert np.isnan(map_stain(slide, nothing).positive_fraction)
+    slide.close()
+
+
+def test_a_registered_real_slide_of_the_same_tissue_agrees(stained, tmp_path):
+    path, picture = stained
+    turned = np.ascontiguousarray(np.rot90(picture))
+    reference = write_slide(tmp_path / "real.tiff", turned, mpp=1.0)
+    facts = evaluate_slides([path], reference=reference)["slides"][0]["reference"]
+    matrix = np.array(facts["matrix_yx_px"])
+    point = np.array([200.0, 150.0]) / facts["mpp"]
+    there = (matrix[:, :2] @ point + matrix[:, 2]) * facts["mpp"]
+    assert there == pytest.approx([640 - 1 - 150, 200], abs=3)
+    assert facts["area_r_64um"] > 0.95 and facts["correlation"] > 0.95
+    assert facts["positive_fraction_virtual"] == pytest.approx(facts["positive_fraction_real"], rel=0.1)
+    assert facts["residual_um_median"] is None or facts["residual_um_median"] < 3
+
+
+def test_a_real_slide_with_other_stain_in_the_same_tissue_disagrees(stained, tmp_path):
+    path, picture = stained
+    other = picture.copy()
+    other[40:440, 40:560] = section(7, 520, positive=0.0)[1][:400, :520]
+    other[150:220, 420:500] = 244
+    facts = evaluate_slides([path], reference=write_slide(tmp_path / "r.tiff", other, mpp=1.0))["slides"][0][
+        "reference"
+    ]
+    assert facts["positive_fraction_real"] < 0.01 < facts["positive_fraction_virtual"]
+    assert facts["h_score_virtual"] > facts["h_score_real"] + 5
+
+
+def test_report_files_are_written_and_agree(stained, tmp_path):
+    path, _ = stained
+    results = evaluate_slides([path], output=tmp_path / "o")
+    folder = tmp_path / "o"
+    assert json.loads((folder / "results.json").read_text()) == results
+    row = next(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))
+    assert float(row["seam_score"]) == pytest.approx(results["slides"][0]["seam_score"])
+    html = (folder / "report.html").read_text()
+    assert html.count("data:image/jpeg;base64,") == 3 and "http" not in html and "seam_score" in html
+    assert "| case.ER |" in (folder / "results.md").read_text()
+    maps = np.load(folder / "case.ER.map.npz")
+    assert maps["positive_fraction"].shape == maps["h_score"].shape == maps["tissue"].shape
+    assert imagecodecs.png_decode((folder / "case.ER.positive.png").read_bytes()).ndim == 3
+    with pytest.raises(OutputError, match="--overwrite"):
+        evaluate_slides([path], output=folder)
+    assert evaluate_slides([path], output=folder, overwrite=True)["slides"] == results["slides"]
+
+
+def test_without_run_json_the_seam_score_is_missing_with_the_reason(stained, tmp_path):
+    path, _ = stained
+    beside = path.with_name("case.ER.run.json")
+    kept = beside.read_text()
+    try:
+        beside.unlink()
+        facts = evaluate_slides([path], output=tmp_path / "o")["slides"][0]
+        assert facts["seam_score"] is None and "is not beside the slide" in facts["seam_score_missing"]
+        assert "is not beside the slide" in (tmp_path / "o" / "report.html").read_text()
+        beside.write_text("[]")
+        assert "does not say" in evaluate_slides([path])["slides"][0]["seam_score_missing"]
+    finally:
+        beside.write_text(kept)
+
+
+def test_bad_input_is_refused(stained, tmp_path):
+    path, _ = stained
+    with pytest.raises(ConfigError, match="no slides"):
+        evaluate_slides([])
+    with pytest.raises(ConfigError, match="called alike"):
+        evaluate_slides([path, path])
+    with pytest.raises(OutputError, match="does not exist"):
+        evaluate_slides([tmp_path / "absent.ome.zarr"])
+    with pytest.raises(SlideError):
+        evaluate_slides([path], reference=tmp_path / "absent.svs")
+    blank = write_slide(tmp_path / "blank.tiff", np.full((300, 300, 3), 244, np.uint8), mpp=1.0)
+    with pytest.raises(DataError, match="cannot be registered"):
+        evaluate_slides([path], reference=blank)
+
+
+def test_the_heat_map_darkens_with_the_value_and_greys_what_is_not_known():
+    picture = heat_map(np.array([[0.0, 0.5], [1.0, np.nan]]))
+    side = picture.shape[0] // 2
+    light = picture.mean(axis=2)[::side, ::side]
+    assert light[0, 0] > light[0, 1] > light[1, 0]
+    assert len(set(picture[-1, -1].tolist())) == 1

@@ -1,0 +1,395 @@
+"""Finished slides: seams, stain map, tissue area, and how they compare with a real IHC slide of the same block."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from wsistain import __version__
+from wsistain.errors import ConfigError, DataError, OutputError
+from wsistain.evaluation.page import page, picture_sheet
+from wsistain.evaluation.registration import Registration, register, resample
+from wsistain.evaluation.seams import SeamCounter
+from wsistain.evaluation.stain_map import StainMap, map_stain
+from wsistain.evaluation.tables import markdown_table
+from wsistain.output.reading import read_stain
+from wsistain.slide.base import RGB, Slide
+from wsistain.slide.reader import open_slide
+from wsistain.slide.resample import choose_sampling, read_window
+from wsistain.slide.tissue import TissueMask, find_tissue
+
+REGISTRATION_PX = 900
+_LEAST_TISSUE = 0.25
+_COARSE = 4
+
+Progress = Callable[[str, int, int], None]
+Facts = dict[str, Any]
+
+
+@dataclass
+class SlideReport:
+    """One slide: facts for the tables, its map, and pictures for the page."""
+
+    facts: Facts
+    map: StainMap
+    pictures: dict[str, RGB] = field(default_factory=dict)
+
+
+def evaluate_slides(
+    slides: Sequence[str | Path],
+    *,
+    reference: str | Path | None = None,
+    output: str | Path | None = None,
+    marker: str = "ER",
+    mpp: float | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Seam score, positive fraction, H-score and tissue area of finished slides, beside a real IHC where one is given.
+
+    slides    : OME-Zarr folders that `wsistain run` wrote.
+    reference : a real IHC slide of the same block; registered to every slide (rigid, then affine), and compared.
+    output    : folder that receives results.json, results.csv, results.md, report.html and maps; None: no files.
+    marker    : used for slides that do not say which they are of.
+    mpp       : um per px of `reference`, where it has none.
+    progress  : called with (what, rows done, of how many).
+
+    Raises OutputError, SlideError, DataError (nothing to register) or ConfigError.
+    """
+    folder = None if output is None else Path(output)
+    if not slides:
+        raise ConfigError("there are no slides to evaluate")
+    if folder is not None and (folder / "results.json").exists() and not overwrite:
+        raise OutputError(f"{folder} holds results already; choose another --output or pass --overwrite")
+    names = [_name(Path(s)) for s in slides]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two slides are called alike: {', '.join(n for n in names if names.count(n) > 1)}")
+    reports = [_evaluate_slide(Path(s), n, marker, progress) for s, n in zip(slides, names, strict=True)]
+    if reference is not None:
+        real = open_slide(reference, mpp=mpp)
+        try:
+            for report, slide in zip(reports, slides, strict=True):
+                _compare(report, Path(slide), real, progress)
+        finally:
+            real.close()
+    results = {
+        "wsistain_version": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "reference": None if reference is None else str(reference),
+        "slides": [r.facts for r in reports],
+        "conventions": CONVENTIONS,
+    }
+    if folder is not None:
+        _write(results, reports, folder)
+    return results
+
+
+CONVENTIONS = {
+    "seam_score": "mean absolute step between neighbouring pixels on tile borders over that elsewhere, level 0, blank pairs left out; 1 is perfect",
+    "seam_score_local": "the same over lines 16 and 32 px beside the borders, which share content and JPEG blocks with them",
+    "tissue_mm2": "area of the tissue mask of the stained slide (about 8 um per px)",
+    "positive_fraction": "share of tissue pixels with DAB optical density >= 0.15",
+    "h_score": "per tissue pixel, cut-offs 0.15, 0.35, 0.60",
+    "area_r_64um": "Pearson of the positive share of 64 um squares, virtual and registered real, where both are tissue",
+    "area_r_256um": "the same for squares of 256 um",
+    "residual_um": "local displacements left after the affine map, by phase correlation of windows with structure",
+}
+
+
+def _name(path: Path) -> str:
+    return path.name.removesuffix(".zarr").removesuffix(".ome")
+
+
+def _tiling(path: Path) -> tuple[dict[str, int] | None, str]:
+    """The tiling in the run.json beside an output, or None and why."""
+    beside = path.with_name(f"{_name(path)}.run.json")
+    try:
+        tiling = json.loads(beside.read_text(encoding="utf-8"))["plan"]["tiling"]
+        return {"stride": int(tiling["stride"]), "overlap": int(tiling["overlap"])}, ""
+    except FileNotFoundError:
+        return None, f"{beside.name} is not beside the slide, so the tile borders are not known"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, f"{beside.name} does not say how the slide was tiled ({type(error).__name__}: {error})"
+
+
+def _evaluate_slide(path: Path, name: str, marker: str, progress: Progress | None) -> SlideReport:
+    stain = read_stain(path)
+    slide = open_slide(path)
+    try:
+        tissue = find_tissue(slide)
+        tiling, why_not = _tiling(path)
+        seams = None
+        if tiling is not None:
+            seams = SeamCounter(slide.info.size_l0[1], tiling["stride"], (0, tiling["overlap"]))
+        report = None if progress is None else (lambda done, n: progress(name, done, n))
+        stain_map = map_stain(slide, tissue, seams=seams, progress=report)
+        thumbnail, _ = _thumbnail(slide, tissue, 640, masked=False)
+    finally:
+        slide.close()
+    score, local = (None, None) if seams is None else (seams.score, seams.local_score)
+    facts: Facts = {
+        "name": name,
+        "path": str(path),
+        "marker": stain.provenance.get("marker", marker),
+        "system": stain.provenance.get("system"),
+        "mpp": stain.mpp,
+        "height_px": slide.info.size_l0[0],
+        "width_px": slide.info.size_l0[1],
+        "seam_score": score if score is not None and np.isfinite(score) else None,
+        "seam_score_local": local if local is not None and np.isfinite(local) else None,
+        "seam_score_missing": why_not
+        or (None if score is not None and np.isfinite(score) else "no tile border was seen"),
+        "tissue_mm2": stain_map.tissue_mm2,
+        "positive_fraction": _or_none(stain_map.positive_fraction),
+        "h_score": _or_none(stain_map.h_score),
+    }
+    pictures = {
+        "virtual": thumbnail,
+        "positive": heat_map(stain_map.positive_map()),
+        "h_score": heat_map(stain_map.h_score_map() / 300),
+    }
+    return SlideReport(facts, stain_map, pictures)
+
+
+def _or_none(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _thumbnail(
+    slide: Slide, tissue: TissueMask, px: int, *, masked: bool, mpp: float | None = None
+) -> tuple[RGB, float]:
+    """The slide at `mpp`, or with its longer side at most about `px`; with `masked`, white where there is no tissue."""
+    longest = max(slide.info.size_l0) * slide.info.mpp
+    sampling = choose_sampling(slide.info, max(mpp or longest / px, slide.info.mpp))
+    rgb = read_window(slide, sampling, 0, 0, *sampling.shape)
+    if masked and tissue.mask.any():
+        scale = sampling.mpp / slide.info.mpp / tissue.downsample
+        rows, cols = (
+            np.minimum(((np.arange(n) + 0.5) * scale).astype(int), m - 1)
+            for n, m in zip(sampling.shape, tissue.mask.shape, strict=True)
+        )
+        rgb = rgb.copy()
+        rgb[~tissue.mask[np.ix_(rows, cols)]] = 255
+    return rgb, sampling.mpp
+
+
+def _compare(report: SlideReport, path: Path, real: Slide, progress: Progress | None) -> None:
+    """Register the real IHC to one slide and add what the comparison says."""
+    virtual = open_slide(path)
+    try:
+        tissue_v, tissue_r = find_tissue(virtual), find_tissue(real)
+        longest = max(max(s.info.size_l0) * s.info.mpp for s in (virtual, real))
+        mpp = max(longest / REGISTRATION_PX, virtual.info.mpp, real.info.mpp)
+        fixed, mpp_v = _thumbnail(virtual, tissue_v, 0, masked=True, mpp=mpp)
+        moving, mpp_r = _thumbnail(real, tissue_r, 0, masked=True, mpp=mpp)
+        name = report.facts["name"]
+        try:
+            found = register(fixed, moving)
+        except ValueError as error:
+            raise DataError(f"{real.info.path} cannot be registered to {name}: {error}") from None
+        shown = None if progress is None else (lambda done, n: progress("reference", done, n))
+        real_map = map_stain(real, tissue_r, mpp=max(virtual.info.mpp, real.info.mpp), progress=shown)
+    finally:
+        virtual.close()
+    at = _map_to_map(found, mpp_v, mpp_r, report.map, real_map)
+    report.facts["reference"] = {
+        "mpp": mpp_v,
+        "matrix_yx_px": found.matrix.round(6).tolist(),
+        "correlation": found.correlation,
+        "correlation_rigid": found.correlation_rigid,
+        "residual_um_median": _or_none(float(np.median(found.residual_px)) * mpp_v) if found.residual_px.size else None,
+        "residual_um_p90": _or_none(float(np.quantile(found.residual_px, 0.9)) * mpp_v)
+        if found.residual_px.size
+        else None,
+        "residual_windows": int(found.residual_px.size),
+        **compare_maps(report.map, real_map, at),
+    }
+    warped = resample(moving, found.matrix, fixed.shape[:2], fill=255.0).round().clip(0, 255).astype(np.uint8)
+    report.pictures |= {"real": warped, "checker": _checkerboard(fixed, warped)}
+
+
+def _map_to_map(
+    found: Registration, mpp_v: float, mpp_r: float, virtual: StainMap, real: StainMap
+) -> NDArray[np.float64]:
+    """Where the squares of the virtual map lie in the real map, float (2, h, w), squares."""
+    i, j = np.indices(virtual.tissue.shape, dtype=np.float64)
+    px = np.stack([(k + 0.5) * virtual.cell_um / mpp_v - 0.5 for k in (i, j)], axis=-1)
+    there = found.map(px.reshape(-1, 2)).reshape(px.shape)
+    return np.moveaxis((there + 0.5) * mpp_r / real.cell_um - 0.5, -1, 0)
+
+
+def _coarser(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    h, w = (n // k * k for n in values.shape)
+    return np.asarray(values[:h, :w].reshape(h // k, k, w // k, k).sum(axis=(1, 3)))
+
+
+def compare_maps(virtual: StainMap, real: StainMap, at: NDArray[np.float64]) -> Facts:
+    """Agreement of two stain maps where both have tissue; `at` float (2, h, w) is where virtual squares lie in `real`."""
+    tissue = np.asarray(map_coordinates(real.tissue, at, order=1))
+    counts = np.stack([map_coordinates(c, at, order=1) for c in real.counts])
+    facts: Facts = {}
+    both = (virtual.tissue >= _LEAST_TISSUE) & (tissue >= _LEAST_TISSUE)
+    facts["overlap_mm2"] = float(virtual.tissue[both].sum()) * (virtual.cell_um / 1000) ** 2
+    for label, v_area, v_counts, r_area, r_counts in (
+        ("64um", virtual.tissue * both, virtual.counts * both, tissue * both, counts * both),
+        (
+            "256um",
+            _coarser(virtual.tissue * both, _COARSE),
+            np.stack([_coarser(c * both, _COARSE) for c in virtual.counts]),
+            _coarser(tissue * both, _COARSE),
+            np.stack([_coarser(c * both, _COARSE) for c in counts]),
+        ),
+    ):
+        seen = (v_area > 0) & (r_area > 0)
+        x, y = v_counts[0][seen] / v_area[seen], r_counts[0][seen] / r_area[seen]
+        varied = len(x) > 2 and float(np.ptp(x)) > 0 and float(np.ptp(y)) > 0
+        facts[f"area_r_{label}"] = float(np.corrcoef(x, y)[0, 1]) if varied else None
+    areas = (float(virtual.tissue[both].sum()), float(tissue[both].sum()))
+    if min(areas) > 0:
+        facts["positive_fraction_virtual"] = float(virtual.counts[0][both].sum()) / areas[0]
+        facts["positive_fraction_real"] = float(counts[0][both].sum()) / areas[1]
+        facts["h_score_virtual"] = 100 * float(virtual.counts[:, both].sum()) / areas[0]
+        facts["h_score_real"] = 100 * float(counts[:, both].sum()) / areas[1]
+    return facts
+
+
+def heat_map(values: NDArray[np.float64], top: float | None = None) -> RGB:
+    """A map as a picture, uint8 (h, w, 3): from near white over tan to dark brown at `top`; grey where NaN.
+
+    top : value of the darkest colour; None: the largest, at least 0.05.
+    """
+    finite = values[np.isfinite(values)]
+    top = top or max(float(finite.max()) if finite.size else 0.0, 0.05)
+    stops = np.array([[250, 246, 240], [224, 186, 140], [156, 88, 34], [66, 28, 8]], dtype=np.float64)
+    share = np.clip(np.nan_to_num(values) / top, 0, 1) * (len(stops) - 1)
+    rgb = np.stack([np.interp(share, np.arange(len(stops)), stops[:, c]) for c in range(3)], axis=2)
+    rgb[~np.isfinite(values)] = 226
+    factor = max(1, 320 // max(values.shape))
+    return np.kron(rgb, np.ones((factor, factor, 1))).round().astype(np.uint8)
+
+
+def _checkerboard(a: RGB, b: RGB, square: int = 64) -> RGB:
+    """Two registered pictures in alternating squares: structures run on across the edges where they agree."""
+    y, x = np.indices(a.shape[:2])
+    return np.where((((y // square) + (x // square)) % 2 == 0)[..., None], a, b)
+
+
+_COLUMNS = (
+    ("marker", "marker", "{}"),
+    ("seam score", "seam_score", "{:.3f}"),
+    ("seam score, local", "seam_score_local", "{:.3f}"),
+    ("tissue mm2", "tissue_mm2", "{:.2f}"),
+    ("positive", "positive_fraction", "{:.3f}"),
+    ("H-score", "h_score", "{:.1f}"),
+)
+_REFERENCE_COLUMNS = (
+    ("area r 64 um", "area_r_64um", "{:.3f}"),
+    ("area r 256 um", "area_r_256um", "{:.3f}"),
+    ("positive virtual", "positive_fraction_virtual", "{:.3f}"),
+    ("positive real", "positive_fraction_real", "{:.3f}"),
+    ("H-score virtual", "h_score_virtual", "{:.1f}"),
+    ("H-score real", "h_score_real", "{:.1f}"),
+    ("residual um", "residual_um_median", "{:.1f}"),
+    ("residual um p90", "residual_um_p90", "{:.1f}"),
+    ("correlation", "correlation", "{:.3f}"),
+)
+
+
+def _rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    with_reference = any("reference" in s for s in results["slides"])
+    header = ["slide", *(c[0] for c in _COLUMNS), *(c[0] for c in _REFERENCE_COLUMNS if with_reference)]
+    rows = []
+    for slide in results["slides"]:
+        row = [slide["name"]]
+        row += ["–" if slide[key] is None else form.format(slide[key]) for _, key, form in _COLUMNS]
+        if with_reference:
+            found = slide.get("reference", {})
+            row += ["–" if found.get(key) is None else form.format(found[key]) for _, key, form in _REFERENCE_COLUMNS]
+        rows.append(row)
+    return header, rows
+
+
+def _flat(slide: Facts) -> Facts:
+    found = slide.get("reference", {})
+    return {k: v for k, v in slide.items() if k != "reference"} | {
+        f"reference_{k}": v for k, v in found.items() if k != "matrix_yx_px"
+    }
+
+
+def _html(results: dict[str, Any], reports: Sequence[SlideReport]) -> str:
+    header, rows = _rows(results)
+    heads = "".join(f"<th data-sort>{escape(h)}</th>" for h in header)
+    lines = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+    labels = {
+        "virtual": "virtual stain",
+        "positive": "positive share of tissue, 64 um squares",
+        "h_score": "H-score",
+        "real": "registered real IHC",
+        "checker": "virtual and real in turn",
+    }
+    notes = [
+        f"{r.facts['name']}: seam score not known: {r.facts['seam_score_missing']}"
+        for r in reports
+        if r.facts["seam_score_missing"]
+    ]
+    body = [
+        "<h1>Virtual slides</h1>",
+        f"<p class=soft>wsistain {escape(results['wsistain_version'])}, {escape(results['date'])}. Virtual stains are for "
+        "research, not for diagnosis.</p>",
+        f'<div class="wide"><table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>',
+        "".join(f"<div class=note>{escape(n)}</div>" for n in notes),
+        "<h2>Pictures and maps</h2>",
+        picture_sheet([(r.facts["name"], r.pictures) for r in reports], labels),
+        "<h2>Conventions</h2><dl>"
+        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in CONVENTIONS.items())
+        + "</dl>",
+        f"<details><summary>All facts</summary><pre>{escape(json.dumps(results['slides'], indent=2))}</pre></details>",
+    ]
+    return page("wsistain: virtual slides", body)
+
+
+def _write(results: dict[str, Any], reports: Sequence[SlideReport], folder: Path) -> None:
+    """The files of a slide report, results.json last. Raises OutputError."""
+    header, rows = _rows(results)
+    flat = [_flat(s) for s in results["slides"]]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(dict.fromkeys(k for f in flat for k in f)), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(flat)
+    conventions = "".join(f"- `{k}`: {v}.\n" for k, v in CONVENTIONS.items())
+    texts = {
+        "results.csv": table.getvalue(),
+        "results.md": f"# Virtual slides\n\n{markdown_table(header, rows)}\n## Conventions\n\n{conventions}",
+        "report.html": _html(results, reports),
+        "results.json": json.dumps(results, indent=2, allow_nan=False) + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for report in reports:
+            for kind in ("positive", "h_score"):
+                data = imagecodecs.png_encode(np.ascontiguousarray(report.pictures[kind]))
+                (folder / f"{report.facts['name']}.{kind}.png").write_bytes(data)
+            with (folder / f"{report.facts['name']}.map.npz").open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    positive_fraction=report.map.positive_map(),
+                    h_score=report.map.h_score_map(),
+                    tissue=report.map.tissue,
+                    cell_um=report.map.cell_um,
+                )
+        for name, text in texts.items():
+            part = folder / f"{name}.part"
+            part.write_text(text, encoding="utf-8")
+            part.replace(folder / name)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from None
