@@ -5,7 +5,7 @@ enters as a slow sideways drift, as structures that lean in the block do.
 """
 
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
-from wsistain.phantom.noise import F32, Floats, draw, fractal, hash_at, lattice, salt_of, smooth_noise, uniform
+from wsistain.phantom.noise import F32, Floats, Kept, draw, fractal, hash_at, lattice, salt_of, smooth_noise, uniform
 
 
 @dataclass
@@ -195,7 +195,7 @@ class Anatomy:
     def __init__(self, seed: int, extent_um: tuple[float, float], *, whole: bool) -> None:
         self.seed, self.extent_um, self.whole = seed, extent_um, whole
         self.habit = draw_habit(seed)
-        self.raster = lru_cache(maxsize=256)(self._raster_square)
+        self._kept: Kept[tuple[int, int], NDArray[np.float32]] = Kept(96)
 
     def lean(self, y: Floats, x: Floats, z: float) -> tuple[Floats, Floats]:
         """(y, x) at which the fields of depth `z` um are read: structures lean by up to about half their depth."""
@@ -290,7 +290,9 @@ class Anatomy:
         whole = np.empty((len(fields(Tissue)), (r1 - r0) * n, (c1 - c0) * n), np.float32)
         for r in range(r0, r1):
             for c in range(c0, c1):
-                whole[:, (r - r0) * n : (r - r0 + 1) * n, (c - c0) * n : (c - c0 + 1) * n] = self.raster(r, c)
+                whole[:, (r - r0) * n : (r - r0 + 1) * n, (c - c0) * n : (c - c0 + 1) * n] = self._kept.get(
+                    (r, c), partial(self._raster_square, r, c)
+                )
         return Raster(whole, r0 * RASTER_UM, c0 * RASTER_UM)
 
     def fat_cells(self, y0: float, x0: float, y1: float, x1: float) -> np.ndarray:

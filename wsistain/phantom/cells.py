@@ -6,7 +6,7 @@ contest looks `MARGIN_UM` round the square and never further, so a square is the
 """
 
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from wsistain.phantom.anatomy import Anatomy, Tissue, cleft_um
 from wsistain.phantom.biology import Clone, express
-from wsistain.phantom.noise import F32, U64, draw, hash_at, normal, salt_of
+from wsistain.phantom.noise import F32, U64, Kept, draw, hash_at, normal, salt_of
 
 LAYER_UM, CELL_UM, MARGIN_UM = 12.0, 256.0, 64.0
 BUCKET_UM, SLOTS = 32.0, 64
@@ -110,7 +110,7 @@ class Block:
 
     def __init__(self, seed: int, anatomy: Anatomy, clone: Clone, visibility: float) -> None:
         self.seed, self.anatomy, self.clone, self.visibility = seed, anatomy, clone, visibility
-        self.square = lru_cache(maxsize=160)(self._square)
+        self._kept: Kept[tuple[int, int, int], Cells] = Kept(64)
 
     def _candidates(self, layer: int, row: int, col: int) -> tuple[U64, NDArray, NDArray, F32]:
         per = int(CELL_UM / BUCKET_UM)
@@ -199,8 +199,11 @@ class Block:
             expressing, positive, score,
         )  # fmt: skip
 
-    def _square(self, layer: int, row: int, col: int) -> Cells:
+    def square(self, layer: int, row: int, col: int) -> Cells:
         """The cells whose nuclei have their centre in one square of one layer."""
+        return self._kept.get((layer, row, col), partial(self._square, layer, row, col))
+
+    def _square(self, layer: int, row: int, col: int) -> Cells:
         ids, y, x, z = self._candidates(layer, row, col)
         depth = float(layer * LAYER_UM)
         py, px = self.anatomy.lean(y, x, depth)

@@ -4,9 +4,10 @@ Nothing here keeps a state, so a value depends on (seed, name, place) only, neve
 """
 
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 F32 = NDArray[np.float32]
 U64 = NDArray[np.uint64]
+K = TypeVar("K")
+V = TypeVar("V")
 Ints = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
 
@@ -133,18 +136,32 @@ def fractal(seed: int, name: str, y: Floats, x: Floats, period: float, octaves: 
     return total * np.float32(power**-0.5)
 
 
+class Kept(Generic[K, V]):
+    """The last `size` values that were asked for; unlike `lru_cache` on a method it does not keep its owner alive."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.values: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        """The value of `key`, made now where it is not kept."""
+        if key in self.values:
+            self.values.move_to_end(key)
+            return self.values[key]
+        value = self.values[key] = make()
+        if len(self.values) > self.size:
+            self.values.popitem(last=False)
+        return value
+
+
 class Texture:
     """A periodic picture of band-limited noise, sampled at any place: the cheap way to have detail at each pixel."""
 
-    def __init__(
-        self, seed: int, name: str, sigma: tuple[float, float], *, size: int = 512, minus: float = 0.0
-    ) -> None:
-        """Zero mean, unit variance; Gaussian of `sigma` (rows, columns) samples, less one `minus` times as wide."""
+    def __init__(self, name: str, sigma: float, minus: float, *, size: int = 512) -> None:
+        """Zero mean, unit variance: Gaussian of `sigma` samples, less one `minus` times as wide. Equal for all seeds."""
         index = np.arange(size * size, dtype=np.uint64)
-        white = normal(index, salt_of(seed, name)).reshape(size, size)
-        picture = gaussian_filter(white, sigma, mode="wrap")
-        if minus:
-            picture = picture - gaussian_filter(white, (sigma[0] * minus, sigma[1] * minus), mode="wrap")
+        white = normal(index, salt_of(0, name)).reshape(size, size)
+        picture = gaussian_filter(white, sigma, mode="wrap") - gaussian_filter(white, sigma * minus, mode="wrap")
         self.picture: F32 = ((picture - picture.mean()) / picture.std()).astype(np.float32)
         self.size = size
 
@@ -170,11 +187,9 @@ class Grain:
 
     TURNS = 16
 
-    def __init__(
-        self, seed: int, name: str, across: float, along: float, *, size: int = 512, minus: float = 0.0
-    ) -> None:
-        """Gaussian of `across` and `along` samples; less one `minus` times as wide across."""
-        white = normal(np.arange(size * size, dtype=np.uint64), salt_of(seed, name)).reshape(size, size)
+    def __init__(self, name: str, across: float, along: float, minus: float, *, size: int = 512) -> None:
+        """Gaussian of `across` and `along` samples, less one `minus` times as wide across. Equal for all seeds."""
+        white = normal(np.arange(size * size, dtype=np.uint64), salt_of(0, name)).reshape(size, size)
         spectrum = np.fft.rfft2(white)
         fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
         stack = np.empty((self.TURNS, size, size), np.float32)
@@ -182,8 +197,7 @@ class Grain:
             c, s = np.cos(np.pi * k / self.TURNS), np.sin(np.pi * k / self.TURNS)
             u, v = c * fx + s * fy, c * fy - s * fx
             filt = np.exp(-2 * np.pi**2 * ((along * u) ** 2 + (across * v) ** 2))
-            if minus:
-                filt -= np.exp(-2 * np.pi**2 * ((along * u) ** 2 + (minus * across * v) ** 2))
+            filt -= np.exp(-2 * np.pi**2 * ((along * u) ** 2 + (minus * across * v) ** 2))
             picture = np.fft.irfft2(spectrum * filt, s=(size, size))
             stack[k] = picture / picture.std()
         self.stack = stack

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.phantom.cells import DEBRIS, Cells
+from wsistain.phantom.cells import Cells
 from wsistain.phantom.noise import F32, draw, normal, salt_of
 
 _SIZES = (*range(5, 22), 23, 25, 28, 31, 35, 40, 50, 60)
@@ -126,8 +126,3 @@ def paint_nuclei(
     inner = (slice(pad, pad + h), slice(pad, pad + w))
     maps.h, maps.cover, maps.nucleoli, maps.dab = (np.ascontiguousarray(c[inner]) for c in canvas)
     return maps
-
-
-def is_debris(cells: Cells) -> NDArray[np.bool_]:
-    """Which cells are fragments of dead ones."""
-    return cells.kind == DEBRIS

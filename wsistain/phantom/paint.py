@@ -1,6 +1,7 @@
 """Amounts of dye on a window of a section: tissue by tissue, then cells and membranes."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 from wsistain.phantom.anatomy import Anatomy, cleft_um, nearest_blob, vacuole_um
 from wsistain.phantom.cells import LUMINAL, MARKERS, TUMOUR, Block, Cells
 from wsistain.phantom.config import PhantomConfig
-from wsistain.phantom.noise import F32, Floats, Grain, Texture, fractal, salt_of, smooth_noise
-from wsistain.phantom.nuclei import paint_nuclei
+from wsistain.phantom.noise import F32, Floats, Grain, Texture, draw, fractal, salt_of, smooth_noise
+from wsistain.phantom.nuclei import NuclearMaps, paint_nuclei
 from wsistain.phantom.sections import Section
 from wsistain.phantom.territory import nearest_centres
 
@@ -96,18 +97,27 @@ class Window:
         return self.y_um + self.up(self.shift_y), self.x_um + self.up(self.shift_x)
 
 
+@lru_cache(maxsize=1)
+def textures() -> tuple[Grain, Grain, Texture, Texture, Texture]:
+    """(fibril, bundle, fine, coarse, cloud): fine and coarse are for chromatin; made once a process."""
+    return (
+        Grain("fibril", 0.8, 14.0, 2.6),
+        Grain("bundle", 1.6, 11.0, 3.5),
+        Texture("fine", 0.9, 2.2),
+        Texture("coarse", 1.9, 2.0),
+        Texture("cloud", 3.0, 3.0),
+    )
+
+
 class Painter:
     """Paints windows of the sections of one block."""
 
     def __init__(self, config: PhantomConfig, anatomy: Anatomy, block: Block) -> None:
         self.mpp, self.seed, self.marker = config.mpp, config.seed, MARKERS.index(config.marker)
         self.anatomy, self.block = anatomy, block
-        s = config.seed
-        self.fibril = Grain(s, "fibril", 0.8, 14.0, minus=2.6)
-        self.bundle = Grain(s, "bundle", 1.6, 11.0, minus=3.5)
-        self.fine = Texture(s, "fine", (0.9, 0.9), size=512, minus=2.2)
-        self.coarse = Texture(s, "coarse", (1.9, 1.9), size=512, minus=2.0)
-        self.cloud = Texture(s, "cloud", (3.0, 3.0), size=512, minus=3.0)
+        self.fibril, self.bundle, self.fine, self.coarse, self.cloud = textures()
+        # All slides share the textures, each read from its own corner.
+        self.corner = 200 * draw(np.arange(2, dtype=np.uint64), salt_of(config.seed, "corner")).astype(np.float64)
 
     def cells_on(
         self, section: Section, y0: float, x0: float, y1: float, x1: float, *, reach: float
@@ -133,9 +143,9 @@ class Painter:
         cells, cy, cx = self.cells_on(section, y * m, x * m, (y + h) * m, (x + w) * m, reach=MARGIN_UM)
         y_px, x_px = cy / m - 0.5 - y, cx / m - 0.5 - x
         py, px = win.places()
-        z = section.z_mid
-        clump = self.coarse.near((py + 37 * z) / 0.46, (px + 11 * z) / 0.46)
-        grain = self.fine.near((py + 17 * z) / 0.37, (px - 23 * z) / 0.37)
+        ty, tx, z = py + self.corner[0], px + self.corner[1], section.z_mid
+        clump = self.coarse.near((ty + 37 * z) / 0.46, (tx + 11 * z) / 0.46)
+        grain = self.fine.near((ty + 17 * z) / 0.37, (tx - 23 * z) / 0.37)
         nuclear = np.where(self.marker < 3, cells.level[:, self.marker], 0).astype(np.float32)
         turn = (cells.turn - np.float32(section.turn)).astype(np.float32)
         nuclei = paint_nuclei(cells, y_px, x_px, turn, section.z0, section.z1, m, clump, grain, nuclear)
@@ -146,10 +156,11 @@ class Painter:
     def _ground(self, win: Window, py: Floats, px: Floats, grain: F32) -> dict[str, F32]:
         """Shares and densities of the tissues between the nuclei, at every pixel."""
         turn = win.fibre_turn()
-        bundle = self.bundle.at(turn, py / 1.3, px / 1.3)
-        fibril = self.fibril.near(turn, py / 0.55, px / 0.55)
-        cloud = self.cloud.at(py / 2.1, px / 2.1)
-        sway = self.cloud.at((px + 71) / 1.6, (py - 53) / 1.6)
+        ty, tx = py + self.corner[0], px + self.corner[1]
+        bundle = self.bundle.at(turn, ty / 1.3, tx / 1.3)
+        fibril = self.fibril.near(turn, ty / 0.55, tx / 0.55)
+        cloud = self.cloud.at(ty / 2.1, tx / 2.1)
+        sway = self.cloud.at((tx + 71) / 1.6, (ty - 53) / 1.6)
         inside = win.field("inside") + 2.5 * bundle + 1.5 * cloud
         hole, nest, duct = win.field("hole"), win.field("nest"), win.field("duct")
         cleft = cleft_um(win.field("shrink"), nest)
@@ -241,12 +252,9 @@ class Painter:
         return ring, border, tone
 
     def _mix(
-        self, win: Window, g: dict[str, F32], nuclei: object, ring: F32, border: F32, plump: F32, grain: F32
+        self, win: Window, g: dict[str, F32], nuclei: NuclearMaps, ring: F32, border: F32, plump: F32, grain: F32
     ) -> Stained:
         """The amounts of each dye from what lies at each pixel."""
-        from wsistain.phantom.nuclei import NuclearMaps
-
-        assert isinstance(nuclei, NuclearMaps)
         body, epi, dead = g["body"], g["epithelium"], g["dead"]
         stroma = (1 - epi) * body
         live = epi * (1 - dead) * body

@@ -4,7 +4,7 @@ Pictures are made in squares of `SQUARE_PX` on one grid, each with a margin as w
 windows are cut from them; so a pixel has one value, whoever asks and however large the window is.
 """
 
-from functools import lru_cache
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from wsistain.phantom.anatomy import Anatomy
 from wsistain.phantom.biology import draw_clone
 from wsistain.phantom.cells import Block, Cells
 from wsistain.phantom.config import PhantomConfig
-from wsistain.phantom.noise import salt_of
+from wsistain.phantom.noise import Kept, salt_of
 from wsistain.phantom.optics import blur_margin, draw_optics, expose
 from wsistain.phantom.paint import Painter, Stained
 from wsistain.phantom.sections import chord, make_sections
@@ -40,8 +40,8 @@ class Phantom:
         # H&E and the truth are two glasses; both IHC products are stained and scanned together.
         self.optics = {"he": draw_optics(config.seed, "he"), "ihc": draw_optics(config.seed, f"ihc {config.marker}")}
         self.painter = Painter(config, self.anatomy, self.block)
-        self._stained = lru_cache(maxsize=6)(self._stain)
-        self._square = lru_cache(maxsize=24)(self._expose)
+        self._stained: Kept[tuple[str, int, int], Stained | None] = Kept(9)
+        self._squares: Kept[tuple[str, int, int], RGB] = Kept(12)
 
     def _stain(self, name: str, row: int, col: int) -> Stained | None:
         margin, size = blur_margin(self.config.mpp), self.square_px
@@ -51,7 +51,7 @@ class Phantom:
 
     def _expose(self, product: Product, row: int, col: int) -> RGB:
         stain, _, name = product.partition("_")
-        stained = self._stained(name, row, col)
+        stained = self._stained.get((name, row, col), partial(self._stain, name, row, col))
         size, optics = self.square_px, self.optics[stain]
         margin = blur_margin(self.config.mpp)
         if stained is None:
@@ -75,7 +75,7 @@ class Phantom:
             for col in range(x // size, -(-(x + w) // size)):
                 y0, x0 = max(row * size, y), max(col * size, x)
                 y1, x1 = min((row + 1) * size, y + h), min((col + 1) * size, x + w)
-                square = self._square(product, row, col)
+                square = self._squares.get((product, row, col), partial(self._expose, product, row, col))
                 out[y0 - y : y1 - y, x0 - x : x1 - x] = square[
                     y0 - row * size : y1 - row * size, x0 - col * size : x1 - col * size
                 ]
