@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -268,7 +268,7 @@ def import_checkpoint(
         tile_px=tile_px or (entry.tile_px if entry else 512 if system in TURBO_KINDS else 1024),
         size_multiple=int(getattr(network, "size_multiple", 1)) if network is not None else SIZE_MULTIPLE,
         halo_px=getattr(network, "halo_px", None),
-        norm="instance" if getattr(network, "norm", "instance") == "instance" else "frozen",
+        norm=norm_of(network) if network is not None else "tile",
         direction="ihc-to-he" if direction == "ihc-to-he" else "he-to-ihc",
         training_data=training_data or (entry.training_data if entry else "unstated"),
         licence=licence or (entry.licence if entry else "unstated"),
@@ -277,6 +277,11 @@ def import_checkpoint(
     save_weights(target, header, state)
     load_network(target)
     return ImportReport(target, n_used, n_folded, tuple(surplus), digest)
+
+
+def norm_of(network: nn.Module) -> Literal["instance", "frozen"]:
+    """Whether instance norm makes a tile's own statistics enter."""
+    return "instance" if getattr(network, "norm", "instance") == "instance" else "frozen"
 
 
 def _note(method: str, note: str, path: Path, digest: str) -> str:
