@@ -148,7 +148,7 @@ class MiuStainer(nn.Module):
         super().__init__()
         self.score = ScoreUNet(**score.model_dump())
         self.estimator = MiEstimator(**estimator.model_dump())
-        self.sampling = sampling
+        self.sampling, self.seed = sampling, sampling.seed  # a run may set another seed
         self.size_multiple = self.score.size_multiple
         self.tile_px = 4 * sampling.window  # few windows of a tile reach over its edge
         if sampling.start > chain:
@@ -178,7 +178,7 @@ class _Run:
 
     def __init__(self, stainer: MiuStainer, score: ScoreUNet, x: Tensor, corners: list[tuple[int, int]]) -> None:
         options = stainer.sampling
-        self.options, self.frozen, self.score = options, stainer.score, score
+        self.options, self.seed, self.frozen, self.score = options, stainer.seed, stainer.score, score
         self.schedule = stainer.schedule(x.device)
         self.corners = corners
         h, w = x.shape[-2:]
@@ -193,7 +193,7 @@ class _Run:
 
     def _draw(self, stream: int) -> Tensor:
         h, w = self.gray.shape[-2:]
-        return position_noise(self.corners, h, w, seed=self.options.seed, stream=stream, device=self.gray.device)
+        return position_noise(self.corners, h, w, seed=self.seed, stream=stream, device=self.gray.device)
 
     def stained(self) -> Tensor:
         options, start = self.options, self.options.start
@@ -243,7 +243,7 @@ class _Run:
         places = self.windows.places()
         h, w = self.windows.shape
         levels = [k for k in TUNED_LEVELS if k < len(self.score.down) and h % 2**k == 0 and w % 2**k == 0]
-        chance = torch.Generator().manual_seed(_one_number(self.options.seed, t, *self.corners[0]))
+        chance = torch.Generator().manual_seed(_one_number(self.seed, t, *self.corners[0]))
         parameters = list(self.score.parameters())
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
