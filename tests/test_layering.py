@@ -9,10 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "wsistain"
 
-BASE = {"errors", "markers", "config", "numerics"}
+BASE = {"errors", "markers", "config", "numerics", "allocator"}
 MATHS = BASE | {"optics", "ot", "networks", "diffusion", "losses"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "allocator": set(),
     "numerics": set(),
     "markers": {"errors"},
     "config": {"errors"},

@@ -1,10 +1,7 @@
 """A network as a generator of tiles: uint8 in, uint8 out, on any device, the same bytes whatever the batch."""
 
-import ctypes
-import sys
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wsistain.allocator import keep_freed_memory
 from wsistain.errors import ConfigError, WsistainError
 from wsistain.networks.slide_norm import NormField, Where, freeze, norm_layers, pooled_statistics
 
@@ -37,23 +35,6 @@ def choose_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"device {device!r} is not supported; wanted auto, cpu, cuda or cuda:N")
     return chosen
-
-
-@lru_cache(maxsize=1)
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed activations instead of returning them to the system after every layer.
-
-    Page faults on fresh activations cost a CPU generator 30 to 50 %. Does nothing where the C library is another.
-    """
-    if sys.platform != "linux":
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    mallopt(m_mmap_threshold, 1 << 30)
-    mallopt(m_trim_threshold, 1 << 30)
 
 
 class NetworkGenerator:

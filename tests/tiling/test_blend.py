@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsistain.tiling.blend import Frame, Tails, assemble, axis_weights, heads_of, join, settle, tails_of
+from wsistain.tiling.blend import Frame, Tails, axis_weights, blend_pieces, join, settle
 
 
 def blend_slide(tiles, rows, cols, stride, overlap, n):
@@ -23,10 +23,11 @@ def blend_slide(tiles, rows, cols, stride, overlap, n):
                 if (r * n + i, c * n + j) in tiles
             }
             frame = Frame(n, stride, overlap, r == 0, c == 0)
-            tails[r, c] = tails_of(pieces, frame)
+            blender = blend_pieces(pieces, frame)
+            tails[r, c] = blender.tails
             pixels = join(
-                assemble(pieces, frame),
-                heads_of(pieces, frame),
+                blender.pixels,
+                blender.heads,
                 frame,
                 tails.get((r - 1, c)),
                 tails.get((r, c - 1)),
@@ -109,7 +110,7 @@ def test_a_tail_needs_only_the_last_row_and_column():
     frame = Frame(3, 8, 4, False, True)
     pieces = random_tiles(rng, 3, 3, 12, 1.0)
     edge = {k: v for k, v in pieces.items() if 2 in k}
-    whole, part = tails_of(pieces, frame), tails_of(edge, frame)
+    whole, part = blend_pieces(pieces, frame).tails, blend_pieces(edge, frame, edges_only=True).tails
     for name in ("below", "right", "corner"):
         assert np.array_equal(getattr(whole, name), getattr(part, name))
 

@@ -27,8 +27,8 @@ from wsistain.pipeline.tasks import (
     write_block_task,
 )
 
-LOCAL_THREADS = 2
-"""Tasks at once in one process: one generates while another writes. Each may use all of the job's threads."""
+LOCAL_THREADS = 3
+"""Tasks at once in one process: one generates, one writes, one waits to generate. Each may use all the job's threads."""
 
 GPU = "GPU"
 """Where a scheduler's workers declare this resource, a generate task takes one; dask-cuda starts one worker a GPU."""

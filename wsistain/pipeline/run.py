@@ -1,5 +1,6 @@
 """`run`: one slide to one OME-Zarr a marker. Plan, generate, blend, write; every step resumable."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,8 +12,9 @@ from wsistain.config import RunConfig
 from wsistain.errors import ConfigError, OutputError, SlideError
 from wsistain.generators import GeneratorSpec, exact_tiling, find_generator, with_tiling
 from wsistain.markers import find_marker
-from wsistain.output.files import reporting
+from wsistain.output.files import replacing, reporting
 from wsistain.output.journal import Journal, open_journal
+from wsistain.output.layout import WORK
 from wsistain.output.metadata import write_metadata
 from wsistain.output.preview import write_preview
 from wsistain.output.pyramid import finish_pyramid
@@ -21,6 +23,7 @@ from wsistain.pipeline.graph import build_graph, connect, has_gpus, most_on_one_
 from wsistain.pipeline.report import RunReport, Tally, make_report, provenance
 from wsistain.pipeline.tasks import Job, Written, release_kits
 from wsistain.slide.base import Slide, SlideInfo
+from wsistain.slide.fingerprint import fingerprint
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import choose_sampling
 from wsistain.slide.roi import Roi
@@ -252,6 +255,9 @@ def _run_group(
         live = [journals[k] for k in open_ones]
         finished = set.intersection(*(set(j.done()) for j in live))
         tally, seconds["blocks"] = _timed(lambda: _run_blocks(job, live, finished, client, on_event))
+        _check_slide(info, live)
+        for journal in live:
+            journal.check()
         device = config.device
         reports = []
         for k, journal in enumerate(live):
@@ -274,7 +280,8 @@ def _run_group(
                 source=source,
                 n_outputs=len(live),
             )
-            report.write(report_path(output))
+            with reporting(report_path(output)):
+                report.write(report_path(output))
             # the metadata comes last: what has metadata is finished; the preview is made from it
             write_metadata(output, source, f"{output_name(info.path, spec.marker)} (virtual)", key=keys[open_ones[k]])
             write_preview(output, preview_path(output), config.output.preview_px)
@@ -288,6 +295,21 @@ def _forget_earlier(output: OutputSpec) -> None:
     with reporting(output.path):
         preview_path(output).unlink(missing_ok=True)
         report_path(output).unlink(missing_ok=True)
+
+
+def _check_slide(info: SlideInfo, journals: Sequence[Journal]) -> None:
+    """Raises SlideError when the slide's file is not what it was at the start; nothing of it is then kept."""
+    path = Path(info.path)
+    if "://" in info.path:
+        return
+    try:
+        same = fingerprint(path) == info.fingerprint
+    except OSError:
+        same = False
+    if not same:
+        for journal in journals:
+            journal.restart()
+        raise SlideError(f"{path} changed while it was read; wait until it is copied whole, then run with --overwrite")
 
 
 def _absolute(path: str) -> str:
@@ -321,11 +343,22 @@ def _with_norm(slide: Slide, job: Job, modes: Sequence[str], config: RunConfig) 
     return replace(job, norm_files=tuple(files))
 
 
+def _read_unreadable(path: Path) -> set[tuple[int, ...]]:
+    """The native tiles that an interrupted run could not decode."""
+    if not path.is_file():
+        return set()
+    try:
+        return {tuple(int(n) for n in key) for key in json.loads(path.read_bytes())}
+    except (ValueError, TypeError):
+        raise OutputError(f"{path} is damaged; run again with --overwrite") from None
+
+
 def _run_blocks(
     job: Job, journals: Sequence[Journal], finished: set[tuple[int, int]], client: Any, on_event: OnEvent
 ) -> Tally:
     """Generate and write every block that is not finished, and journal each as it ends."""
-    tally = Tally()
+    kept = job.outputs[0].folder / WORK / "unreadable.json"
+    tally = Tally(unreadable=_read_unreadable(kept))
     blocks = list(job.plan.blocks())
     area = {(b.row, b.col): b.height * b.width / 1e6 for b in blocks}
     total_mp = sum(area.values())
@@ -334,6 +367,9 @@ def _run_blocks(
     on_event(RunEvent("staining", state["n"], len(blocks), state["mp"], total_mp))  # type: ignore[arg-type]
 
     def done(written: Written) -> None:
+        if not written.unreadable <= tally.unreadable:
+            with reporting(kept), replacing(kept) as part:
+                part.write_text(json.dumps(sorted(map(list, tally.unreadable | written.unreadable))))
         for journal, record in zip(journals, written.done, strict=True):
             journal.append(record)
         tally.add(written)

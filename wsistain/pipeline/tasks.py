@@ -7,29 +7,33 @@ generators once (`kit_for`).
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsistain.allocator import share_arenas
 from wsistain.errors import SlideError
 from wsistain.generators import Generator, GeneratorSpec, build_generator
 from wsistain.output.store import BlockDone, OutputSpec, write_block
 from wsistain.slide.base import Slide
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import read_window
-from wsistain.tiling.blend import Frame, Heads, Tails, assemble, heads_of, join, tails_of
+from wsistain.tiling.blend import BlockBlender, Frame, Heads, Tails, blend_pieces, join
 from wsistain.tiling.fade import fade
 from wsistain.tiling.plan import RunPlan, Tile
 from wsistain.tiling.seams import SeamSums, seam_sums
 
 RGB = NDArray[np.uint8]
 CUDA_BATCH = 16
+T = TypeVar("T")
 IDLE_KITS = 2
 """What a process keeps open besides what is in use: runs that share a cluster's workers take turns."""
 
@@ -71,11 +75,16 @@ class Job:
 
 @dataclass
 class Kit:
-    """What a process keeps open for a job; `users` tasks are at it."""
+    """What a process keeps open for a job; `users` tasks are at it.
+
+    blocks : places for blocks that are generated at once. One fills the cores, since its tiles run in parallel; a GPU
+             gets a second, so that it has work while the first is blended.
+    """
 
     slide: Slide
     generators: tuple[Generator, ...]
     pool: ThreadPoolExecutor
+    blocks: threading.Semaphore
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
 
@@ -117,7 +126,7 @@ class Stained:
     """
 
     pixels: RGB | None
-    heads: Heads | None
+    heads: Heads
     tails: Tails
 
 
@@ -160,6 +169,7 @@ def _load_generator(job: Job, k: int) -> Generator:
 
 
 def _open_kit(job: Job) -> Kit:
+    share_arenas()
     with ExitStack() as undo:
         slide = open_slide(job.plan.slide, mpp=job.mpp, reader=job.reader)
         undo.callback(slide.close)
@@ -167,7 +177,9 @@ def _open_kit(job: Job) -> Kit:
             raise SlideError(f"{job.plan.slide} is not the slide that was planned: its content has changed")
         generators = tuple(_load_generator(job, k) for k in range(len(job.generators)))
         undo.pop_all()
-    return Kit(slide, generators, ThreadPoolExecutor(job.threads, thread_name_prefix="tile"))
+    pool = ThreadPoolExecutor(job.threads, thread_name_prefix="tile")
+    on_cpu = all(g.device == "cpu" for g in generators)
+    return Kit(slide, generators, pool, threading.Semaphore(1 if on_cpu else 2))
 
 
 @contextmanager
@@ -241,10 +253,10 @@ def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, li
         return tile, stained, seconds, time.perf_counter() - start
 
     if kit.is_on_cpu:
-        yield from kit.pool.map(read_and_stain, tiles)
+        yield from _ahead(kit.pool, read_and_stain, tiles, 2 * job.threads)
         return
     size = job.batch_size or CUDA_BATCH
-    pairs = zip(tiles, kit.pool.map(read, tiles), strict=True)
+    pairs = zip(tiles, _ahead(kit.pool, read, tiles, 2 * size), strict=True)
     while group := list(islice(pairs, size)):
         # always the same batch shape, so that the device always picks the same algorithm
         pixels = np.full((size, t.tile, t.tile, 3), 255, np.uint8)
@@ -260,6 +272,21 @@ def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, li
             yield tile, [r[k][core, core] for r in results], seconds_read, seconds
 
 
+def _ahead(pool: ThreadPoolExecutor, call: Callable[[Tile], T], tiles: Sequence[Tile], n: int) -> Iterator[T]:
+    """`call` of each tile in order, run on the pool at most `n` tiles ahead of whoever takes the results."""
+    waiting: deque[Future[T]] = deque()
+    try:
+        for tile in tiles:
+            waiting.append(pool.submit(call, tile))
+            if len(waiting) >= n:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
 def generate_block(job: Job, row: int, col: int, *, edges_only: bool = False) -> Generated:
     """Read, stain and blend the tiles of one block.
 
@@ -269,27 +296,25 @@ def generate_block(job: Job, row: int, col: int, *, edges_only: bool = False) ->
     edges_only = edges_only or row < 0 or col < 0
     tiles = job.plan.tiles_in(row, col, edges_only=edges_only)
     row0, col0 = job.plan.origin[0] + row * frame.n, job.plan.origin[1] + col * frame.n
-    pieces: list[dict[tuple[int, int], RGB]] = [{} for _ in job.generators]
-    seconds_read = seconds_generate = 0.0
-    with kit_for(job) as kit:
-        for tile, cores, read, generate in _cores(job, kit, tiles):
-            seconds_read, seconds_generate = seconds_read + read, seconds_generate + generate
-            for mine, pixels in zip(pieces, cores, strict=True):
-                mine[tile.row - row0, tile.col - col0] = pixels
+    seconds_read = seconds_generate = seconds_blend = 0.0
+    with kit_for(job) as kit, kit.blocks:
+        blenders = [BlockBlender(frame, edges_only=edges_only) for _ in job.generators]
+        stained = _cores(job, kit, tiles)
+        for i in range(frame.n):
+            rows: list[dict[int, RGB]] = [{} for _ in job.generators]
+            for tile, cores, read, generate in islice(stained, sum(t.row == row0 + i for t in tiles)):
+                seconds_read, seconds_generate = seconds_read + read, seconds_generate + generate
+                for mine, pixels in zip(rows, cores, strict=True):
+                    mine[tile.col - col0] = pixels
+            start = time.perf_counter()
+            for blender, mine in zip(blenders, rows, strict=True):
+                blender.add_row(mine)
+            seconds_blend += time.perf_counter() - start
         unreadable = frozenset(kit.slide.unreadable_keys)
     if job.strict and unreadable:
         raise SlideError(f"{job.plan.slide}: {len(unreadable)} native tiles cannot be decoded, and --strict was given")
-    start = time.perf_counter()
-    stained = tuple(_blend(mine, frame, edges_only) for mine in pieces)
-    times = Times(read=seconds_read, generate=seconds_generate, blend=time.perf_counter() - start)
-    return Generated(stained, len(tiles), unreadable, times)
-
-
-def _blend(pieces: dict[tuple[int, int], RGB], frame: Frame, edges_only: bool) -> Stained:
-    tails = tails_of(pieces, frame)
-    if edges_only:
-        return Stained(None, None, tails)
-    return Stained(assemble(pieces, frame), heads_of(pieces, frame), tails)
+    blocks = tuple(Stained(b.pixels, b.heads, b.tails) for b in blenders)
+    return Generated(blocks, len(tiles), unreadable, Times(seconds_read, seconds_generate, seconds_blend))
 
 
 def take_tails(generated: Generated) -> tuple[Tails, ...]:
@@ -300,7 +325,7 @@ def take_tails(generated: Generated) -> tuple[Tails, ...]:
 @lru_cache(maxsize=8)
 def glass_tails(frame: Frame) -> Tails:
     """The tails of a block without any tissue."""
-    return tails_of({}, frame)
+    return blend_pieces({}, frame, edges_only=True).tails
 
 
 def write_block_task(
@@ -323,10 +348,10 @@ def write_block_task(
         start = time.perf_counter()
         if generated is None:
             pixels = np.full((frame.block, frame.block, 3), 255, np.uint8)
-            heads = heads_of({}, frame)
+            heads = blend_pieces({}, frame, edges_only=True).heads
         else:
             stained = generated.stained[k]
-            if stained.pixels is None or stained.heads is None:
+            if stained.pixels is None:
                 raise ValueError(f"block ({row}, {col}) was generated for its tails only")
             pixels, heads = stained.pixels, stained.heads
         tails = {

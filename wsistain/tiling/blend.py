@@ -5,8 +5,8 @@ of the two tiles at a pixel are integers that sum to 256; in the plane they are 
 (sum of weight * value + half) >> shift, so it depends on the tiles alone and not on who adds them, in which order or
 in which block: the bytes are the same for any number of workers.
 
-A block adds up its own tiles. What its tiles owe to the blocks below and to the right are `Tails`, sums of the same
-kind, which the neighbours add to theirs.
+A block adds up its own tiles. What its tiles owe to the blocks below and to the right are `Tails`, which the neighbours
+weigh and add to their own sums.
 """
 
 from collections.abc import Mapping
@@ -53,16 +53,18 @@ def axis_weights(stride: int, overlap: int, is_first: bool) -> NDArray[np.uint16
 
 @dataclass(frozen=True)
 class Tails:
-    """What a block's tiles add to the blocks after it; uint32 sums of weight (0..65536) times value (0..255).
+    """What a block's tiles add to the blocks after it, with the weights along one axis only, so that it is small.
 
-    below  : (overlap, block, 3), the rows just under the block.
-    right  : (block, overlap, 3), the columns just right of it.
-    corner : (overlap, overlap, 3), below and right.
+    below  : uint16 (overlap, block, 3), the rows just under the block: sums over x of weight times value.
+    right  : uint16 (block, overlap, 3), the columns just right of it: sums over y.
+    corner : uint8 (overlap, overlap, 3), below and right: values.
+
+    The weights along the other axis are those of a tile's trailing band, the same for every tile.
     """
 
-    below: Sums
-    right: Sums
-    corner: Sums
+    below: NDArray[np.uint16]
+    right: NDArray[np.uint16]
+    corner: RGB
 
 
 @dataclass(frozen=True)
@@ -122,35 +124,6 @@ def _band_of_row(pieces: Pieces, frame: Frame, i: int, rows: slice) -> Sums:
     return band[:, : frame.block]
 
 
-def _band_of_col(pieces: Pieces, frame: Frame, j: int, cols: slice) -> Sums:
-    """Sums of tile column `j` in its own `cols` over the block's rows: (block, cols, 3)."""
-    s, core = frame.stride, frame.stride + frame.overlap
-    band = np.zeros((frame.block + frame.overlap, cols.stop - cols.start, 3), np.uint32)
-    for i in range(frame.n):
-        band[i * s : i * s + core] += _part(pieces, frame, i, j, slice(0, core), cols)
-    return band[: frame.block]
-
-
-def tails_of(pieces: Pieces, frame: Frame) -> Tails:
-    """The sums that the tiles of a block add to the blocks below and right of it.
-
-    Only the last row and column of `pieces` are looked at, so a resumed run may pass only those.
-    """
-    s, o, last = frame.stride, frame.overlap, frame.n - 1
-    tail = slice(s, s + o)
-    return Tails(
-        below=_band_of_row(pieces, frame, last, tail),
-        right=_band_of_col(pieces, frame, last, tail),
-        corner=np.array(_part(pieces, frame, last, last, tail, tail)),
-    )
-
-
-def heads_of(pieces: Pieces, frame: Frame) -> Heads:
-    """The block's own sums in the leading bands that it shares with the blocks above and left of it."""
-    head = slice(0, frame.overlap)
-    return Heads(top=_band_of_row(pieces, frame, 0, head), left=_band_of_col(pieces, frame, 0, head))
-
-
 def settle(sums: Sums) -> RGB:
     """Pixels of complete sums (weights summing to 65536): rounded half up, uint8."""
     out: RGB = ((sums + np.uint32(1 << 15)) >> np.uint32(16)).astype(np.uint8)
@@ -175,50 +148,120 @@ def _glass_piece(pieces: Pieces, key: tuple[int, int], core: int) -> RGB:
     return np.broadcast_to(np.uint8(GLASS), (core, core, 3)) if piece is None else piece
 
 
-def assemble(pieces: Pieces, frame: Frame) -> RGB:
-    """The block's pixels, uint8 (block, block, 3), complete except in the leading bands shared with other blocks.
+def _tail_below(pieces: Pieces, frame: Frame) -> NDArray[np.uint16]:
+    """Trailing rows of the last tile row, weighted along x: uint16 (overlap, block, 3); at most 256 * 255."""
+    s, o, last = frame.stride, frame.overlap, frame.n - 1
+    band = np.zeros((o, frame.block + o, 3), np.uint16)
+    for j in range(frame.n):
+        wx = axis_weights(s, o, frame.is_left and j == 0)[None, :, None]
+        piece = pieces.get((last, j))
+        band[:, j * s : j * s + s + o] += GLASS * wx if piece is None else piece[s:] * wx
+    return band[:, : frame.block].copy()
 
-    Inside a block no canvas of sums is needed: a body is a copy, an edge blends two tiles, a corner four.
+
+class BlockBlender:
+    """Blends the tiles of one block as they come, row by row from the top, holding two rows of cores at a time.
+
+    edges_only: nothing but the tails is wanted; the block's pixels are not made.
     """
-    s, o, n, core = frame.stride, frame.overlap, frame.n, frame.stride + frame.overlap
-    out = np.full((frame.block, frame.block, 3), GLASS, np.uint8)
+
+    def __init__(self, frame: Frame, *, edges_only: bool = False) -> None:
+        self._frame = frame
+        side = frame.block + frame.overlap
+        self._pixels = None if edges_only else np.full((frame.block, frame.block, 3), GLASS, np.uint8)
+        self._left = np.zeros((side, frame.overlap, 3), np.uint32)
+        self._right = np.zeros((side, frame.overlap, 3), np.uint16)
+        self._top: Sums = np.zeros((frame.overlap, frame.block, 3), np.uint32)
+        self._above: dict[int, RGB] = {}
+        self._next = 0
+        self._tails: Tails | None = None
+
+    def add_row(self, cores: Mapping[int, RGB]) -> None:
+        """Take the next row of cores, uint8 (stride + overlap, stride + overlap, 3), by column; absent is glass."""
+        frame, i = self._frame, self._next
+        s, o, last = frame.stride, frame.overlap, frame.n - 1
+        core = s + o
+        pieces = {(i - 1, j): v for j, v in self._above.items()} | {(i, j): v for j, v in cores.items()}
+        rows, head, every = slice(i * s, i * s + core), slice(0, o), slice(0, core)
+        self._left[rows] += _part(pieces, frame, i, 0, every, head)
+        wy = axis_weights(s, o, frame.is_top and i == 0)[:, None, None]
+        end = pieces.get((i, last))
+        self._right[rows] += GLASS * wy if end is None else end[:, s:] * wy
+        if i == 0:
+            self._top = _band_of_row(pieces, frame, 0, head)
+        if i == last:
+            self._tails = Tails(
+                below=_tail_below(pieces, frame),
+                right=self._right[: frame.block].copy(),
+                corner=np.full((o, o, 3), GLASS, np.uint8) if end is None else end[s:, s:].copy(),
+            )
+        if self._pixels is not None:
+            _assemble_row(self._pixels, pieces, frame, i)
+        self._above = dict(cores)
+        self._next += 1
+
+    @property
+    def tails(self) -> Tails:
+        """What the block owes to others. ValueError before the last row was added."""
+        if self._tails is None:
+            raise ValueError(f"{self._next} of {self._frame.n} rows of tiles were added")
+        return self._tails
+
+    @property
+    def heads(self) -> Heads:
+        """The block's own sums in the leading bands that it shares with the blocks above and left of it."""
+        return Heads(top=self._top, left=self._left[: self._frame.block])
+
+    @property
+    def pixels(self) -> RGB | None:
+        """uint8 (block, block, 3), complete except in the leading bands shared with other blocks."""
+        return self._pixels
+
+
+def blend_pieces(pieces: Pieces, frame: Frame, *, edges_only: bool = False) -> BlockBlender:
+    """A blender that has taken all of `pieces`."""
+    blender = BlockBlender(frame, edges_only=edges_only)
+    for i in range(frame.n):
+        blender.add_row({j: v for (row, j), v in pieces.items() if row == i})
+    return blender
+
+
+def _assemble_row(out: RGB, pieces: Pieces, frame: Frame, i: int) -> None:
+    """Write tile row `i` into the block: a body is a copy, an edge blends two tiles, a corner four."""
+    s, o, core = frame.stride, frame.overlap, frame.stride + frame.overlap
     wx = np.repeat(ramp(o), 3)[None, :]
     wy = ramp(o)[:, None]
-    for i in range(n):
-        for j in range(n):
-            y, x = i * s, j * s
-            piece = pieces.get((i, j))
-            if piece is not None:
-                out[y + o : y + s, x + o : x + s] = piece[o:s, o:s]
-                if i == 0 and frame.is_top:
-                    out[:o, x + o : x + s] = piece[:o, o:s]
-                if j == 0 and frame.is_left:
-                    out[y + o : y + s, :o] = piece[o:s, :o]
-                if i == 0 and j == 0 and frame.is_top and frame.is_left:
-                    out[:o, :o] = piece[:o, :o]
-            if not o:
-                continue
-            if j and not (piece is None and (i, j - 1) not in pieces):
-                left, here = _glass_piece(pieces, (i, j - 1), core), _glass_piece(pieces, (i, j), core)
-                rows = slice(0 if i == 0 and frame.is_top else o, s)
-                out[y + rows.start : y + s, x : x + o] = _mix(
-                    np.ascontiguousarray(left[rows, s:]), np.ascontiguousarray(here[rows, :o]), wx
-                )
-            if i and not (piece is None and (i - 1, j) not in pieces):
-                above, here = _glass_piece(pieces, (i - 1, j), core), _glass_piece(pieces, (i, j), core)
-                cols = slice(0 if j == 0 and frame.is_left else o, s)
-                out[y : y + o, x + cols.start : x + s] = _mix(
-                    np.ascontiguousarray(above[s:, cols]), np.ascontiguousarray(here[:o, cols]), wy
-                )
-            if i and j and not all(k not in pieces for k in ((i, j), (i - 1, j), (i, j - 1), (i - 1, j - 1))):
-                head, tail = slice(0, o), slice(s, core)
-                out[y : y + o, x : x + o] = settle(
-                    _part(pieces, frame, i, j, head, head)
-                    + _part(pieces, frame, i - 1, j, tail, head)
-                    + _part(pieces, frame, i, j - 1, head, tail)
-                    + _part(pieces, frame, i - 1, j - 1, tail, tail)
-                )
-    return out
+    for j in range(frame.n):
+        y, x = i * s, j * s
+        piece = pieces.get((i, j))
+        if piece is not None:
+            out[y + o : y + s, x + o : x + s] = piece[o:s, o:s]
+            if i == 0 and frame.is_top:
+                out[:o, x + o : x + s] = piece[:o, o:s]
+            if j == 0 and frame.is_left:
+                out[y + o : y + s, :o] = piece[o:s, :o]
+            if i == 0 and j == 0 and frame.is_top and frame.is_left:
+                out[:o, :o] = piece[:o, :o]
+        if not o:
+            continue
+        if j and not (piece is None and (i, j - 1) not in pieces):
+            left, here = _glass_piece(pieces, (i, j - 1), core), _glass_piece(pieces, (i, j), core)
+            rows = slice(0 if i == 0 and frame.is_top else o, s)
+            band = _mix(np.ascontiguousarray(left[rows, s:]), np.ascontiguousarray(here[rows, :o]), wx)
+            out[y + rows.start : y + s, x : x + o] = band
+        if i and not (piece is None and (i - 1, j) not in pieces):
+            above, here = _glass_piece(pieces, (i - 1, j), core), _glass_piece(pieces, (i, j), core)
+            cols = slice(0 if j == 0 and frame.is_left else o, s)
+            band = _mix(np.ascontiguousarray(above[s:, cols]), np.ascontiguousarray(here[:o, cols]), wy)
+            out[y : y + o, x + cols.start : x + s] = band
+        if i and j and not all(k not in pieces for k in ((i, j), (i - 1, j), (i, j - 1), (i - 1, j - 1))):
+            head, tail = slice(0, o), slice(s, core)
+            out[y : y + o, x : x + o] = settle(
+                _part(pieces, frame, i, j, head, head)
+                + _part(pieces, frame, i - 1, j, tail, head)
+                + _part(pieces, frame, i, j - 1, head, tail)
+                + _part(pieces, frame, i - 1, j - 1, tail, tail)
+            )
 
 
 def join(pixels: RGB, heads: Heads, frame: Frame, above: Tails | None, left: Tails | None, corner: Tails | None) -> RGB:
@@ -230,15 +273,19 @@ def join(pixels: RGB, heads: Heads, frame: Frame, above: Tails | None, left: Tai
     if not o:
         return pixels
     top, side = heads.top.copy(), heads.left.copy()
+    weights = (UNIT - ramp(o)).astype(np.uint32)
     if above is not None:
-        top += above.below
-        side[:o] += above.below[:, :o]
+        owed = above.below * weights[:, None, None]
+        top += owed
+        side[:o] += owed[:, :o]
     if left is not None:
-        side += left.right
-        top[:, :o] += left.right[:o]
+        owed = left.right * weights[None, :, None]
+        side += owed
+        top[:, :o] += owed[:o]
     if corner is not None:
-        top[:, :o] += corner.corner
-        side[:o] += corner.corner
+        owed = corner.corner * (weights[:, None] * weights[None, :])[..., None]
+        top[:, :o] += owed
+        side[:o] += owed
     pixels[:o] = settle(top)
     pixels[:, :o] = settle(side)
     return pixels
