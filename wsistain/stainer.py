@@ -131,7 +131,8 @@ class NetworkGenerator:
         return out
 
     def _to_float(self, tiles: RGB) -> Tensor:
-        raw = torch.from_numpy(np.array(tiles, copy=None, order="C"))
+        tiles = np.ascontiguousarray(tiles)
+        raw = torch.from_numpy(tiles if tiles.flags.writeable else tiles.copy())  # torch has no read-only tensors
         if self._device.type == "cuda":
             raw = raw.pin_memory().to(self._device, non_blocking=True)
         x = raw.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
