@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": MATHS | {"systems"},
     "stainer": BASE | {"networks", "generators"},
     "generators": MATHS | {"systems", "weights", "catalogue", "stainer"},
-    "evaluation": MATHS | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "phantom"},
+    "evaluation": MATHS
+    | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "stainer", "phantom"},
     "training": MATHS | {"systems", "data", "weights", "generators", "evaluation", "training"},
     "batch": BASE | {"slide", "output", "optics", "pipeline", "batch"},
     "pipeline": BASE

@@ -32,9 +32,10 @@ def register(app: typer.Typer) -> None:
 
 
 class PairProgress:
-    """Patches done: a bar on a terminal, else a line every ten seconds."""
+    """Patches (or rows of a slide) done: a bar on a terminal, else a line every ten seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "patches") -> None:
+        self._unit = unit
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
         self._start: dict[str, float] = {}
@@ -71,7 +72,7 @@ class PairProgress:
         elif now - self._last >= PLAIN_SECONDS and done < n:
             self._last = now
             left = f", {(n - done) / rate:.0f} s left" if rate else ""
-            typer.echo(f"{what}: {done} of {n}, {rate:.1f} a second{left}", err=True)
+            typer.echo(f"{what}: {done} of {n} {self._unit}, {rate:.1f} a second{left}", err=True)
 
 
 def evaluate(
@@ -113,9 +114,16 @@ def evaluate(
     if slides:
         from wsistain.evaluation.slides import evaluate_slides
 
-        report = evaluate_slides(
-            [*slides, *(more or [])], reference=reference, output=output, marker=marker, mpp=mpp, overwrite=overwrite
-        )
+        with PairProgress("rows") as progress:
+            report = evaluate_slides(
+                [*slides, *(more or [])],
+                reference=reference,
+                output=output,
+                marker=marker,
+                mpp=mpp,
+                overwrite=overwrite,
+                progress=progress,
+            )
         typer.echo(_slide_line(report))
     elif board:
         from wsistain.evaluation.leaderboard import leaderboard

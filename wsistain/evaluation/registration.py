@@ -21,7 +21,8 @@ SEARCH_PX = 160
 WORK_PX = 900
 SEARCH_STEP_DEG = 6
 STARTS = 4
-LEAST_CORRELATION = 0.15
+LEAST_CORRELATION = 0.35
+"""Real serial sections reach 0.5 and more after registration, a section and noise 0.3."""
 SMOOTHING_PX = (12.0, 6.0, 3.0)
 _SCALES = (0.7, 1.4)
 
