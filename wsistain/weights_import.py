@@ -24,12 +24,13 @@ from wsistain.networks.turbo import SIZE_MULTIPLE
 from wsistain.networks.unet import UnetGenerator
 from wsistain.systems import SYSTEMS, find_system
 from wsistain.weights import SUFFIX, Header, file_hash, load_network, match_tensors, save_weights
+from wsistain.weights_import_atst import ATST_KINDS, convert_atst
 from wsistain.weights_import_turbo import TURBO_KINDS, convert_turbo
 
-KINDS = ("cut", "asp", "usigan", "asp_dgrank", "cyclegan", "pix2pix", "pyramidp2p", *TURBO_KINDS)
+KINDS = ("cut", "asp", "usigan", "asp_dgrank", "cyclegan", "pix2pix", "pyramidp2p", *ATST_KINDS, *TURBO_KINDS)
 """Systems whose published generators can be imported; the number of blocks and widths is read from the file."""
 
-_WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "netG", "net_G", "G", "generator")
+_WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "netG", "net_G", "G", "generator")
 _PREFIX = re.compile(r"^(?:module\.|netG\.|net_G\.)+")
 
 
@@ -256,8 +257,9 @@ def import_checkpoint(
         n_folded = 0
     else:
         tensors = read_checkpoint(path)
-        convert = convert_unet if system == "pix2pix" else convert_resnet
+        convert = {"pix2pix": convert_unet, "atst_net": convert_atst}.get(system, convert_resnet)
         network, options, surplus, n_folded = convert(tensors, path)
+        direction = options.get("direction", direction)
         options = _fit_to_system(system, network, options, path)
         state, n_used = network.state_dict(), len(tensors) - len(surplus)
     header = Header(

@@ -275,7 +275,7 @@ def test_the_paper_builds_the_published_size():
     with torch.device("meta"):
         network = generator_network({})
     assert count_parameters(network.score) == 113_673_219
-    assert (network.size_multiple, network.tile_px, network.norm) == (32, 1024, "frozen")
+    assert (network.size_multiple, network.tile_px, network.norm) == (32, 1024, "tile")
 
 
 def test_training_through_the_loop_saves_the_mean_of_both_networks(tmp_path):
@@ -283,7 +283,7 @@ def test_training_through_the_loop_saves_the_mean_of_both_networks(tmp_path):
     cfg = tiny_run(root, system="miu_diff", steps=2, data={"pairing": "none"})
     weights = train(cfg, tmp_path / "run", tiny=True)
     network, header = load_network(weights)
-    assert (header.norm, header.tile_px, header.size_multiple) == ("frozen", 128, 2)
+    assert (header.norm, header.tile_px, header.size_multiple) == ("tile", 128, 2)
     assert read_header(weights).options["sampling"]["n_steps"] == 4
     x = _tiles(1, 32, 32)
     assert network(x).shape == x.shape

@@ -140,7 +140,7 @@ class MiuStainer(nn.Module):
     """
 
     takes_positions = True
-    norm = "frozen"  # nothing to freeze: the group norms see a window, and windows are fused step by step
+    norm = "tile"  # group norms and attention see a window
 
     def __init__(
         self, score: ScoreOptions, estimator: EstimatorOptions, sampling: SamplingOptions, *, chain: int = 1000
