@@ -59,6 +59,7 @@ def save_weights(path: Path, header: Header, tensors: "Mapping[str, Tensor]") ->
     part = path.with_name(path.name + ".part")
     clean = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     save_file(clean, str(part), metadata={"wsistain": header.model_dump_json()})
+    part.chmod(0o644)  # safetensors makes files that only their owner reads
     part.replace(path)
 
 
