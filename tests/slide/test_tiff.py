@@ -28,7 +28,7 @@ def test_every_pixel_of_a_real_slide_equals_openslides_at_every_level(real_data:
     with open_slide(path, mpp=0.5) as slide:
         assert slide.info.reader == "tiff"
         for level, (height, width) in enumerate(slide.info.level_sizes):
-            height, width = min(height, 3000), min(width, 3000)  # the synthetic one repeats itself over 10,000 px
+            height, width = min(height, 3000), min(width, 2300)  # the synthetic one repeats itself over 10,000 px
             window = slide.read_level(level, 0, 0, height, width)
             assert np.array_equal(window, through_openslide(path, level, 0, 0, height, width))
 
@@ -350,7 +350,7 @@ def test_memory_is_used_again_without_disturbing_readers(tmp_path: Path) -> None
 
         def read(number: int) -> bool:
             rng = np.random.default_rng(number)
-            places = [(int(rng.integers(0, 400)), int(rng.integers(0, 500))) for _ in range(120)]
+            places = [(int(rng.integers(0, 400)), int(rng.integers(0, 500))) for _ in range(40)]
             return all(
                 np.array_equal(slide.read_level(0, y, x, 112, 140), expected[y : y + 112, x : x + 140])
                 for y, x in places

@@ -60,6 +60,16 @@ def test_tiles_that_were_never_written_are_white_not_black(tmp_path: Path) -> No
         assert np.array_equal(whole(slide), pixels)
 
 
+def test_damaged_native_tiles_are_white_and_counted(tmp_path: Path) -> None:
+    pixels = picture(128, 192)
+    path = write_tiff(tmp_path / "slide.tif", [pixels])
+    patch_tile(path, 0, 0, bytes(100_000))
+    pixels[:64, :64] = 255
+    with open_slide(path, reader="tiffslide") as slide:
+        assert np.array_equal(whole(slide), pixels)
+        assert slide.unreadable_tiles == 1
+
+
 @pytest.mark.parametrize("url", ["memory://nothing.svs", "nosuchprotocol://x/slide.svs", "file:///nothing/slide.svs"])
 def test_urls_that_lead_nowhere_are_refused(url: str) -> None:
     with pytest.raises(SlideError, match=r"nothing|nosuchprotocol"):

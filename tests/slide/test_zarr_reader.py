@@ -93,11 +93,22 @@ def test_chunks_that_were_never_written_show_the_fill_value(tmp_path: Path) -> N
 
 
 def test_damaged_chunks_are_white_and_counted(tmp_path: Path) -> None:
-    path = write_zarr(tmp_path / "s.zarr", picture(60, 60))
-    (path / "0" / "c" / "1" / "0" / "0").write_bytes(b"damage")
+    pixels = picture(130, 171)
+    path = write_zarr(tmp_path / "s.zarr", pixels)
+    (path / "0" / "c" / "1" / "0" / "2").write_bytes(b"damage")
+    pixels[:50, 100:150] = 255
     with open_slide(path) as slide:
-        assert (whole(slide) == 255).all()
+        assert np.array_equal(whole(slide), pixels)
         assert slide.unreadable_tiles == 1
+
+
+def test_a_picture_whose_every_chunk_is_damaged_is_refused(tmp_path: Path) -> None:
+    path = write_zarr(tmp_path / "s.zarr", picture(60, 60))
+    for chunk in (path / "0" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damage")
+    with pytest.raises(SlideError, match="every tile tried failed"):
+        open_slide(path)
 
 
 def test_other_colours_types_and_folders_are_refused(tmp_path: Path) -> None:

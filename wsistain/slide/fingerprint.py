@@ -20,7 +20,7 @@ def fingerprint(path: Path) -> str:
 
     A file up to 64 MiB is hashed whole. Of a larger one the size, the first and last MiB and 256 pieces of 64 KiB at
     even spacing are hashed: a truncated, re-encoded or re-scanned slide changes nearly all of them, while an edit of a
-    few bytes between the pieces is not seen. Of a folder (OME-Zarr, the data of an MRXS) the relative names and sizes
+    few bytes between the pieces is not seen. Of a DICOM series the named file alone counts. Of a folder (OME-Zarr, the data of an MRXS) the relative names and sizes
     of all files are hashed, and the content, by the same rule, of the metadata files and of 64 others evenly spread.
     """
     digest = hashlib.blake2b(digest_size=16)

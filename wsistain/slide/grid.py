@@ -16,13 +16,17 @@ from typing import Self
 
 import numpy as np
 
+from wsistain.errors import SlideError
 from wsistain.slide.base import RGB, SlideInfo
 
-DEFAULT_CACHE_BYTES = 128 * 2**20
+DEFAULT_CACHE_BYTES = 64 * 2**20
 """Decoded tiles kept per slide: about 680 tiles of 256 px, more than two rows of a 60,000 px wide slide."""
 
 TileKey = tuple[int, int, int]
 """(level, row, column) of a native tile."""
+
+Window = tuple[int, int, int, int, int]
+"""(level, y, x, height, width) in px of the level."""
 
 Decode = Callable[[TileKey, RGB | None], RGB | None]
 """(tile, memory for it or None) -> its pixels, in that memory or elsewhere; None where there is nothing."""
@@ -214,6 +218,46 @@ class GridSlide(ABC):
     def _count_unreadable(self, *key: int) -> None:
         with self._unreadable_lock:
             self._unreadable.add(key)
+
+    def _window_of(self, key: TileKey) -> Window:
+        """(level, y, x, height, width) of a tile, cut to the slide."""
+        level, row, col = key
+        grid = self._grids[level]
+        y, x = grid.origin_y + row * grid.tile_h, grid.origin_x + col * grid.tile_w
+        return level, y, x, min(grid.tile_h, grid.height - y), min(grid.tile_w, grid.width - x)
+
+    def _piecewise(
+        self, window: Window, piece: tuple[int, int], read: Callable[[Window], RGB], errors: tuple[type[Exception], ...]
+    ) -> RGB | None:
+        """A window that cannot be read at once, by pieces of (height, width); those that fail are 255 and counted.
+
+        None when every piece fails. `errors` are what `read` raises on damage.
+        """
+        level, y, x, height, width = window
+        pixels: RGB = np.full((height, width, 3), 255, np.uint8)
+        n_read = 0
+        for top in range(0, height, piece[0]):
+            for left in range(0, width, piece[1]):
+                h, w = min(piece[0], height - top), min(piece[1], width - left)
+                try:
+                    pixels[top : top + h, left : left + w] = read((level, y + top, x + left, h, w))
+                    n_read += 1
+                except errors:
+                    self._count_unreadable(level, y + top, x + left)
+        return pixels if n_read else None
+
+    def _refuse_if_unreadable(self) -> None:
+        """SlideError when none of a few tiles spread over level 0 can be decoded."""
+        grid = self._grids[0]
+        rows = -(-(grid.height - grid.origin_y) // grid.tile_h)
+        cols = -(-(grid.width - grid.origin_x) // grid.tile_w)
+        for part in (0.5, 0.0, 1.0, 0.25, 0.75):
+            key = (0, round(part * (rows - 1)), round(part * (cols - 1)))
+            if self._decode(key, None) is not None or not self._unreadable:
+                self._unreadable.clear()
+                return
+        self.close()
+        raise SlideError(f"{self.info.path} cannot be decoded: every tile tried failed; copy or export it again")
 
     def read_level(self, level: int, y: int, x: int, height: int, width: int) -> RGB:
         """Pixels of a window in the frame of `level`: uint8 (height, width, 3), C-contiguous, the caller's own.

@@ -13,7 +13,7 @@ import openslide
 from wsistain.errors import SlideError
 from wsistain.slide.base import RGB, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
-from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey
+from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window
 from wsistain.slide.mpp import Found, choose_mpp
 from wsistain.slide.pyramid import downsamples
 
@@ -40,6 +40,7 @@ class ViaOpenSlide(GridSlide):
             raise
         y, x, sizes = _bounds(self._handle)
         self._origin = (y, x)
+        self._native = [_native_tile(self._handle, level) for level in range(len(sizes))]
         grids = tuple(self._grid(level, size) for level, size in enumerate(sizes))
         info = SlideInfo(
             path=str(path),
@@ -48,12 +49,13 @@ class ViaOpenSlide(GridSlide):
             mpp_source=source,
             level_sizes=sizes,
             downsamples=downsamples(sizes) if (y, x) == (0, 0) else self._handle.level_downsamples,
-            tile_px=_native_tile(self._handle, 0) or (0, 0),
+            tile_px=self._native[0] or (0, 0),
             vendor=vendor,
             reader="openslide",
             fingerprint=fingerprint(path),
         )
         super().__init__(info, grids, cache_bytes)
+        self._refuse_if_unreadable()
 
     def close(self) -> None:
         """Close the file and forget its chunks."""
@@ -61,45 +63,36 @@ class ViaOpenSlide(GridSlide):
         self._cache.clear()
 
     def _grid(self, level: int, size: tuple[int, int]) -> Grid:
-        tile_h, tile_w = _native_tile(self._handle, level) or (_CHUNK_PX, _CHUNK_PX)
+        tile_h, tile_w = self._native[level] or (_CHUNK_PX, _CHUNK_PX)
         return Grid(*size, tile_h * max(1, _CHUNK_PX // tile_h), tile_w * max(1, _CHUNK_PX // tile_w))
 
     def _decode(self, key: TileKey, out: RGB | None) -> RGB | None:
         del out
-        level, row, col = key
-        grid = self._grids[level]
-        y, x = row * grid.tile_h, col * grid.tile_w
-        height, width = min(grid.tile_h, grid.height - y), min(grid.tile_w, grid.width - x)
-        handle = self._handle
+        window = self._window_of(key)
         try:
-            return self._read(handle, level, y, x, height, width)
+            return self._read(self._handle, window)
         except openslide.OpenSlideError:
-            return self._read_around(level, y, x, height, width)
+            return self._read_around(window)
 
-    def _read(self, handle: openslide.OpenSlide, level: int, y: int, x: int, height: int, width: int) -> RGB:
+    def _read(self, handle: openslide.OpenSlide, window: Window) -> RGB:
+        level, y, x, height, width = window
         downsample = handle.level_downsamples[level]
         location = (self._origin[1] + round(x * downsample), self._origin[0] + round(y * downsample))
         return rgb_on_white(np.asarray(handle.read_region(location, level, (width, height))))
 
-    def _read_around(self, level: int, y: int, x: int, height: int, width: int) -> RGB:
-        """A window piece by piece, native tiles that fail left white and counted.
-
-        After an error OpenSlide answers nothing more from that handle, so each failure costs a new one.
-        """
-        tile_h, tile_w = _native_tile_or(self.info.tile_px, (height, width))
-        out: RGB = np.full((height, width, 3), 255, np.uint8)
+    def _read_around(self, window: Window) -> RGB | None:
+        """A window by native tiles. After an error OpenSlide answers nothing more, so each failure costs a new handle."""
         with self._repair:
-            handle = _open(self._path)
-            for top in range(0, height, tile_h):
-                for left in range(0, width, tile_w):
-                    h, w = min(tile_h, height - top), min(tile_w, width - left)
-                    try:
-                        out[top : top + h, left : left + w] = self._read(handle, level, y + top, x + left, h, w)
-                    except openslide.OpenSlideError:
-                        self._count_unreadable(level, y + top, x + left)
-                        handle = _open(self._path)
-            self._handle = handle
-        return out
+            self._handle = _open(self._path)
+
+            def read(piece: Window) -> RGB:
+                try:
+                    return self._read(self._handle, piece)
+                except openslide.OpenSlideError:
+                    self._handle = _open(self._path)
+                    raise
+
+            return self._piecewise(window, self._native[window[0]] or window[3:], read, (openslide.OpenSlideError,))
 
 
 def rgb_on_white(rgba: np.ndarray) -> RGB:
@@ -142,10 +135,6 @@ def _native_tile(handle: openslide.OpenSlide, level: int) -> tuple[int, int] | N
     if height is None or width is None or int(height) <= 0 or int(width) <= 0:
         return None
     return int(height), int(width)
-
-
-def _native_tile_or(tile: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    return tile if tile != (0, 0) else size
 
 
 def _bounds(handle: openslide.OpenSlide) -> tuple[int, int, tuple[tuple[int, int], ...]]:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import tifffile
 import tiffslide
 from fsspec.implementations.local import LocalFileSystem
 
 from wsistain.errors import SlideError
 from wsistain.slide.base import RGB, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
-from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey
+from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window
 from wsistain.slide.mpp import Found, choose_mpp
 from wsistain.slide.pyramid import downsamples
 from wsistain.slide.tiff_codec import DECODE_ERRORS
@@ -19,6 +20,7 @@ from wsistain.slide.tiff_structure import PARSE_ERRORS
 
 _CHUNK_PX = 1024
 _EDGE_BYTES = 2**20
+_READ_ERRORS = (*DECODE_ERRORS, OSError)
 
 
 class ViaTiffSlide(GridSlide):
@@ -61,34 +63,40 @@ class ViaTiffSlide(GridSlide):
             fingerprint=digest,
         )
         super().__init__(info, grids, cache_bytes)
+        self._refuse_if_unreadable()
 
     def close(self) -> None:
         """Close the file and forget its chunks."""
         self._slide.close()
         self._cache.clear()
 
-    def _page(self, level: int) -> object:
+    def _series(self, level: int) -> tifffile.TiffPageSeries:
         tif = self._slide.ts_tifffile
-        return tif.series[int(self._slide.properties.get("tiffslide.series-index") or 0)].levels[level].keyframe
+        return tif.series[int(self._slide.properties.get("tiffslide.series-index") or 0)].levels[level]
+
+    def _page(self, level: int) -> tifffile.TiffPage:
+        return self._series(level).keyframe
 
     def _refuse_other_pixels(self, name: str) -> None:
-        pixels = self._slide.read_region((0, 0), 0, (1, 1), as_array=True)
-        if pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            channels = "1 channel" if pixels.shape[2] == 1 else f"{pixels.shape[2]} channels"
-            raise SlideError(f"{name} has {channels} of {pixels.dtype}, not 8-bit RGB; wsistain stains brightfield RGB")
+        series = self._series(0)
+        axis = max(series.axes.find("S"), series.axes.find("C"))
+        n = series.shape[axis] if axis >= 0 else 1
+        if n != 3 or series.dtype != np.uint8:
+            channels = f"{n} channel{'s' if n > 1 else ''}"
+            raise SlideError(f"{name} has {channels} of {series.dtype}, not 8-bit RGB; wsistain stains brightfield RGB")
 
     def _native_tile(self, level: int) -> tuple[int, int]:
         page = self._page(level)
-        return (int(page.tilelength), int(page.tilewidth)) if page.is_tiled else (0, 0)  # type: ignore[attr-defined]
+        return (int(page.tilelength), int(page.tilewidth)) if page.is_tiled else (0, 0)
 
     def _never_written(self, level: int) -> np.ndarray | None:
         """bool (rows, cols) of tiles without bytes, which TiffSlide shows black; None when there are none."""
         page = self._page(level)
-        counts = np.asarray(page.databytecounts)  # type: ignore[attr-defined]
+        counts = np.asarray(page.databytecounts)
         height, width = self._native_tile(level)
         if height == 0 or counts.all():
             return None
-        rows, cols = -(-page.imagelength // height), -(-page.imagewidth // width)  # type: ignore[attr-defined]
+        rows, cols = -(-page.imagelength // height), -(-page.imagewidth // width)
         return (counts == 0).reshape(-1, rows, cols).any(axis=0)
 
     def _grid(self, level: int, size: tuple[int, int]) -> Grid:
@@ -99,16 +107,18 @@ class ViaTiffSlide(GridSlide):
 
     def _decode(self, key: TileKey, out: RGB | None) -> RGB | None:
         del out
-        level, row, col = key
-        grid = self._grids[level]
-        y, x = row * grid.tile_h, col * grid.tile_w
-        height, width = min(grid.tile_h, grid.height - y), min(grid.tile_w, grid.width - x)
-        location = (self._location(x, level), self._location(y, level))
+        window = self._window_of(key)
         try:
-            pixels = self._slide.read_region(location, level, (width, height), as_array=True)
-        except (*DECODE_ERRORS, OSError):
-            self._count_unreadable(*key)
-            return None
+            return self._read(window)
+        except _READ_ERRORS:
+            native = self._native_tile(key[0])
+            return self._piecewise(window, native if native[0] else window[3:], self._read, _READ_ERRORS)
+
+    def _read(self, window: Window) -> RGB:
+        """A window inside a level; raises one of _READ_ERRORS."""
+        level, y, x, height, width = window
+        location = (self._location(x, level), self._location(y, level))
+        pixels = self._slide.read_region(location, level, (width, height), as_array=True)
         tile: RGB = np.array(pixels, np.uint8, order="C")
         missing = self._missing[level]
         if missing is not None:

@@ -9,7 +9,7 @@ import zarr
 from wsistain.errors import SlideError
 from wsistain.slide.base import RGB, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
-from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey
+from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window
 from wsistain.slide.mpp import Found, choose_mpp
 from wsistain.slide.pyramid import downsamples
 
@@ -60,6 +60,7 @@ class OmeZarr(GridSlide):
             fingerprint=fingerprint(path),
         )
         super().__init__(info, grids, cache_bytes)
+        self._refuse_if_unreadable()
 
     def close(self) -> None:
         """Forget the chunks; Zarr holds no file open."""
@@ -87,19 +88,21 @@ class OmeZarr(GridSlide):
 
     def _decode(self, key: TileKey, out: RGB | None) -> RGB | None:
         del out
-        level, row, col = key
-        grid, array = self._grids[level], self._arrays[level]
-        window: list[Any] = [0] * array.ndim
-        window[self._y] = slice(row * grid.tile_h, min((row + 1) * grid.tile_h, grid.height))
-        window[self._x] = slice(col * grid.tile_w, min((col + 1) * grid.tile_w, grid.width))
-        window[self._c] = slice(None)
+        window = self._window_of(key)
         try:
-            pixels = np.asarray(array[tuple(window)])
+            return self._read(window)
         except _READ_ERRORS:
-            self._count_unreadable(*key)
-            return None
+            chunks = self._arrays[key[0]].chunks
+            return self._piecewise(window, (int(chunks[self._y]), int(chunks[self._x])), self._read, _READ_ERRORS)
+
+    def _read(self, window: Window) -> RGB:
+        """A window inside a level; raises one of _READ_ERRORS."""
+        level, y, x, height, width = window
+        array = self._arrays[level]
+        index: list[Any] = [0] * array.ndim
+        index[self._y], index[self._x], index[self._c] = slice(y, y + height), slice(x, x + width), slice(None)
         order = np.argsort(np.argsort([self._y, self._x, self._c]))
-        return np.ascontiguousarray(pixels.transpose(tuple(order)))
+        return np.ascontiguousarray(np.asarray(array[tuple(index)]).transpose(tuple(order)))
 
 
 def _image(group: Any) -> tuple[dict[str, Any], Any]:
