@@ -27,16 +27,18 @@ _BAND_ROWS, _HALO_ROWS = 512, 4  # rows worked on in floating point at once, and
 _GLASS_CHROMA = 0.08  # (max - min) / max of a colour that may be glass; scanners tint it by up to 0.04
 _GLASS_STEP = 8.0  # grey levels within 3 x 3 px on flat glass
 _GLASS_SHARE = 0.004  # less flat neutral area than this is not taken for glass
-_WHITE = (240.0, 240.0, 240.0)  # glass where a picture shows none
+_WHITE = 240.0  # glass where a picture shows none
 
 _DYE = 0.022  # spread of OD over the channels that a dye makes; scanner noise on glass is near 0.004
 _DENSE, _DENSE_DYE = 0.07, 0.012  # OD above which a smaller spread counts
 _COLOURED = 0.15  # spread per OD of the palest dye; shadows and glass edges have less
 _FAINT = 0.010  # OD and spread of the walls of fat cells and of very pale tissue
 _FAINT_UM, _FAINT_SHARE = 150.0, 0.15  # faint pixels make tissue where they cover this share of such a window
+_FAINT_ROOM = 0.05  # share of the window that must be free of solid tissue to judge by
 
 _MIN_AREA_UM2 = 3000.0  # smaller islands are dust or single stray cells
-_MAX_HOLE_UM2 = 500_000.0  # larger holes enclosed by tissue are left glass
+_MAX_HOLE_UM2 = 500_000.0  # larger holes enclosed by tissue are left glass,
+_SPRINKLED = 0.06  # unless this share of them is faint
 _CLOSE_UM = 32.0
 _EDGE_UM, _BORDER_EDGE_UM, _EDGE_LENGTH_UM = 48.0, 160.0, 1500.0  # thinner (at the border) and longer: edges of glass
 _PEN_FRINGE_UM = 32.0  # ink thins out at its edge and tints the glass
@@ -129,7 +131,7 @@ def segment(rgb: RGB, mpp: float) -> Mask:
 def glass_colour(rgb: RGB) -> F32:
     """float (3,): the colour of empty glass, the brightest frequent colour that is flat and nearly neutral.
 
-    Unscanned white (255) is not asked. Where a picture shows no glass, 240 in every channel.
+    Unscanned white (255) is glass only where there is no other. Where a picture shows no glass, 240 in every channel.
     """
     light = rgb.mean(axis=2, dtype=np.float32)
     high, low = rgb.max(axis=2), rgb.min(axis=2)
@@ -138,7 +140,7 @@ def glass_colour(rgb: RGB) -> F32:
     maybe = flat & neutral & (low < 255)
     scanned = int(np.count_nonzero(low < 255))
     if np.count_nonzero(maybe) < max(_GLASS_SHARE * scanned, 4):
-        return np.array(_WHITE, np.float32)
+        return np.full(3, 255.0 if scanned < (1 - _GLASS_SHARE) * low.size else _WHITE, np.float32)
     counts = np.convolve(np.bincount(light[maybe].astype(np.intp), minlength=256), np.ones(5), "same")
     brightest = int(np.flatnonzero(counts > 0.2 * counts.max())[-1])
     start = max(brightest - 4, 0)
@@ -187,9 +189,9 @@ def _solid(dyed: Mask, faint_light: Mask, faint_dye: Mask, pen: Mask, mpp: float
     tissue = dyed
     if radius >= 1:
         tissue = _closed(tissue, _disc(radius)) & ~pen
-    tissue |= _faint(faint_light, faint_dye, mpp) & ~pen
+    tissue |= _faint(faint_light, faint_dye, tissue, mpp) & ~pen
     tissue &= ~_specks_and_edges(tissue, dyed, mpp)
-    return tissue | _small_holes(tissue, _MAX_HOLE_UM2 / mpp**2)
+    return tissue | _holes(tissue, _MAX_HOLE_UM2 / mpp**2, faint_light)
 
 
 def _specks_and_edges(tissue: Mask, dyed: Mask, mpp: float) -> Mask:
@@ -209,14 +211,22 @@ def _specks_and_edges(tissue: Mask, dyed: Mask, mpp: float) -> Mask:
     return unwanted[labels]
 
 
-def _faint(light: Mask, dye: Mask, mpp: float) -> Mask:
-    """Where faint pixels are dense, as in fat; shrunk by what the window reaches beyond it."""
+def _faint(light: Mask, dye: Mask, tissue: Mask, mpp: float) -> Mask:
+    """Where faint pixels are dense outside solid tissue, as in fat; shrunk by what the window reaches beyond it.
+
+    Solid tissue is left out of the count, or every glass edge beside it would be taken for faint tissue.
+    """
     window = max(3, int(_FAINT_UM / mpp) | 1)
-    dense = np.ones(light.shape, bool)
+    n = max(1, round(_CLOSE_UM / mpp))
+    solid = ndimage.binary_erosion(tissue, iterations=n, border_value=1)
+    free = ~ndimage.binary_dilation(solid, np.ones((3, 3), bool), n + 2)
+    room = ndimage.uniform_filter(free.astype(np.float32), window, mode="nearest")
+    dense = room > _FAINT_ROOM
     for part in (light, dye):
-        share = ndimage.uniform_filter(part.astype(np.float32), window, mode="nearest")
-        dense &= share > _FAINT_SHARE
-    dense |= _small_holes(dense, _MAX_HOLE_UM2 / mpp**2)
+        share = ndimage.uniform_filter((part & free).astype(np.float32), window, mode="nearest")
+        dense &= share > _FAINT_SHARE * room
+    dense |= tissue
+    dense |= _holes(dense, _MAX_HOLE_UM2 / mpp**2, light)
     return ndimage.binary_erosion(dense, np.ones((3, 3), bool), max(1, window // 3), border_value=1)
 
 
@@ -233,10 +243,15 @@ def _closed(mask: Mask, element: Mask) -> Mask:
     return ndimage.binary_closing(padded, element)[n:-n, n:-n]
 
 
-def _small_holes(mask: Mask, max_px: float) -> Mask:
-    """The holes of a mask up to a size; what is open to the border is no hole."""
+def _holes(mask: Mask, max_px: float, faint: Mask) -> Mask:
+    """The holes of a mask up to a size, and larger ones sprinkled with faint pixels: fat cells far apart.
+
+    What is open to the border is no hole.
+    """
     labels, n = ndimage.label(~mask)
-    inner = np.bincount(labels.ravel(), minlength=n + 1) <= max_px
+    sizes = np.bincount(labels.ravel(), minlength=n + 1)
+    sprinkled = np.bincount(labels.ravel(), weights=faint.ravel(), minlength=n + 1)
+    inner = (sizes <= max_px) | (sprinkled > _SPRINKLED * sizes)
     inner[0] = False
     inner[_border(labels)] = False
     return inner[labels]
