@@ -31,7 +31,7 @@ th, td { padding: 6px 10px; text-align: right; white-space: nowrap; border-botto
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: inherit }
 thead tr { background: var(--band) } tbody tr { background: var(--paper) } tbody tr:hover { background: #fbf6f0 } tbody tr:last-child td { border-bottom: 0 }
 th[data-sort] { cursor: pointer; user-select: none } th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::after { content: " ▼" }
-tr.baseline td { color: var(--soft) } td.best { font-weight: 650; color: var(--accent) } small { color: var(--soft); display: block; font-size: 11px }
+tr.baseline td { color: var(--soft) } td.best { font-weight: 650; color: var(--accent) } small { color: var(--soft); display: block; font-size: 11px; font-weight: 400 }
 .plots { display: flex; flex-wrap: wrap; gap: 18px } figure { margin: 0 } figcaption { font-size: 13px; margin-bottom: 2px }
 svg.plot { width: 240px } svg.bars { width: 480px; max-width: 100% } svg text { font: 10px system-ui, sans-serif; fill: var(--soft) } svg text.axis { font-size: 11px; fill: var(--ink) }
 .grid { stroke: var(--line); stroke-width: .6 } .equal { stroke: var(--soft); stroke-dasharray: 4 3 } .dot { fill: var(--accent); fill-opacity: .75 } .ring { fill: #fff; stroke: var(--cool); stroke-width: 1.6 }
@@ -202,7 +202,7 @@ def to_html(results: Results, rows: Sequence[Mapping[str, Any]], shown: Sequence
         "Virtual stains are for research, not for diagnosis. Click a heading to sort; point at it for the convention. "
         "Brown: best of the weights; small: 95 % interval over slides.</p>",
         "<h2>As in the papers</h2>",
-        _table(results, columns_of(results, PAPER_COLUMNS)),
+        _table(results, sorted(columns_of(results, PAPER_COLUMNS), key=lambda n: n in results["missing"])),
     ]
     if data["unreadable"]:
         listed = "".join(f"<li>{escape(u['name'])}: {escape(u['why'])}</li>" for u in data["unreadable"][:50])
