@@ -144,7 +144,10 @@ class SkipVae(nn.Module):
         return encode_image(self.encoder, self.quant_conv, image, _recomputed if self.checkpointing else _plain)
 
     def decode(self, latent: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        """The picture of `latent` (not scaled), float (b, 3, h, w), not clamped; no skips: the plain VAE."""
+        """The picture of `latent` (not scaled), float (b, 3, h, w), not clamped; no skips: the plain VAE.
+
+        The last convolution runs outside autocast: bfloat16 would round the picture by up to half a grey level.
+        """
         h = self.decoder.conv_in(self.post_quant_conv(latent))
         h = self.decoder.mid_block(h)
         deepest_first = tuple(reversed(skips))
@@ -153,7 +156,9 @@ class SkipVae(nn.Module):
             if deepest_first:
                 h = h + self.get_submodule(f"skip_conv_{k + 1}")(deepest_first[k] * self.gain)
             h = run(block, h)
-        image: Tensor = self.decoder.conv_out(F.silu(self.decoder.conv_norm_out(h)))
+        h = F.silu(self.decoder.conv_norm_out(h))
+        with torch.autocast(h.device.type, enabled=False):
+            image: Tensor = self.decoder.conv_out(h.float())
         return image
 
 
