@@ -28,6 +28,7 @@ def convert_atst(
     missing, surplus or of another shape.
     """
     options: dict[str, Any]
+    unused: tuple[str, ...]
     if "pretext_token" in tensors:
         options = {"direction": "he-to-ihc", **g_ihc.model_dump(mode="json"), "encoder": "as published"}
         unused = vit.UNUSED_PREFIXES

@@ -61,7 +61,7 @@ def _annotate_file(ref: PatchRef, path: Path, settings: Annotation) -> None:
         raise DataError(f"{ref.name} has no IHC picture to annotate")
     mask = annotate(ihc, settings).astype(np.uint8) * 255
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(png_encode(mask), path)
+    _write(bytes(png_encode(mask)), path)
 
 
 def _write(content: bytes, path: Path) -> None:

@@ -153,7 +153,7 @@ def sample_2m(
         eps = predict(y, t)
         if guide is not None:
             eps = eps + added[t] * guide(y, t)
-        clean = (y - added[t] * eps) / kept[t]
+        clean: Tensor = (y - added[t] * eps) / kept[t]
         if to == 0:
             return clean
         h = math.log(kept[to] / added[to]) - math.log(kept[t] / added[t])

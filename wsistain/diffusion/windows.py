@@ -70,7 +70,9 @@ class Windows:
         """
         places = self.places()
         if len(places) == len(self.corners):  # one window an image: nothing to average
-            return torch.cat([field(*parts) for parts in zip(*(i.split(self.batch) for i in images), strict=True)])
+            return torch.cat(
+                [field(*parts) for parts in zip(*(torch.split(i, self.batch) for i in images), strict=True)]
+            )
         h, w = self.shape
         like = images[0]
         weight = _bump(h, like).view(-1, 1) * _bump(w, like)

@@ -72,7 +72,7 @@ def _ssim_parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     k = 5 * c
     stack = F.conv2d(stack, row.view(1, 1, 1, -1).expand(k, 1, 1, -1), groups=k)
     stack = F.conv2d(stack, row.view(1, 1, -1, 1).expand(k, 1, -1, 1), groups=k)
-    mu_a, mu_b, aa, bb, ab = stack.split(c, dim=1)
+    mu_a, mu_b, aa, bb, ab = torch.split(stack, c, dim=1)
     c1, c2 = 0.01**2, 0.03**2
     structure = (2 * (ab - mu_a * mu_b) + c2) / ((aa - mu_a**2) + (bb - mu_b**2) + c2)
     full = (2 * mu_a * mu_b + c1) / (mu_a**2 + mu_b**2 + c1) * structure

@@ -56,6 +56,9 @@ class MiEstimator(nn.Module):
     time_width : of the code that tells the noise level; 0 for an estimator of clean images.
     """
 
+    log_mean: Tensor
+    n_seen: Tensor
+
     def __init__(self, *, patch: int = 32, widths: tuple[int, ...] = _WIDTHS, time_width: int = 64) -> None:
         super().__init__()
         self.patch, self.time_width = patch, time_width
@@ -77,7 +80,8 @@ class MiEstimator(nn.Module):
             if number == 0 and self.time_width:
                 x = x + self.time(time_code(t, self.time_width)).repeat_interleave(n, dim=0)[:, :, None, None]
             x = F.leaky_relu(x, 0.2)
-        return self.head(x.mean((2, 3))).view(b, n)
+        out: Tensor = self.head(x.mean((2, 3))).view(b, n)
+        return out
 
     def forward(self, edges: Tensor, image: Tensor, t: Tensor) -> Tensor:
         """Lower bound of the mutual information of each image with its edge map, in nats: (b,), differentiable.

@@ -36,7 +36,8 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x))) + self.temb_proj(F.silu(time))[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
-        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+        out: Tensor = (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+        return out
 
 
 class AttnBlock(nn.Module):
@@ -51,8 +52,9 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         q, k, v = (m(h).flatten(2).transpose(1, 2)[:, None] for m in (self.q, self.k, self.v))
-        out = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape(x.shape)
-        return x + self.proj_out(out)
+        seen = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape(x.shape)
+        out: Tensor = x + self.proj_out(seen)
+        return out
 
 
 class Downsample(nn.Module):
@@ -63,7 +65,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return out
 
 
 class Upsample(nn.Module):
@@ -74,23 +77,62 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
 
 
 class Level(nn.Module):
-    """Residual blocks of one size, each followed by attention where the level has it, and a change of size."""
+    """Residual blocks of one size, each followed by attention where the level has it, and a change of size.
+
+    The change of size is called `downsample` or `upsample` in the state dict; the last level of a way has none.
+    """
 
     def __init__(
-        self, blocks: Sequence[nn.Module], attention: Sequence[nn.Module], resample: nn.Module | None, name: str
-    ):
+        self, blocks: Sequence[nn.Module], attention: Sequence[nn.Module], change: Downsample | Upsample | None
+    ) -> None:
         super().__init__()
         self.block, self.attn = nn.ModuleList(blocks), nn.ModuleList(attention)
-        if resample is not None:
-            self.add_module(name, resample)
+        self._name = "downsample" if isinstance(change, Downsample) else "upsample"
+        self.resamples = change is not None
+        if change is not None:
+            self.add_module(self._name, change)
 
     def run(self, number: int, x: Tensor, time: Tensor) -> Tensor:
+        """The number-th residual block and its attention."""
         x = self.block[number](x, time)
         return self.attn[number](x) if len(self.attn) else x
+
+    def resample(self, x: Tensor) -> Tensor:
+        """Half or twice the size, where the level changes it."""
+        return self.get_submodule(self._name)(x) if self.resamples else x
+
+
+class Middle(nn.Module):
+    """Two residual blocks with attention between them."""
+
+    def __init__(self, width: int, time_width: int, groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResBlock(width, width, time_width, groups)
+        self.attn_1 = AttnBlock(width, groups)
+        self.block_2 = ResBlock(width, width, time_width, groups)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x, time)), time)
+        return out
+
+
+class Time(nn.Module):
+    """The code of a time, through two linear layers."""
+
+    def __init__(self, base: int, width: int) -> None:
+        super().__init__()
+        self.base = base
+        self.dense = nn.ModuleList([nn.Linear(base, width), nn.Linear(width, width)])
+
+    def forward(self, t: Tensor) -> Tensor:
+        first, second = self.dense
+        out: Tensor = second(F.silu(first(time_code(t, self.base))))
+        return out
 
 
 class ScoreUNet(nn.Module):
@@ -118,8 +160,7 @@ class ScoreUNet(nn.Module):
         self.size_multiple = 2 ** (len(multipliers) - 1)
         time_width = 4 * base
         widths = [base * m for m in multipliers]
-        self.temb = nn.Module()
-        self.temb.dense = nn.ModuleList([nn.Linear(base, time_width), nn.Linear(time_width, time_width)])
+        self.temb = Time(base, time_width)
         self.conv_in = nn.Conv2d(3, base, 3, padding=1)
 
         down, skips, width = [], [base], base
@@ -131,15 +172,12 @@ class ScoreUNet(nn.Module):
                 skips.append(width)
             attn = [AttnBlock(width, groups) for _ in range(n_blocks)] if level in attention else []
             is_last = level == len(widths) - 1
-            down.append(Level(blocks, attn, None if is_last else Downsample(width), "downsample"))
+            down.append(Level(blocks, attn, None if is_last else Downsample(width)))
             if not is_last:
                 skips.append(width)
         self.down = nn.ModuleList(down)
 
-        self.mid = nn.Module()
-        self.mid.block_1 = ResBlock(width, width, time_width, groups)
-        self.mid.attn_1 = AttnBlock(width, groups)
-        self.mid.block_2 = ResBlock(width, width, time_width, groups)
+        self.mid = Middle(width, time_width, groups)
 
         up: list[nn.Module] = []
         for level, wide in reversed(list(enumerate(widths))):
@@ -148,39 +186,36 @@ class ScoreUNet(nn.Module):
                 blocks.append(ResBlock(width + skips.pop(), wide, time_width, groups))
                 width = wide
             attn = [AttnBlock(width, groups) for _ in range(n_blocks + 1)] if level in attention else []
-            up.insert(0, Level(blocks, attn, Upsample(width) if level else None, "upsample"))
+            up.insert(0, Level(blocks, attn, Upsample(width) if level else None))
         self.up = nn.ModuleList(up)
         self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
-
-    def _time(self, t: Tensor) -> Tensor:
-        first, second = self.temb.dense
-        return second(F.silu(first(time_code(t, self.base))))
 
     def _descend(self, x: Tensor, time: Tensor) -> list[Tensor]:
         """Every feature map that the way up joins: after the first convolution, each block and each halving."""
         maps = [self.conv_in(x)]
         for level in self.down:
+            assert isinstance(level, Level)
             for number in range(self.n_blocks):
                 maps.append(level.run(number, maps[-1], time))
-            if hasattr(level, "downsample"):
-                maps.append(level.downsample(maps[-1]))
+            if level.resamples:
+                maps.append(level.resample(maps[-1]))
         return maps
 
     def features(self, x: Tensor, t: Tensor, levels: Sequence[int]) -> list[Tensor]:
         """Feature maps (b, c, h / 2**level, w / 2**level) at the end of the given levels of the way down."""
-        maps = self._descend(x, self._time(t))
+        maps = self._descend(x, self.temb(t))
         per_level = self.n_blocks + 1  # blocks and a halving, after the first convolution
         return [maps[level * per_level + self.n_blocks] for level in levels]
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        time = self._time(t)
+        time = self.temb(t)
         maps = self._descend(x, time)
-        h = self.mid.block_1(maps[-1], time)
-        h = self.mid.block_2(self.mid.attn_1(h), time)
+        h = self.mid(maps[-1], time)
         for level in reversed(list(self.up)):
+            assert isinstance(level, Level)
             for number in range(self.n_blocks + 1):
                 h = level.run(number, torch.cat([h, maps.pop()], dim=1), time)
-            if hasattr(level, "upsample"):
-                h = level.upsample(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+            h = level.resample(h)
+        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return out

@@ -25,7 +25,8 @@ class Down(nn.Module):
         self.down_conv = nn.Sequential(*_normed(nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), n_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_conv(x)
+        out: Tensor = self.down_conv(x)
+        return out
 
 
 class Up(nn.Module):
@@ -40,7 +41,8 @@ class Up(nn.Module):
         self.merge = nn.Sequential(*_normed(nn.Conv2d(n_out + n_out // 2, n_out, 1), n_out))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.merge(torch.cat([self.up_conv(x), self.gate(skip)], dim=1))
+        out: Tensor = self.merge(torch.cat([self.up_conv(x), self.gate(skip)], dim=1))
+        return out
 
 
 class SideBlock(nn.Module):
@@ -58,7 +60,8 @@ class SideBlock(nn.Module):
     def forward(self, half: Tensor, quarter: Tensor, eighth: Tensor) -> Tensor:
         half = F.interpolate(half, scale_factor=0.5)
         eighth = F.interpolate(eighth, scale_factor=2, mode="bilinear", align_corners=True)
-        return self.extractor(torch.cat([half, quarter, eighth], dim=1))
+        out: Tensor = self.extractor(torch.cat([half, quarter, eighth], dim=1))
+        return out
 
 
 class StainUNet(nn.Module):
@@ -89,4 +92,5 @@ class StainUNet(nn.Module):
         eighth = self.down3(quarter)
         side = self.pathology_feature(half, quarter, eighth)
         y = self.res_blocks_2(self.merge(torch.cat([self.res_blocks_1(eighth), side], dim=1)))
-        return self.out_style_path(self.up3(self.up2(self.up1(y, quarter), half), full))
+        out: Tensor = self.out_style_path(self.up3(self.up2(self.up1(y, quarter), half), full))
+        return out

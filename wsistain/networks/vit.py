@@ -52,7 +52,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, n, width = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, width))
+        out: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, width))
+        return out
 
 
 class Mlp(nn.Module):
@@ -64,7 +65,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -79,7 +81,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 class PatchEmbed(nn.Module):
@@ -90,7 +93,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)
+        out: Tensor = self.proj(x).flatten(2).transpose(1, 2)
+        return out
 
 
 class ConvBlock(nn.Module):
@@ -101,7 +105,8 @@ class ConvBlock(nn.Module):
         self.block = nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
+        out: Tensor = self.block(x)
+        return out
 
 
 class UpBlock(nn.Module):
@@ -117,7 +122,8 @@ class UpBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
+        out: Tensor = self.block(x)
+        return out
 
 
 def _decoder_stage(n_in: int, n_mid: int, n_convs: int, n_out: int) -> nn.Sequential:
@@ -202,7 +208,7 @@ class VitGenerator(nn.Module):
         proj = self.patch_embed.proj
         bound = math.sqrt(6 / (3 * self.patch**2 + proj.out_channels))
         nn.init.uniform_(proj.weight, -bound, bound)
-        nn.init.zeros_(proj.bias)
+        nn.init.zeros_(proj.bias)  # type: ignore[arg-type]
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.normal_(self.pretext_token, std=1e-6)
 
@@ -231,7 +237,8 @@ class VitGenerator(nn.Module):
         for tap in range(len(maps) - 1, 0, -1):
             lifted = self.get_submodule(f"decoder{tap}")(maps[tap - 1])
             x = stages[f"decoder{tap}_upsampler"](torch.cat([lifted, x], dim=1))
-        return stages["decoder0_header"](x)
+        out: Tensor = stages["decoder0_header"](x)
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
@@ -297,6 +304,8 @@ class Windowed(nn.Module):
                "blend" averages them under a raised cosine. "auto" pastes in training mode and blends in eval mode.
     """
 
+    weight: Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -320,7 +329,8 @@ class Windowed(nn.Module):
         cols = window_offsets(x.shape[-1], self.window, self.stride)
         crops = [x[..., r : r + self.window, c : c + self.window] for r in rows for c in cols]
         if len(crops) == 1:
-            return self.network(crops[0])
+            out: Tensor = self.network(crops[0])
+            return out
         with self._boxes([(r, c) for r in rows for c in cols]):
             if self.together or not self.training:
                 done = list(self.network(torch.cat(crops)).split(len(x)))

@@ -62,8 +62,9 @@ def annotate(ihc: "np.ndarray", settings: Annotation = Annotation()) -> "np.ndar
         raise ValueError(f"wanted uint8 (h, w, 3), found {ihc.dtype} {ihc.shape}")
     stains = rgb2hed(ihc)
     stains[..., :2] = 0
-    smooth = gaussian(rgb2gray(hed2rgb(stains)), sigma=settings.sigma)
-    mask = smooth <= min(float(threshold_otsu(smooth)), settings.threshold_cap)
+    smooth = gaussian(rgb2gray(hed2rgb(stains)), sigma=settings.sigma)  # type: ignore[no-untyped-call]
+    threshold = float(threshold_otsu(smooth))  # type: ignore[no-untyped-call]
+    mask = smooth <= min(threshold, settings.threshold_cap)
     return close_mask(open_mask(mask, settings.opening), settings.closing_radius)
 
 
@@ -139,7 +140,7 @@ class _DiskDilation(torch.autograd.Function):
 
 def dilate_disk(x: Tensor, radius: int) -> Tensor:
     """Largest value of `x` (b, c, h, w) under the disk y² + x² <= radius² around each pixel; differentiable."""
-    return x if radius == 0 else _DiskDilation.apply(x, radius)
+    return x if radius == 0 else _DiskDilation.apply(x, radius)  # type: ignore[no-untyped-call]
 
 
 def close_disk(x: Tensor, radius: int) -> Tensor:

@@ -4,6 +4,7 @@
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -231,7 +232,7 @@ class _Run:
         k = self.windows.fuse(lambda a, b: to_relative(self.energy.gradient(a, b, t)), y, edges)
         is_mean = self.options.solver == "ancestral" and self.options.guide_at == "mean"  # of the step that leads to t
         step = torch.tensor(t + 1 if is_mean else max(t, 2), device=self.gray.device)
-        return k * (self.options.rho / float(self.schedule.reverse_variance(step)) ** 0.5)
+        return k * (self.options.rho / math.sqrt(float(self.schedule.reverse_variance(step))))
 
     def _tune(self, y: Tensor, t: int) -> None:
         """One step of Adam so that the next state resembles the H&E at equal places, in the untuned model's features.
@@ -251,7 +252,7 @@ class _Run:
             for place in places:
                 state, noise, target = (self.windows.cut(image, [place]) for image in (y, xi, beside))
                 mean, variance = reverse_kernel(self.schedule, state, t, _noise_in(self.score, state, t))
-                after = mean + variance**0.5 * noise
+                after = mean + math.sqrt(variance) * noise
                 time = torch.full((1,), max(t - 2, 0), device=y.device)
                 made = self.frozen.features(after, time, levels)
                 with torch.no_grad():
@@ -284,4 +285,5 @@ def _one_number(*values: int) -> int:
 
 def _noise_in(score: ScoreUNet, y: Tensor, t: int) -> Tensor:
     """The score model's noise at step t; its own count begins at 0 with the first noising."""
-    return score(y, torch.full((len(y),), t - 1, device=y.device))
+    noise: Tensor = score(y, torch.full((len(y),), t - 1, device=y.device))
+    return noise
