@@ -1,7 +1,7 @@
 """Cost of the SD-Turbo translator at its real size with random weights, and of OT-StainNet's matching beside it.
 
     python benchmarks/turbo.py                                  one tile on the CPU, once (needs about 10 GB)
-    python benchmarks/turbo.py --device cuda --batch 8          tiles a second in bfloat16, compiled and not
+    python benchmarks/turbo.py --device cuda --batch 8          tiles a second in half precision, compiled and not
     python benchmarks/turbo.py --size tiny                      a dry run in seconds
 
 Prints one JSON: seconds of staining a tile (adapters merged), of a training pass (forward and backward through U-Net and
@@ -140,18 +140,24 @@ def main() -> None:
 
 @torch.no_grad()
 def staining(network: OneStepTranslator, image: Tensor, device: str, repeats: int) -> dict[str, float]:
-    """Tiles a second: float32 on the CPU; on a GPU bfloat16 as it is, and compiled."""
+    """Tiles a second: float32 on the CPU; on a GPU bfloat16 and float16, as they are and compiled.
+
+    Beside each precision its mean difference from float32 in grey levels.
+    """
     n = len(image)
     if device == "cpu":
         return {"float32_tiles_per_second": n / seconds(lambda: network(image), device, repeats)}
     network = network.to(memory_format=torch.channels_last)
     image = image.contiguous(memory_format=torch.channels_last)
     compiled = torch.compile(network)
-    found = {}
-    for name, call in (("bfloat16", network), ("bfloat16_compiled", compiled)):
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            call(image)  # compiles, and chooses kernels
-            found[f"{name}_tiles_per_second"] = n / seconds(lambda call=call: call(image), device, repeats)
+    found, exact = {}, network(image)
+    for dtype in (torch.bfloat16, torch.float16):
+        name = str(dtype).removeprefix("torch.")
+        with torch.autocast("cuda", dtype=dtype):
+            found[f"{name}_grey_levels"] = 127.5 * (network(image) - exact).abs().mean().item()
+            for kind, call in (("", network), ("_compiled", compiled)):
+                call(image)  # compiles, and chooses kernels
+                found[f"{name}{kind}_tiles_per_second"] = n / seconds(lambda call=call: call(image), device, repeats)
     return found
 
 
