@@ -61,12 +61,10 @@ class Latents:
     mitosis: NDArray[np.bool_]
 
 
+# Share of slides of each score, the mean ring level of their cells, and how it spreads with the latents.
 HER2_PRIOR = (0.30, 0.25, 0.25, 0.20)
-
-
-def _her2_centre(score: int) -> float:
-    """Mean ring level of a slide of this score, less what its latents add."""
-    return (0.25, 0.95, 1.75, 2.75)[score] - 0.55 * (score - 1.5) * 0.7
+HER2_CENTRE = (0.25, 0.95, 1.75, 2.75)
+HER2_MIDDLE, HER2_SPREAD = 1.475, 0.7
 
 
 def _field(seed: int, name: str, y: Floats, x: Floats, period: float) -> F32:
@@ -90,7 +88,8 @@ def express(seed: int, clone: Clone, visibility: float, ids: U64, y: Floats, x: 
     v, w = np.float32(visibility), np.float32(np.sqrt(1 - visibility**2))
     m = _mixed(seed, "m", ids, y, x) + np.float32(clone.grade)
     g = normal(ids, salt_of(seed, "g"))
-    q = _mixed(seed, "q", ids, y, x) + np.float32(0.55 * (clone.her2_score - 1.5))
+    q = _mixed(seed, "q", ids, y, x)
+    shift = (HER2_CENTRE[clone.her2_score] - HER2_MIDDLE) / HER2_SPREAD
     spread = 0.46**2 + 0.70**2
     level: dict[str, F32] = {}
     positive: dict[str, NDArray[np.bool_]] = {}
@@ -119,18 +118,18 @@ def express(seed: int, clone: Clone, visibility: float, ids: U64, y: Floats, x: 
     score["PR"] = ndtr((v * m - 0.05) / (w * np.sqrt(spread + slide) + tiny)).astype(np.float32)
     score["Ki67"] = ndtr((v * cycle - 1.2) / np.sqrt(w * w * (1 + 0.25 * slide) + 0.2**2)).astype(np.float32)
 
-    hidden_q = _mixed(seed, "hidden.q", ids, y, x) + np.float32(0.55 * (clone.her2_score - 1.5))
-    norm = max(float(v + w), 1.0)
-    ring = np.float32(_her2_centre(clone.her2_score)) + np.float32(0.7) * (v * q + w * hidden_q) / np.float32(norm)
+    latent = v * q + w * _mixed(seed, "hidden.q", ids, y, x) + np.float32(shift)
+    ring = np.float32(HER2_MIDDLE) + np.float32(HER2_SPREAD) * latent
+    q = q + v * np.float32(shift)
     level["HER2"] = np.clip(ring, 0, 3).astype(np.float32)
     positive["HER2"] = ring >= 1.5
     # Bayes' rule over the slide scores that could have given this visible latent.
     total, weight = np.zeros(len(ids)), np.full(len(ids), 1e-12)
-    for k, prior in enumerate(HER2_PRIOR):
-        shift = 0.55 * (k - 1.5)
-        likely = prior * np.exp(-0.5 * (q - shift) ** 2 / spread)
-        mean = _her2_centre(k) + 0.7 * (v * q + w * shift) / norm
-        total += likely * ndtr((mean - 1.5) / (0.7 * w * np.sqrt(spread) / norm + tiny))
+    for prior, centre in zip(HER2_PRIOR, HER2_CENTRE, strict=True):
+        there = (centre - HER2_MIDDLE) / HER2_SPREAD
+        likely = prior * np.exp(-0.5 * (q - v * there) ** 2 / spread)
+        mean = HER2_MIDDLE + HER2_SPREAD * (v * (q - v * there) + there)
+        total += likely * ndtr((mean - 1.5) / (HER2_SPREAD * w * np.sqrt(spread) + tiny))
         weight += likely
     score["HER2"] = (total / weight).astype(np.float32)
     mitosis = positive["Ki67"] & (draw(ids, salt_of(seed, "mitosis")) < 0.05)

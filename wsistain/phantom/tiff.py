@@ -249,5 +249,6 @@ def write_pyramid(
             f"{path} cannot be written: {error.strerror or error}; free space or choose another folder"
         ) from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
     return path
