@@ -1,5 +1,6 @@
 """The base model from a folder or the hub's cache, its fingerprint, its prompts, and what is said when it is missing."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,13 @@ def test_the_hubs_cache_is_looked_at(base: Path, nothing_here: None, tmp_path: P
     (repository / "snapshots").mkdir()
     (repository / "snapshots" / ("0" * 40)).symlink_to(base)
     assert (find_base(SD_TURBO) / "vae" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("package", ["diffusers", "peft", "transformers"])
+def test_a_missing_package_names_the_extra_that_brings_it(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(WeightsError, match=rf"need {package}: pip install 'wsistain\[train\]'"):
+        load_base("tiny")
 
 
 def test_a_missing_base_names_the_command_that_fetches_it(nothing_here: None) -> None:

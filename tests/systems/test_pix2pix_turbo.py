@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.systems.turbo_runs import START, Recorder, batch, build, one_step
+from wsistain.errors import DataError
 from wsistain.systems.pix2pix_turbo import Config
 
 pytest.importorskip("diffusers", reason="the extra 'train' is not installed")
@@ -34,6 +35,11 @@ def test_likeness_is_one_less_the_cosine_and_can_be_left_out() -> None:
     without = build("pix2pix_turbo", {"weights": {"likeness": 0.0}})
     assert without.training_step(images, START, Recorder(without))["likeness"] == 0
     assert not without.text_embedding.any()
+
+
+def test_pictures_that_are_not_pairs_are_refused() -> None:
+    with pytest.raises(DataError, match=r"data\.pairing to weak"):
+        build("pix2pix_turbo").training_step(batch(is_paired=False), START, Recorder(None))
 
 
 def test_there_is_one_direction_and_no_way_back() -> None:

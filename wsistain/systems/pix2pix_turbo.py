@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from wsistain.config import Strict, preset_of
+from wsistain.errors import DataError
 from wsistain.markers import Marker
 from wsistain.networks.clip_tower import cosine_to
 from wsistain.networks.turbo import OneStepTranslator
@@ -95,7 +96,12 @@ class Pix2PixTurbo(nn.Module):
         }
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
-        """One batch: the critic, then the generator on the sum of its terms (or the code's four updates)."""
+        """One batch: the critic, then the generator on the sum of its terms (or the code's four updates).
+
+        Raises DataError when the pictures are not pairs.
+        """
+        if not batch.is_paired:
+            raise DataError("Pix2Pix-Turbo learns from pairs: set data.pairing to weak")
         if self.cfg.turbo_steps:
             return self._four_updates(batch, update)
         fake = self.translators(batch.he, "ihc")
