@@ -103,6 +103,6 @@ def random_resnet(folder: Path, *, ngf: int = 64, n_blocks: int = 6, tile_px: in
 
 def import_rss_mb(*, with_torch: bool = False) -> float:
     """Peak memory of a process that imports what a run imports and does nothing, MB."""
-    code = "import wsistain.pipeline.run, resource" + (", torch" if with_torch else "")
-    code += "; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    code = "import wsistain.pipeline.run" + (", torch" if with_torch else "")
+    code += "; from wsistain.pipeline.tasks import peak_rss_mb; print(peak_rss_mb())"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

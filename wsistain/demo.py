@@ -24,7 +24,7 @@ def demo_picture(folder: Path, marker: str = "ER") -> Path:
     height, width = he.info.size_l0
     size = min(CROP_PX, height, width)
     places = [(int((height - size) * i / 2), int((width - size) * j / 2)) for i in range(3) for j in range(3)]
-    y, x = max(places, key=lambda p: int((he.read_level(0, *p, size, size).min(axis=2) < 200).sum()))
+    y, x = max(places, key=lambda p: int((he.read_level(0, p[0], p[1], size, size).min(axis=2) < 200).sum()))
     crops = [
         he.read_level(0, y, x, size, size),
         read_window(virtual, y, x, size, size),

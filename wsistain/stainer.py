@@ -69,7 +69,7 @@ class NetworkGenerator:
         if self._device.type == "cpu":
             keep_freed_memory()
         else:
-            self.network.to(memory_format=torch.channels_last)
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._call = torch.compile(self.network) if compiled else self.network
 
     @property

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.stainer import NetworkGenerator
 

@@ -11,9 +11,9 @@ from wsistain.generators import build_generator, find_generator
 from wsistain.networks.receptive_field import receptive_radius
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.networks.slide_norm import NormField, norm_layers, pooled_statistics
-from wsistain.stainer import NetworkGenerator
 from wsistain.pipeline.norm import load_norm
 from wsistain.pipeline.run import run
+from wsistain.stainer import NetworkGenerator
 from wsistain.weights import Header, save_weights
 
 SIZE = 512

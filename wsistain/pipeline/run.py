@@ -309,6 +309,7 @@ def _check_slide(info: SlideInfo, journals: Sequence[Journal]) -> None:
     if not same:
         for journal in journals:
             journal.restart()
+            _unreadable_file(journal.folder).unlink(missing_ok=True)
         raise SlideError(f"{path} changed while it was read; wait until it is copied whole, then run with --overwrite")
 
 
@@ -343,6 +344,10 @@ def _with_norm(slide: Slide, job: Job, modes: Sequence[str], config: RunConfig) 
     return replace(job, norm_files=tuple(files))
 
 
+def _unreadable_file(folder: Path) -> Path:
+    return folder / WORK / "unreadable.json"
+
+
 def _read_unreadable(path: Path) -> set[tuple[int, ...]]:
     """The native tiles that an interrupted run could not decode."""
     if not path.is_file():
@@ -357,7 +362,7 @@ def _run_blocks(
     job: Job, journals: Sequence[Journal], finished: set[tuple[int, int]], client: Any, on_event: OnEvent
 ) -> Tally:
     """Generate and write every block that is not finished, and journal each as it ends."""
-    kept = job.outputs[0].folder / WORK / "unreadable.json"
+    kept = _unreadable_file(job.outputs[0].folder)
     tally = Tally(unreadable=_read_unreadable(kept))
     blocks = list(job.plan.blocks())
     area = {(b.row, b.col): b.height * b.width / 1e6 for b in blocks}
