@@ -4,9 +4,16 @@ The command line turns a `WsistainError` into one sentence on standard error and
 our fault: exit code 1 with a traceback in a log file.
 """
 
+_MOST = 800
+
 
 class WsistainError(Exception):
     """Base of every error that bad input or the user's machine causes."""
+
+    def __str__(self) -> str:
+        """The sentence; a message that quotes megabytes of a damaged file is cut in the middle."""
+        text = super().__str__()
+        return text if len(text) <= _MOST else f"{text[: _MOST // 2]} ... {text[-_MOST // 2 :]}"
 
 
 class SlideError(WsistainError):

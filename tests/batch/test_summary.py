@@ -55,5 +55,6 @@ def test_what_has_no_result_says_why(tmp_path):
 
 def test_no_cell_is_a_formula(tmp_path):
     write_summary(tmp_path / "s.csv", [Row("=1+1", "ER", "failed", message="@SUM(A1)\nx")])
-    (row,) = csv.DictReader((tmp_path / "s.csv").open(newline=""))
+    with (tmp_path / "s.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
     assert row["slide"] == "'=1+1" and row["message"].startswith("'@")

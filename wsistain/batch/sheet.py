@@ -211,7 +211,7 @@ def read_sheet(path: Path, markers: Sequence[str]) -> list[Entry]:
 
 
 def _entry(cells: dict[str, str], base: Path, markers: Sequence[str], taken: Sequence[str]) -> Entry:
-    place = cells["path"]
+    place = cells.get("path", "")
     if not place or "\0" in place:
         raise ConfigError("the path is missing")
     if "://" not in place:

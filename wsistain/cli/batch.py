@@ -68,9 +68,13 @@ def batch(
     for name in markers if settings.weights != "identity" else ():
         find_weights(settings.weights, name, settings.direction)
     typer.echo(f"Staining {source} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
-    rows = run_batch(
-        source, markers, output, config=settings, recursive=recursive, overwrite=overwrite, flags=flags or []
-    )
+    try:
+        rows = run_batch(
+            source, markers, output, config=settings, recursive=recursive, overwrite=overwrite, flags=flags or []
+        )
+    except KeyboardInterrupt:
+        typer.echo("wsistain: stopped by the user; the same command goes on where it stopped", err=True)
+        raise typer.Exit(130) from None
     if not rows:
         return
     _print_table(rows)

@@ -111,20 +111,24 @@ def run(
     for note in dict.fromkeys(find_generator(settings.weights, m, direction=settings.direction).note for m in markers):
         if note:
             typer.echo(f"Note: {note}")
-    with RunProgress() as progress:
-        reports = run_slide(
-            slide,
-            markers,
-            output,
-            config=settings,
-            region=rectangle,
-            roi=shapes,
-            resume=resume,
-            overwrite=overwrite,
-            scheduler=scheduler,
-            workers=workers,
-            on_event=progress,
-        )
+    try:
+        with RunProgress() as progress:
+            reports = run_slide(
+                slide,
+                markers,
+                output,
+                config=settings,
+                region=rectangle,
+                roi=shapes,
+                resume=resume,
+                overwrite=overwrite,
+                scheduler=scheduler,
+                workers=workers,
+                on_event=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("wsistain: stopped by the user; finished blocks are kept, go on with --resume", err=True)
+        raise typer.Exit(130) from None
     if not reports:
         typer.echo(f"Nothing to do: the results in {output} are finished")
     for report in reports:

@@ -60,6 +60,31 @@ class Journal:
             self._write({"block": block.to_json()})
         self._done[block.row, block.col] = block
 
+    def check(self) -> None:
+        """Raises OutputError when what was written is no longer there: someone removed or replaced the output."""
+        with reporting(self.folder):
+            in_place = (
+                self.path.is_file()
+                and self._handle is not None
+                and (self.path.stat().st_ino == os.fstat(self._handle).st_ino)
+            )
+            if not in_place:
+                raise OutputError(f"{self.folder} was removed while it was written; delete what is left and run again")
+            gone = [name for block in self._done.values() for name in damaged_files(self.folder, block)]
+        if gone:
+            raise OutputError(
+                f"{self.folder} was changed while it was written: {len(gone)} files are gone or differ, {gone[0]} the first; "
+                "run again with --resume"
+            )
+
+    def restart(self) -> None:
+        """Forgets every block: what was written does not belong to what was planned. Raises OutputError."""
+        with reporting(self.path):
+            if self._handle is not None:
+                os.close(self._handle)
+            self._done.clear()
+            self._begin()
+
     def finish(self) -> None:
         """Removes the work folder, once the metadata is written, and lets go of the lock. Raises OutputError."""
         with reporting(self.folder):
