@@ -47,6 +47,9 @@ class _Pooled(nn.Module):
 class FrozenNorm(nn.Module):
     """Instance norm with one fixed mean and variance a channel."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, layer: nn.InstanceNorm2d, statistics: Tensor):
         super().__init__()
         scale = torch.rsqrt(statistics[1] + layer.eps)
@@ -69,6 +72,8 @@ class Where(threading.local):
 
 class FieldNorm(nn.Module):
     """Instance norm whose mean and variance vary over the slide, interpolated between the nodes of a lattice."""
+
+    lattice: Tensor
 
     def __init__(self, layer: nn.InstanceNorm2d, lattice: Tensor, spacing: float, where: Where):
         """lattice: float (rows, cols, 2, c), node (i, j) lies at ((i + 0.5) * spacing, (j + 0.5) * spacing)."""

@@ -46,4 +46,5 @@ def find_system(name: str) -> ModuleType:
 
 def system_class(name: str) -> type:
     """The class of the system called `name`."""
-    return getattr(find_system(name), SYSTEMS[name].partition(":")[2])
+    found: type = getattr(find_system(name), SYSTEMS[name].partition(":")[2])
+    return found
