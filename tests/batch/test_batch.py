@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -131,4 +132,5 @@ def test_the_workflow_comes_with_the_package():
 def test_the_rules_call_wsistain_and_nothing_else():
     for rules in (workflow_folder() / "rules").glob("*.smk"):
         text = rules.read_text()
-        assert text.count("shell:") == text.count('"wsistain ') and "run:" not in text.replace("run=", "")
+        assert text.count("shell:") == text.count('"wsistain ')
+        assert not re.search(r"^\s*(run|script|notebook|wrapper|conda|container):", text, re.MULTILINE)

@@ -158,7 +158,7 @@ def _snakemake(folder: Path, snakefile: Path, flags: Sequence[str]) -> int:
     command += ["--configfile", str(folder / WORK / "config.yaml"), "--keep-going", "--rerun-incomplete", "--nolock"]
     if not any(flag.split("=")[0] in _CORES or flag[:2] in ("-c", "-j") for flag in flags):
         command += ["--cores", "all"]
-    if not any(flag in ("--quiet", "-q", "--verbose") for flag in flags):
+    if not any(flag in ("--quiet", "-q", "--verbose", "--printshellcmds", "-p", *_NO_RUN) for flag in flags):
         command += ["--quiet", "rules", "host", "reason"]
     # the rules call `wsistain` by name; the one beside this interpreter comes first
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
