@@ -9,6 +9,8 @@ import torch
 from wsistain.errors import WeightsError
 from wsistain.networks.layers import count_parameters
 from wsistain.networks.nucleus_counter import CppNet, SmallCounter, count_polygons, load_counter, scale_percentiles
+from wsistain.optics.masks import haematoxylin_saturation
+from wsistain.optics.stains import combine_stains
 
 
 def _discs(centres, radius, shape=(60, 80), n_rays=32):
@@ -125,3 +127,26 @@ def test_cpp_net_loads_from_a_path_and_names_what_does_not_fit(tmp_path):
         WeightsError, match=r"rgb\.t7 does not fit the network: missing .* shapes differ: inc\.conv\.conv\.0"
     ):
         load_counter(tmp_path / "rgb.t7")
+
+
+def _nuclei(n, size=160, seed=0):
+    """Light of a pale picture with `n` separate haematoxylin discs of about 12 px, at random places."""
+    rng = np.random.default_rng(seed)
+    stains = np.full((1, 3, size, size), 0.002, np.float32)
+    yy, xx = np.mgrid[:size, :size]
+    places = rng.permutation([(y, x) for y in range(12, size - 8, 20) for x in range(12, size - 8, 20)])[:n]
+    for y, x in places + rng.integers(-3, 4, (n, 2)):
+        stains[0, 0][np.hypot(yy - y, xx - x) < rng.uniform(5, 7)] = rng.uniform(0.06, 0.09)
+    return combine_stains(torch.from_numpy(stains))
+
+
+def test_the_shipped_counter_counts_discs_and_only_inside_the_mask():
+    counter = load_counter("small")
+    everywhere = torch.ones(1, 1, 160, 160)
+    counts = [counter.count(haematoxylin_saturation(_nuclei(n), everywhere)).item() for n in (4, 16, 40)]
+    assert counts == sorted(counts)
+    assert [c / n for c, n in zip(counts, (4, 16, 40), strict=True)] == pytest.approx([1, 1, 1], abs=0.4)
+    half = everywhere.clone()
+    half[..., 80:] = 0
+    inside = counter.count(haematoxylin_saturation(_nuclei(40), half)).item()
+    assert 0.3 < inside / counts[-1] < 0.7

@@ -130,7 +130,7 @@ class Config(Strict):
     annotation: AnnotationOptions = AnnotationOptions()
     mask_form: Literal["soft", "official"] = "soft"
     softness: float = Field(0.05, gt=0, description="gray levels (0..1) over which the soft mask rises")
-    count: Literal["soft", "monitor", "none"] = "none"
+    count: Literal["soft", "monitor", "none"] = "soft"
     counter: str = Field("small", description="small: the shipped counter; or the path of a CPP-Net checkpoint")
     count_unit: float = Field(100.0, gt=0)
     ssim_gain: float = Field(5.0, ge=0)
