@@ -29,12 +29,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "systems": MATHS | {"systems"},
     "data": BASE | {"slide", "optics", "data"},
     "weights": MATHS | {"systems"},
+    "catalogue": BASE,
+    "weights_import": MATHS | {"catalogue", "systems", "weights", "weights_import_atst", "weights_import_turbo"},
+    "weights_import_atst": MATHS | {"catalogue", "systems", "weights", "weights_import"},
+    "weights_import_turbo": MATHS | {"catalogue", "systems", "weights", "weights_import"},
+    "weights_fetch": BASE | {"catalogue", "weights_import"},
     "stainer": BASE | {"networks", "generators"},
     "generators": MATHS | {"systems", "weights", "catalogue", "stainer"},
     "evaluation": MATHS
     | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "stainer", "phantom"},
     "training": MATHS | {"systems", "data", "weights", "generators", "evaluation", "training"},
     "batch": BASE | {"slide", "output", "optics", "pipeline", "batch"},
+    "batch": BASE | {"batch", "slide", "output", "optics", "pipeline"},
     "pipeline": BASE
     | {"slide", "tiling", "output", "weights", "generators", "stainer", "networks", "systems", "pipeline"},
 }
