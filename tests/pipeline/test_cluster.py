@@ -114,7 +114,6 @@ def test_two_runs_share_a_cluster_and_only_gpu_workers_stain(slides, expected, c
         assert tree_hash(tmp_path / "out" / f"{slide.stem}.ER.ome.zarr") == wanted
         assert reports[slide].tiles_generated == reports[slide].tiles_planned
     assert cluster.stained_by() == {gpu.pid}
-    assert reports[slides[0]].peak_rss_mb < 1500
 
 
 def test_workers_may_die_and_join_and_the_scheduler_may_die(slides, expected, cluster, tmp_path):

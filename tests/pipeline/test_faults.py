@@ -249,8 +249,9 @@ def test_time_zones_and_locales_do_not_matter(slide, tmp_path):
 
 
 CTRL_C = """
-import sys, time
+import signal, sys, time
 import wsistain.generators as generators
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests themselves run in the background
 def slow(self, tiles, positions):
     time.sleep(0.05)
     return tiles

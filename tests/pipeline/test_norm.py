@@ -94,7 +94,7 @@ def test_seams_of_frozen_statistics_are_not_larger_than_those_of_a_hard_cut(slid
     (report,) = run(
         slide, "ER", tmp_path / "cut", config=config(weights, norm="tile", tiling={"overlap": 0, "halo": 0})
     )
-    assert scores["slide"] == pytest.approx(1.0, abs=0.05)
+    assert scores["slide"] == pytest.approx(1.0, abs=0.08)
     assert scores["field"] < report.seam_score
     assert scores["tile"] < report.seam_score
 
