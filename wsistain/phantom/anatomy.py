@@ -195,7 +195,7 @@ class Anatomy:
     def __init__(self, seed: int, extent_um: tuple[float, float], *, whole: bool) -> None:
         self.seed, self.extent_um, self.whole = seed, extent_um, whole
         self.habit = draw_habit(seed)
-        self._kept: Kept[tuple[int, int], NDArray[np.float32]] = Kept(96)
+        self._kept: Kept[tuple[int, int], NDArray[np.float32]] = Kept(512)
 
     def lean(self, y: Floats, x: Floats, z: float) -> tuple[Floats, Floats]:
         """(y, x) at which the fields of depth `z` um are read: structures lean by up to about half their depth."""
@@ -217,7 +217,8 @@ class Anatomy:
         plateau = 0.30 * scale
         body: F32 = (np.minimum(from_edge, plateau) - 0.13 * scale + 0.55 * wobble).astype(np.float32)
         # The picture's own border is glass, so that a slide never ends inside its tissue.
-        return np.minimum(body, (from_edge - 0.015 * scale).astype(np.float32))
+        rim = from_edge - scale * (0.05 + 0.03 * fractal(self.seed, "rim", y, x, 0.12 * scale, 3))
+        return np.minimum(np.minimum(body, rim), from_edge - 4.0).astype(np.float32)
 
     def at(self, y: Floats, x: Floats) -> Tissue:
         """The fields at leaned places (y, x) um (float64, one shape), computed in full."""
@@ -313,7 +314,7 @@ class Anatomy:
             return depth
         py, px = y[where], x[where]
         centres, is_fat = self.active_fat(float(py.min()), float(px.min()), float(py.max()), float(px.max()))
-        gap, which = cKDTree(centres).query(np.stack([py, px], 1), k=3)
+        gap, which = (np.asarray(found) for found in cKDTree(centres).query(np.stack([py, px], 1), k=3))
         depth[where] = vacuole_um(gap.T, is_fat[which.T])
         return depth
 

@@ -7,6 +7,7 @@ contest looks `MARGIN_UM` round the square and never further, so a square is the
 
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class Cells:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, which: NDArray) -> "Cells":
+    def take(self, which: NDArray[Any]) -> "Cells":
         """The cells that a mask or an index picks."""
         return Cells(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
@@ -78,7 +79,7 @@ def join(parts: list[Cells]) -> Cells:
     return Cells(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Cells)})
 
 
-def contest(y: NDArray, x: NDArray, radius: F32, lot: F32) -> NDArray[np.bool_]:
+def contest(y: NDArray[Any], x: NDArray[Any], radius: F32, lot: F32) -> NDArray[np.bool_]:
     """Which of the candidates stay: `ROUNDS` rounds in which a local best stays and its neighbours go."""
     n = len(y)
     state = np.zeros(n, np.int8)
@@ -110,9 +111,9 @@ class Block:
 
     def __init__(self, seed: int, anatomy: Anatomy, clone: Clone, visibility: float) -> None:
         self.seed, self.anatomy, self.clone, self.visibility = seed, anatomy, clone, visibility
-        self._kept: Kept[tuple[int, int, int], Cells] = Kept(64)
+        self._kept: Kept[tuple[int, int, int], Cells] = Kept(512)
 
-    def _candidates(self, layer: int, row: int, col: int) -> tuple[U64, NDArray, NDArray, F32]:
+    def _candidates(self, layer: int, row: int, col: int) -> tuple[U64, NDArray[Any], NDArray[Any], F32]:
         per = int(CELL_UM / BUCKET_UM)
         more = int(MARGIN_UM / BUCKET_UM)
         r = np.arange(row * per - more, (row + 1) * per + more)[:, None, None]
@@ -148,7 +149,9 @@ class Block:
         kind = np.where(cleft_um(t.shrink, t.nest) > 0.5, -1, kind)
         return np.where(t.inside > 2, kind, -1).astype(np.int8)
 
-    def _build(self, ids: U64, y: NDArray, x: NDArray, z: F32, kind: NDArray, t: Tissue, lean: F32) -> Cells:
+    def _build(
+        self, ids: U64, y: NDArray[Any], x: NDArray[Any], z: F32, kind: NDArray[Any], t: Tissue, lean: F32
+    ) -> Cells:
         n = len(ids)
         g = [normal(ids, salt_of(1, f"shape {k}")) for k in range(6)]
         u = [draw(ids, salt_of(1, f"look {k}")) for k in range(4)]

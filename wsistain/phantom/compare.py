@@ -96,7 +96,8 @@ def find_nuclei(haematoxylin: NDArray[np.float64], mpp: float, tissue: NDArray[n
     mask = binary_opening(mask, iterations=max(1, round(0.8 / mpp)))
     blobs, n = label(mask)
     areas = np.bincount(blobs.ravel(), minlength=n + 1)[1:] * mpp * mpp
-    return areas[areas >= 8.0]
+    large: NDArray[np.float64] = areas[areas >= 8.0].astype(np.float64)
+    return large
 
 
 def look_at(rgb: RGB, mpp: float) -> Look:

@@ -1,6 +1,7 @@
 """Nuclei on the pixel grid: ellipsoids cut by a slab, with rim, chromatin clumps, nucleoli and mitotic figures."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,7 @@ def _stamp(
 
 
 def paint_nuclei(
-    cells: Cells, y_px: NDArray, x_px: NDArray, turn: F32, z0: float, z1: float, mpp: float,
+    cells: Cells, y_px: NDArray[Any], x_px: NDArray[Any], turn: F32, z0: float, z1: float, mpp: float,
     clump: F32, grain: F32, dab_od: F32,
 ) -> NuclearMaps:  # fmt: skip
     """Maps of all nuclei on a window.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ class Window:
         self.shift_y, self.shift_x = self.nodes_y - gy, self.nodes_x - gx
         self.is_glass = bool((self.tissue.inside < -12).all())
 
-    def up(self, nodes: NDArray) -> F32:
+    def up(self, nodes: NDArray[Any]) -> F32:
         """float32 (h, w) from values at the nodes."""
         return self.rows @ (nodes.astype(np.float32) @ self.cols.T)
 
@@ -89,10 +90,10 @@ class Window:
         """Angle of the collagen at every pixel, from +x to +y, rad (doubled while it is interpolated: fibres have no head)."""
         dy, dx = self.raster.slope("psi", self.nodes_y, self.nodes_x)
         twice = 2 * (np.arctan2(dy, dx) + np.pi / 2)
-        angle: F32 = 0.5 * np.arctan2(self.up(np.sin(twice)), self.up(np.cos(twice)))
+        angle: F32 = np.float32(0.5) * np.arctan2(self.up(np.sin(twice)), self.up(np.cos(twice)))
         return angle
 
-    def places(self) -> tuple[NDArray, NDArray]:
+    def places(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Leaned block place (y, x) of every pixel, um, float64."""
         return self.y_um + self.up(self.shift_y), self.x_um + self.up(self.shift_x)
 
@@ -121,7 +122,7 @@ class Painter:
 
     def cells_on(
         self, section: Section, y0: float, x0: float, y1: float, x1: float, *, reach: float
-    ) -> tuple[Cells, NDArray, NDArray]:
+    ) -> tuple[Cells, NDArray[Any], NDArray[Any]]:
         """(cells, y, x) that the section cuts, in or within `reach` of a glass window, um."""
         ey, ex = np.meshgrid(
             np.linspace(y0 - reach, y1 + reach, 9), np.linspace(x0 - reach, x1 + reach, 9), indexing="ij"

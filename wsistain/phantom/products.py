@@ -20,19 +20,17 @@ from wsistain.phantom.noise import draw, salt_of
 from wsistain.phantom.render import PRODUCTS, Product
 from wsistain.phantom.tables import Attainable, Name, cell_table, write_table, write_tables
 from wsistain.phantom.tiff import write_pyramid
-from wsistain.phantom.work import Progress, begin, digest, mapper, phantom_of, quiet, write_json
+from wsistain.phantom.work import Progress, Together, begin, digest, mapper, phantom_of, quiet, write_json
 
 RGB = NDArray[np.uint8]
-BLOCK_PX = 1024
+BLOCK_PX, WIDE_PX = 1024, 16_384
 FORMAT = 1
 
 
-def _window(config: PhantomConfig, product: Product, y: int, x: int, h: int, w: int) -> RGB:
-    return phantom_of(config).render(product, y, x, h, w)
-
-
-def _window_of(job: tuple[PhantomConfig, Product, int, int, int, int]) -> RGB:
-    return _window(*job)
+def _windows_of(job: tuple[PhantomConfig, tuple[Product, ...], int, int, int, int]) -> dict[str, RGB]:
+    config, products, *window = job
+    phantom = phantom_of(config)
+    return {product: phantom.render(product, *window) for product in products}
 
 
 def _table_of(job: tuple[PhantomConfig, Name, int, int, int, int]) -> pa.Table:
@@ -42,6 +40,53 @@ def _table_of(job: tuple[PhantomConfig, Name, int, int, int, int]) -> pa.Table:
         k = table.column_names.index(axis)
         table = table.set_column(k, axis, pa.array(table[axis].to_numpy() + origin))
     return table
+
+
+def _write_pictures(
+    folder: Path, config: PhantomConfig, products: tuple[Product, ...], run: Any, progress: Progress
+) -> None:
+    """Write the pyramids of some products of one section, painting each block once."""
+    block = BLOCK_PX if config.width <= WIDE_PX else BLOCK_PX // 2
+
+    def strips() -> Iterator[dict[str, list[RGB]]]:
+        for y in range(0, config.height, block):
+            h = min(block, config.height - y)
+            jobs = [(config, products, y, x, h, min(block, config.width - x)) for x in range(0, config.width, block)]
+            blocks = list(run(_windows_of, jobs))
+            yield {p: [b[p] for b in blocks] for p in products}
+            progress(", ".join(f"{p}.tiff" for p in products), y + h, config.height)
+
+    together = Together(products, strips())
+
+    def write(product: Product) -> Path:
+        return write_pyramid(
+            folder / f"{product}.tiff", config.shape, config.mpp, _never, quality=config.quality, downsample=4,
+            block_px=block, map_blocks=lambda *_: together.take(product),
+        )  # fmt: skip
+
+    together.run({p: partial(write, p) for p in products})
+
+
+def _never(y: int, x: int, h: int, w: int) -> RGB:
+    raise RuntimeError(f"the window {(y, x, h, w)} was asked for outside its strip")
+
+
+def _write_cells(path: Path, config: PhantomConfig, section: Name, run: Any, progress: Progress) -> None:
+    """Write the cell table of one section, a row group for each block."""
+    step = BLOCK_PX
+    jobs = [
+        (config, section, y, x, min(step, config.height - y), min(step, config.width - x))
+        for y in range(0, config.height, step)
+        for x in range(0, config.width, step)
+    ]
+    done = 0
+
+    def count(_: pa.Table) -> None:
+        nonlocal done
+        done += 1
+        progress(path.name, done, len(jobs))
+
+    write_tables(iter(run(_table_of, jobs)), path, count)
 
 
 def make_slide(
@@ -56,38 +101,20 @@ def make_slide(
     folder = Path(folder)
     parameters = {"format": FORMAT, "kind": "slide", **config.facts()}
     manifest = begin(folder, parameters, overwrite=overwrite)
-    files: dict[str, str] = {}
     reach = Attainable(config.marker)
     with mapper(workers) as run:
-        for product in PRODUCTS:
-            path = folder / f"{product}.tiff"
-            if overwrite or not path.is_file():
-
-                def blocks(_: Any, ys: Any, xs: Any, hs: Any, ws: Any, product: Product = product) -> Iterator[RGB]:
-                    return iter(run(_window_of, [(config, product, *j) for j in zip(ys, xs, hs, ws, strict=True)]))
-
-                write_pyramid(
-                    path, config.shape, config.mpp, partial(_window, config, product), quality=config.quality,
-                    downsample=4, block_px=BLOCK_PX, map_blocks=blocks,
-                    progress=lambda rows, product=product: progress(f"{product}.tiff", rows, config.height),
-                )  # fmt: skip
-            files[path.name] = digest(path)
+        # The two pictures of section A share its tissue, so they are made together.
+        together: tuple[tuple[Product, ...], ...] = (("he_a", "ihc_a"), ("ihc_b",))
+        for products in together:
+            missing = tuple(p for p in products if overwrite or not (folder / f"{p}.tiff").is_file())
+            if missing:
+                _write_pictures(folder, config, missing, run, progress)
         for section in ("a", "b"):
             path = folder / f"cells_{section}.parquet"
             if overwrite or not path.is_file():
-                step = BLOCK_PX
-                jobs = [
-                    (config, section, y, x, min(step, config.height - y), min(step, config.width - x))
-                    for y in range(0, config.height, step)
-                    for x in range(0, config.width, step)
-                ]
-                done = iter(range(1, len(jobs) + 1))
-                write_tables(
-                    iter(run(_table_of, jobs)),
-                    path,
-                    lambda _, name=path.name, n=len(jobs), done=done: progress(name, next(done), n),
-                )
-            files[path.name] = digest(path)
+                _write_cells(path, config, section, run, progress)
+    names = [*(f"{p}.tiff" for p in PRODUCTS), "cells_a.parquet", "cells_b.parquet"]
+    files = {name: digest(folder / name) for name in names}
     table = pq.ParquetFile(folder / "cells_a.parquet")
     for k in range(table.num_row_groups):
         reach.add(table.read_row_group(k))
@@ -166,14 +193,15 @@ def choose_places(config: PhantomConfig, size: int, count: int) -> list[tuple[in
     )
     fields = phantom_of(config).anatomy.at(gy, gx)
 
-    def share(field: NDArray[np.float32]) -> NDArray[np.floating]:
-        return (field > 0).reshape(rows, 6, cols, 6).mean(axis=(1, 3)).ravel()
+    def share(field: NDArray[np.float32]) -> list[float]:
+        parts: list[float] = (field > 0).reshape(rows, 6, cols, 6).mean(axis=(1, 3)).ravel().tolist()
+        return parts
 
     tissues, tumours = share(fields.inside), share(fields.nest)
     lots = draw(np.arange(rows * cols, dtype=np.uint64), salt_of(config.seed, "places"))
     ranked = []
     for k in range(rows * cols):
-        y, x, tissue, tumour = k // cols * size, k % cols * size, float(tissues[k]), float(tumours[k])
+        y, x, tissue, tumour = k // cols * size, k % cols * size, tissues[k], tumours[k]
         # As in MIST: patches full of tissue, most of them with tumour; then whatever has the most of both.
         good = tissue >= 0.85 and tumour >= 0.25
         ranked.append((not good, 0.0 if good else -tissue - tumour, float(lots[k]), y, x))

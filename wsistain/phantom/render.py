@@ -5,7 +5,7 @@ windows are cut from them; so a pixel has one value, whoever asks and however la
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +83,7 @@ class Phantom:
 
     def cells_um(
         self, section: Literal["a", "b"], y: float, x: float, h: float, w: float
-    ) -> tuple[Cells, NDArray, NDArray]:
+    ) -> tuple[Cells, NDArray[Any], NDArray[Any]]:
         """(cells, y, x): cells whose nucleus the section cuts and whose centre lies in the glass window, um."""
         return self.painter.cells_on(self.sections[section], y, x, y + h, x + w, reach=0.0)
 

@@ -1,6 +1,7 @@
 """Two sections of one block: how a place on the glass maps into the block and back, and where the glass is torn."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +125,7 @@ def make_sections(config: PhantomConfig) -> dict[str, Section]:
     return {"a": a, "b": b}
 
 
-def chord(z: NDArray, half: NDArray, z0: float, z1: float) -> F32:
+def chord(z: NDArray[Any], half: NDArray[Any], z0: float, z1: float) -> F32:
     """um of the depths z0..z1 that lie within `half` of `z`."""
     inside: F32 = np.clip(np.minimum(z + half, z1) - np.maximum(z - half, z0), 0, None).astype(np.float32)
     return inside

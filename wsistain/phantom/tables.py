@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ def cell_table(phantom: Phantom, section: Name, y: int, x: int, h: int, w: int) 
     in_a, in_b = (here, there) if section == "a" else (there, here)
     order = np.lexsort((gx[here], gy[here]))
 
-    def column(values: NDArray) -> NDArray:
+    def column(values: NDArray[Any]) -> NDArray[Any]:
         return values[here][order]
 
     kinds = pa.DictionaryArray.from_arrays(pa.array(column(cells.kind)), pa.array(TYPES)).cast(pa.string())
@@ -92,8 +92,8 @@ class Attainable:
 
     def __init__(self, marker: str) -> None:
         self.marker = marker
-        self.score: list[NDArray] = []
-        self.positive: list[NDArray] = []
+        self.score: list[NDArray[Any]] = []
+        self.positive: list[NDArray[Any]] = []
 
     def add(self, table: pa.Table) -> None:
         """Count the tumour cells of one table."""

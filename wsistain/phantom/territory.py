@@ -42,7 +42,7 @@ def nearest_centres(
     needed = np.flatnonzero(used)
     coarse = (np.cumsum(used) - 1)[coarse]
     middle = np.stack([py[at].ravel()[needed], px[at].ravel()[needed]], -1)
-    _, near = cKDTree(centres).query(middle, k=k)
+    near: NDArray[np.intp] = np.asarray(cKDTree(centres).query(middle, k=k)[1])
     origin = centres[0]
     qy, qx = (centres[:, 0] - origin[0]).astype(np.float32), (centres[:, 1] - origin[1]).astype(np.float32)
     sy = (py.ravel()[where] - origin[0]).astype(np.float32)

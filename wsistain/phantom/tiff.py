@@ -82,14 +82,13 @@ class _Level:
         cut = band.shape[0] if last else band.shape[0] // step * step
         self.rows, self.n_rows = ([band[cut:].copy()], band.shape[0] - cut) if cut < band.shape[0] else ([], 0)
         # The reader of this stream stops at the last tile, so nothing may be left to do after it.
-        if self.below is not None and cut:
-            reduced = band[:cut]
-            for _ in range(self.halvings):
-                reduced = halve(reduced)
-            below = self.below
-            reduced = reduced[:, : below.shape[1]]
-            for tile in below.feed(reduced, last=last):
-                below.keep(tile)
+        if self.below is not None:
+            for y in range(0, cut, step):
+                reduced = band[y : min(y + step, cut)]
+                for _ in range(self.halvings):
+                    reduced = halve(reduced)
+                for tile in self.below.feed(reduced[:, : self.below.shape[1]], last=last and y + step >= cut):
+                    self.below.keep(tile)
         for y in range(0, cut, step):
             yield from self._tiles(band[y : min(y + step, cut)])
 

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ def quiet(what: str, done: int, total: int) -> None:
     """A `Progress` that shows nothing."""
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=2)
 def _open(text: str) -> Phantom:
     return Phantom(PhantomConfig.model_validate_json(text))
 
@@ -41,7 +42,8 @@ def mapper(workers: int) -> Iterator[Any]:
         yield map
         return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield pool.imap
+        # A few neighbours at a time go to one process, which keeps what they share.
+        yield partial(pool.imap, chunksize=4)
 
 
 def digest(path: Path) -> str:
@@ -80,3 +82,50 @@ def begin(folder: Path, parameters: dict[str, Any], *, overwrite: bool) -> Path:
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from None
     return manifest
+
+
+class Together:
+    """Feeds several writers, each in its own thread, from one stream of strips that is made once for all.
+
+    A strip is made when the first writer asks for it and dropped when the last has taken it; no writer gets more
+    than one strip ahead of another, so at most two strips are held.
+    """
+
+    def __init__(self, names: Iterable[str], strips: Iterator[dict[str, Any]]) -> None:
+        self.strips = strips
+        self.waiting: dict[str, list[Any]] = {name: [] for name in names}
+        self.turn = threading.Condition()
+        self.failure: BaseException | None = None
+
+    def take(self, name: str) -> Any:
+        """The next strip of one writer; raises RuntimeError where another writer has failed."""
+        with self.turn:
+            while not self.waiting[name] and any(self.waiting.values()) and self.failure is None:
+                self.turn.wait()
+            if self.failure is not None:
+                raise RuntimeError("another writer failed") from self.failure
+            if not self.waiting[name]:
+                for other, strip in next(self.strips).items():
+                    self.waiting[other].append(strip)
+            strip = self.waiting[name].pop()
+            self.turn.notify_all()
+            return strip
+
+    def run(self, writers: dict[str, Callable[[], object]]) -> None:
+        """Run all writers to their end; raises what the first to fail raised."""
+
+        def guarded(write: Callable[[], object]) -> None:
+            try:
+                write()
+            except BaseException as error:  # noqa: BLE001 - handed to the caller below, never dropped
+                with self.turn:
+                    self.failure = self.failure or error
+                    self.turn.notify_all()
+
+        threads = [threading.Thread(target=guarded, args=(write,)) for write in writers.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.failure is not None:
+            raise self.failure

@@ -1,0 +1,172 @@
+"""Speed, memory, pairing and realism of the phantom.
+
+python benchmarks/phantom.py speed                      MP/s of CPU time, one core, 0.5 um per px
+python benchmarks/phantom.py memory --height 8192       peak memory of strips of two widths and heights
+python benchmarks/phantom.py pairing --patches 12       gray Pearson correlation of H&E with weak pair and truth
+python benchmarks/phantom.py looks --real FOLDER ...    numbers of real and phantom pictures as a Markdown table
+python benchmarks/phantom.py sheet --out sheet.png      a page of all four markers to look at
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from skimage.io import imread, imsave
+from skimage.transform import rescale
+
+from wsistain.phantom.compare import histogram_overlap, look_at, table_of
+from wsistain.phantom.config import PhantomConfig
+from wsistain.phantom.products import choose_places, make_slide
+from wsistain.phantom.render import PRODUCTS, Phantom
+
+
+def speed(size: int) -> dict[str, Any]:
+    """Megapixels per second of CPU time: the H&E alone, the truth that shares its tissue, and a whole slide folder."""
+    result: dict[str, Any] = {}
+    phantom = Phantom(PhantomConfig(height=4 * size, width=4 * size, seed=21, whole=True))
+    phantom.render("he_a", 0, 0, 32, 32)
+    seconds = {"he_a": 0.0, "ihc_a": 0.0, "ihc_b": 0.0}
+    for y in range(size, 2 * size, 1024):
+        for x in range(size, 2 * size, 1024):
+            for product in ("he_a", "ihc_a", "ihc_b"):
+                start = time.process_time()
+                phantom.render(product, y, x, 1024, 1024)
+                seconds[product] += time.process_time() - start
+    mp = size * size / 1e6
+    result["mp_per_cpu_second"] = {k: round(mp / s, 2) for k, s in seconds.items()}
+    result["mp_per_cpu_second_all_three"] = round(3 * mp / sum(seconds.values()), 2)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        make_slide(Path(folder), PhantomConfig(height=size, width=size, seed=21))
+        result["slide_folder_cpu_s"] = round(time.process_time() - start, 1)
+        result["slide_folder_mp_per_cpu_second"] = round(3 * mp / (time.process_time() - start), 2)
+    return result
+
+
+def _peak(height: int, width: int) -> float:
+    """Peak memory, MB, of a process that makes the two pictures of section A of a slide."""
+    code = (
+        "import resource,tempfile;from pathlib import Path;from wsistain.phantom.config import PhantomConfig;"
+        "from wsistain.phantom.products import _write_pictures;"
+        f"c=PhantomConfig(height={height},width={width},seed=3,whole=True);"
+        "t=tempfile.TemporaryDirectory();"
+        "_write_pictures(Path(t.name),c,('he_a','ihc_a'),map,lambda *a:None);t.cleanup();"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return round(float(out.stdout), 0)
+
+
+def memory(height: int, width: int) -> dict[str, Any]:
+    """Peak memory, MB: growing height must not matter, growing width costs its strips."""
+    return {
+        "interpreter_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        f"{height}x{width}": _peak(height, width),
+        f"{2 * height}x{width}": _peak(2 * height, width),
+        f"{height // 2}x{2 * width}": _peak(height // 2, 2 * width),
+    }
+
+
+def _gray(rgb: np.ndarray) -> np.ndarray:
+    return rgb @ np.array([0.299, 0.587, 0.114])
+
+
+def pairing(patches: int, pairing: str) -> dict[str, Any]:
+    """Percent gray correlation over 1024 px patches at 0.4661 um per px, one from each slide, markers in turn."""
+    weak, truth = [], []
+    for k in range(patches):
+        marker = ("ER", "PR", "Ki67", "HER2")[k % 4]
+        config = PhantomConfig(height=5120, width=5120, mpp=0.4661, seed=700 + k, marker=marker, pairing=pairing)
+        phantom = Phantom(config)
+        y, x = choose_places(config, 1024, 1)[0]
+        he, ihc_b, ihc_a = (_gray(phantom.render(p, y, x, 1024, 1024)).ravel() for p in ("he_a", "ihc_b", "ihc_a"))
+        weak.append(100 * np.corrcoef(he, ihc_b)[0, 1])
+        truth.append(100 * np.corrcoef(he, ihc_a)[0, 1])
+        print(f"{marker} weak {weak[-1]:.1f} truth {truth[-1]:.1f}", file=sys.stderr, flush=True)
+    by_marker = {m: round(float(np.mean(weak[k::4])), 1) for k, m in enumerate(("ER", "PR", "Ki67", "HER2"))}
+    return {
+        "weak_percent": round(float(np.mean(weak)), 1),
+        "weak_standard_error": round(float(np.std(weak) / np.sqrt(len(weak))), 1),
+        "weak_by_marker": by_marker,
+        "truth_percent": round(float(np.mean(truth)), 1),
+        "usigan_table_1": "8.5 to 11.8",
+    }
+
+
+def _real(paths: list[str]) -> dict[str, tuple[np.ndarray, float]]:
+    """Pictures given as FILE:MPP, brought to 0.5 um per px where they are finer."""
+    found = {}
+    for item in paths:
+        name, _, mpp = item.rpartition(":")
+        rgb = imread(name)[..., :3]
+        if float(mpp) < 0.45:
+            small = rescale(rgb, float(mpp) / 0.5, channel_axis=-1, anti_aliasing=True, preserve_range=True)
+            rgb, mpp = np.clip(small + 0.5, 0, 255).astype(np.uint8), "0.5"
+        found[Path(name).name] = (rgb, float(mpp))
+    return found
+
+
+def looks(real: list[str], count: int) -> dict[str, Any]:
+    """Prints the table of real and phantom H&E; returns the overlap of their histograms."""
+    pictures = _real(real)
+    phantoms = []
+    for seed in range(40, 40 + count):
+        config = PhantomConfig(height=6144, width=6144, seed=seed, whole=True)
+        y, x = choose_places(config, 512, 1)[0]
+        phantoms.append(Phantom(config).render("he_a", y, x, 512, 512))
+    sets = {
+        "real": [look_at(rgb, mpp) for rgb, mpp in pictures.values()],
+        "phantom": [look_at(p, 0.5) for p in phantoms],
+    }
+    print(table_of(sets))
+    overlap = histogram_overlap([rgb for rgb, _ in pictures.values()], phantoms)
+    return {"histogram_overlap_rgb": [round(v, 3) for v in overlap], "real": list(pictures)}
+
+
+def sheet(out: Path, size: int) -> dict[str, Any]:
+    """Writes a page: a row a marker (H&E, weak pair, truth)."""
+    rows = []
+    for k, marker in enumerate(("ER", "PR", "Ki67", "HER2")):
+        config = PhantomConfig(
+            height=6144, width=6144, seed=31 + k, marker=marker, her2_score=3 if marker == "HER2" else None
+        )
+        y, x = choose_places(config, 1024, 1)[0]
+        rows.append(np.hstack([Phantom(config).render(p, y + 256, x + 256, size, size) for p in PRODUCTS]))
+    imsave(out, np.vstack(rows), check_contrast=False)
+    return {"sheet": str(out)}
+
+
+def main() -> None:
+    """Run one of the measurements and print it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "memory", "pairing", "looks", "sheet"])
+    parser.add_argument("--size", type=int, default=2048)
+    parser.add_argument("--height", type=int, default=4096)
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--patches", type=int, default=12)
+    parser.add_argument("--pairing", default="mist")
+    parser.add_argument("--real", nargs="*", default=[], help="FILE:UM_PER_PX ...")
+    parser.add_argument("--out", type=Path, default=Path("phantom.png"))
+    a = parser.parse_args()
+    if a.what == "speed":
+        result = speed(a.size)
+    elif a.what == "memory":
+        result = memory(a.height, a.width)
+    elif a.what == "pairing":
+        result = pairing(a.patches, a.pairing)
+    elif a.what == "looks":
+        result = looks(a.real, a.patches)
+    else:
+        result = sheet(a.out, min(a.size, 512))
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
