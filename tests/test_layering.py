@@ -40,7 +40,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "stainer", "phantom"},
     "training": MATHS | {"systems", "data", "weights", "generators", "evaluation", "training"},
     "batch": BASE | {"slide", "output", "optics", "pipeline", "batch"},
-    "batch": BASE | {"batch", "slide", "output", "optics", "pipeline"},
     "pipeline": BASE
     | {"slide", "tiling", "output", "weights", "generators", "stainer", "networks", "systems", "pipeline"},
 }
