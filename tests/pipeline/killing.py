@@ -47,14 +47,14 @@ def whole_run(slide: Path, out: Path) -> float:
 def killed_runs(slide: Path, out: Path, kills: int, seed: int) -> dict:
     """Kill until there were `kills` kills and every output is finished; what was seen."""
     moments = random.Random(seed)
-    seconds = min(whole_run(slide, out / "unbroken"), MOST_SECONDS)
+    seconds = whole_run(slide, out / "unbroken")
     done, outputs, seen = 0, [], set()
     while done < kills:
         folder = out / str(len(outputs))
         while True:
             pid = child(slide, folder)
             if done < kills:
-                time.sleep(moments.uniform(0, 1.1 * seconds))
+                time.sleep(moments.uniform(0, 1.1 * min(seconds, MOST_SECONDS)))
                 os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             code = os.waitstatus_to_exitcode(status)
