@@ -77,7 +77,7 @@ def open_mask(mask: "np.ndarray", times: int) -> "np.ndarray":
         return mask
     square = np.ones((3, 3), dtype=bool)
     eroded = ndimage.binary_erosion(mask, square, times, border_value=1)
-    return ndimage.binary_dilation(eroded, square, times)
+    return np.asarray(ndimage.binary_dilation(eroded, square, times))
 
 
 def close_mask(mask: "np.ndarray", radius: int) -> "np.ndarray":
@@ -88,7 +88,7 @@ def close_mask(mask: "np.ndarray", radius: int) -> "np.ndarray":
         return mask
     reach = radius + 1e-6  # distances are roots of whole numbers
     wide = distance_transform_edt(~mask) <= reach
-    return wide if wide.all() else distance_transform_edt(wide) > reach
+    return np.asarray(wide if wide.all() else distance_transform_edt(wide) > reach)
 
 
 @torch.no_grad()

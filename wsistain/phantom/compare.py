@@ -3,6 +3,7 @@
 Everything is measured from the pixels in the same way on both sides; no cell table is used.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
@@ -59,7 +60,7 @@ def macenko(rgb: RGB, *, beta: float = 0.15, alpha: float = 1.0, light: float = 
     Source: Macenko et al., A method for normalizing histology slides for quantitative analysis, ISBI 2009.
     """
     od = -np.log10((rgb.reshape(-1, 3).astype(np.float64) + 1) / light)
-    od = od[(od > beta * np.log10(np.e)).all(axis=1)]
+    od = od[(od > beta * np.log10(math.e)).all(axis=1)]
     if len(od) < 100:
         raise ValueError(f"only {len(od)} stained pixels; wanted at least 100")
     _, plane = np.linalg.eigh(np.cov(od.T))
