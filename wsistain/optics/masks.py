@@ -82,6 +82,7 @@ def open_mask(mask: "np.ndarray", times: int) -> "np.ndarray":
 
 def close_mask(mask: "np.ndarray", radius: int) -> "np.ndarray":
     """`mask` (bool) after a dilation and an erosion with the disk y² + x² <= radius²."""
+    import numpy as np
     from scipy.ndimage import distance_transform_edt
 
     if radius == 0 or not mask.any():
