@@ -70,7 +70,7 @@ def run_child(arguments: list[str], out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "wsistain", "run", *arguments, "--output", str(out), "--overwrite"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
-    facts = json.loads(next(out.glob("*.run.json")).read_text())
+    facts = json.loads((out / f"{Path(arguments[0]).stem}.ER.run.json").read_text())
     return {**facts, "process_seconds": seconds}
 
 
@@ -78,7 +78,6 @@ def random_resnet(folder: Path, *, ngf: int = 64, n_blocks: int = 6, tile_px: in
     """Weights of a ResNet with random values, for timing; the file says so."""
     import torch
 
-    from wsistain.networks.receptive_field import receptive_radius
     from wsistain.systems.cut import generator_network
     from wsistain.weights import Header, save_weights
 
@@ -94,7 +93,7 @@ def random_resnet(folder: Path, *, ngf: int = 64, n_blocks: int = 6, tile_px: in
             mpp=0.5,
             tile_px=tile_px,
             size_multiple=4,
-            halo_px=receptive_radius(network, 4),
+            halo_px=network.halo_px,
             training_data="none: random values, for timing",
         )
         save_weights(path, header, network.state_dict())
