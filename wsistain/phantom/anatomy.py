@@ -195,7 +195,7 @@ class Anatomy:
     def __init__(self, seed: int, extent_um: tuple[float, float], *, whole: bool) -> None:
         self.seed, self.extent_um, self.whole = seed, extent_um, whole
         self.habit = draw_habit(seed)
-        self._kept: Kept[tuple[int, int], NDArray[np.float32]] = Kept(512)
+        self._kept: Kept[tuple[int, int], NDArray[np.float32]] = Kept(400)
 
     def lean(self, y: Floats, x: Floats, z: float) -> tuple[Floats, Floats]:
         """(y, x) at which the fields of depth `z` um are read: structures lean by up to about half their depth."""

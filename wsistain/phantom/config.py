@@ -28,7 +28,7 @@ class SectionPairing(Strict):
 PAIRINGS: dict[str, SectionPairing] = {
     "aligned": SectionPairing(distance_um=0.0),
     "adjacent": SectionPairing(distance_um=4.0, deform_um=2.0, tears=0.1, folds=0.1),
-    "mist": SectionPairing(distance_um=12.0, shift_um=34.0, rotation_deg=0.1, deform_um=17.0, tears=0.3, folds=0.3),
+    "mist": SectionPairing(distance_um=12.0, shift_um=46.0, rotation_deg=0.1, deform_um=20.0, tears=0.3, folds=0.3),
     "far": SectionPairing(distance_um=60.0, shift_um=60.0, rotation_deg=2.0, deform_um=25.0, tears=0.6, folds=0.6),
 }
 

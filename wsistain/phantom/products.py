@@ -48,12 +48,16 @@ def _write_pictures(
     """Write the pyramids of some products of one section, painting each block once."""
     block = BLOCK_PX if config.width <= WIDE_PX else BLOCK_PX // 2
 
-    def strips() -> Iterator[dict[str, list[RGB]]]:
+    def strips() -> Iterator[dict[Product, RGB]]:
         for y in range(0, config.height, block):
             h = min(block, config.height - y)
             jobs = [(config, products, y, x, h, min(block, config.width - x)) for x in range(0, config.width, block)]
-            blocks = list(run(_windows_of, jobs))
-            yield {p: [b[p] for b in blocks] for p in products}
+            made = {p: np.empty((h, config.width, 3), np.uint8) for p in products}
+            for job, blocks in zip(jobs, run(_windows_of, jobs), strict=True):
+                for p in products:
+                    made[p][:, job[3] : job[3] + job[5]] = blocks[p]
+            yield made
+            del made
             progress(", ".join(f"{p}.tiff" for p in products), y + h, config.height)
 
     together = Together(products, strips())
@@ -61,7 +65,7 @@ def _write_pictures(
     def write(product: Product) -> Path:
         return write_pyramid(
             folder / f"{product}.tiff", config.shape, config.mpp, _never, quality=config.quality, downsample=4,
-            block_px=block, map_blocks=lambda *_: together.take(product),
+            block_px=block, block_width=config.width, map_blocks=lambda *_: iter([together.take(product)]),
         )  # fmt: skip
 
     together.run({p: partial(write, p) for p in products})

@@ -84,21 +84,30 @@ class _Level:
         # The reader of this stream stops at the last tile, so nothing may be left to do after it.
         if self.below is not None:
             for y in range(0, cut, step):
-                reduced = band[y : min(y + step, cut)]
-                for _ in range(self.halvings):
-                    reduced = halve(reduced)
-                for tile in self.below.feed(reduced[:, : self.below.shape[1]], last=last and y + step >= cut):
+                reduced = self._reduced(band[y : min(y + step, cut)])
+                for tile in self.below.feed(reduced, last=last and y + step >= cut):
                     self.below.keep(tile)
         for y in range(0, cut, step):
             yield from self._tiles(band[y : min(y + step, cut)])
 
+    def _reduced(self, band: RGB) -> RGB:
+        """The rows of the next level, made some tiles at a time: a row of a wide slide is large."""
+        assert self.below is not None
+        parts = []
+        for x in range(0, band.shape[1], 16 * self.tile_px):
+            part = band[:, x : x + 16 * self.tile_px]
+            for _ in range(self.halvings):
+                part = halve(part)
+            parts.append(part)
+        return np.concatenate(parts, axis=1)[:, : self.below.shape[1]]
+
     def _tiles(self, band: RGB) -> Iterator[bytes]:
-        step, width = self.tile_px, self.shape[1]
-        pad = ((0, step - band.shape[0]), (0, -width % step), (0, 0))
-        if any(p[1] for p in pad):
-            band = np.pad(band, pad, mode="edge")
-        for x in range(0, width, step):
-            yield self.encode(band[:, x : x + step])
+        step = self.tile_px
+        for x in range(0, self.shape[1], step):
+            tile = band[:, x : x + step]
+            if tile.shape[:2] != (step, step):
+                tile = np.pad(tile, ((0, step - tile.shape[0]), (0, step - tile.shape[1]), (0, 0)), mode="edge")
+            yield self.encode(tile)
 
     def keep(self, tile: bytes) -> None:
         """Park one encoded tile in the scratch file."""
@@ -137,18 +146,23 @@ def aperio_description(shape: tuple[int, int], mpp: float, tile_px: int, quality
 
 
 def _strips(
-    shape: tuple[int, int], window: Window, block_px: int, map_blocks: Callable[..., Iterable[RGB]]
+    shape: tuple[int, int], window: Window, block: tuple[int, int], map_blocks: Callable[..., Iterable[RGB]]
 ) -> Iterator[tuple[RGB, bool]]:
     height, width = shape
-    for y in range(0, height, block_px):
-        h = min(block_px, height - y)
-        places = [(y, x, h, min(block_px, width - x)) for x in range(0, width, block_px)]
-        strip = np.empty((h, width, 3), np.uint8)
+    for y in range(0, height, block[0]):
+        h = min(block[0], height - y)
+        places = [(y, x, h, min(block[1], width - x)) for x in range(0, width, block[1])]
+        strip = np.empty((h, width, 3) if len(places) > 1 else (0, 0, 3), np.uint8)
         for (_, x, _, w), pixels in zip(places, map_blocks(window, *zip(*places, strict=True)), strict=True):
             if pixels.shape != (h, w, 3) or pixels.dtype != np.uint8:
                 raise ValueError(f"the window of {(h, w)} px came back as {pixels.dtype} {pixels.shape}")
-            strip[:, x : x + w] = pixels
-        yield strip, y + h == height
+            if len(places) == 1:
+                strip = pixels
+            else:
+                strip[:, x : x + w] = pixels
+        last = y + h == height
+        yield strip, last
+        del strip, pixels  # a strip of a wide slide is large: never hold two
 
 
 def write_pyramid(
@@ -164,6 +178,7 @@ def write_pyramid(
     compression: Compression = "jpeg",
     description: str | None = None,
     block_px: int = 1024,
+    block_width: int | None = None,
     map_blocks: Callable[..., Iterable[RGB]] = map,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
@@ -180,6 +195,7 @@ def write_pyramid(
     compression : of the tiles; "jpeg2000" is Aperio's code 33005.
     description : ImageDescription; None leaves it out; one that starts with "Aperio" adds the thumbnail of an SVS.
     block_px    : edge of the windows that are asked for, a multiple of `tile_px`.
+    block_width : width of those windows where it is another; the slide's own makes one window a strip, uncopied.
     map_blocks  : `map`, or an ordered parallel stand-in; called once a row of blocks, so memory stays bounded.
     progress    : told the number of level-0 rows finished so far.
 
@@ -202,12 +218,14 @@ def write_pyramid(
 
     def tiles_l0() -> Iterator[bytes]:
         done = 0
-        for strip, last in _strips(shape, window, block_px, map_blocks):
+        for strip, last in _strips(shape, window, (block_px, block_width or block_px), map_blocks):
             thumbnail.append(strip[-done % step :: step, ::step].copy())
             done += strip.shape[0]
             if progress is not None:
                 progress(done)
-            yield from chain[0].feed(strip, last=last)
+            encoded = chain[0].feed(strip, last=last)
+            del strip
+            yield from encoded
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

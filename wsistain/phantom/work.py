@@ -4,7 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -91,7 +91,7 @@ class Together:
     than one strip ahead of another, so at most two strips are held.
     """
 
-    def __init__(self, names: Iterable[str], strips: Iterator[dict[str, Any]]) -> None:
+    def __init__(self, names: Iterable[str], strips: Iterator[Mapping[Any, Any]]) -> None:
         self.strips = strips
         self.waiting: dict[str, list[Any]] = {name: [] for name in names}
         self.turn = threading.Condition()
@@ -111,7 +111,7 @@ class Together:
             self.turn.notify_all()
             return strip
 
-    def run(self, writers: dict[str, Callable[[], object]]) -> None:
+    def run(self, writers: Mapping[Any, Callable[[], object]]) -> None:
         """Run all writers to their end; raises what the first to fail raised."""
 
         def guarded(write: Callable[[], object]) -> None:
