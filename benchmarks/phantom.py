@@ -4,6 +4,7 @@ python benchmarks/phantom.py speed                      MP/s of CPU time, one co
 python benchmarks/phantom.py memory --height 8192       peak memory of strips of two widths and heights
 python benchmarks/phantom.py pairing --patches 12       gray Pearson correlation of H&E with weak pair and truth
 python benchmarks/phantom.py looks --real FOLDER ...    numbers of real and phantom pictures as a Markdown table
+python benchmarks/phantom.py visibility --visibility 0.85  best attainable AUC, and what single nuclei show of it
 python benchmarks/phantom.py sheet --out sheet.png      a page of all four markers to look at
 """
 
@@ -21,10 +22,12 @@ import numpy as np
 from skimage.io import imread, imsave
 from skimage.transform import rescale
 
+from wsistain.phantom.biology import rank_auc
+from wsistain.phantom.cells import MARKERS, TUMOUR
 from wsistain.phantom.compare import histogram_overlap, look_at, table_of
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.products import choose_places, make_slide
-from wsistain.phantom.render import PRODUCTS, Phantom
+from wsistain.phantom.render import COUNTED_UM, PRODUCTS, Phantom
 
 
 def speed(size: int) -> dict[str, Any]:
@@ -130,6 +133,34 @@ def looks(real: list[str], count: int) -> dict[str, Any]:
     return {"histogram_overlap_rgb": [round(v, 3) for v in overlap], "real": list(pictures)}
 
 
+def visibility(value: float, slides: int) -> dict[str, Any]:
+    """AUC of the best reader of morphology, and of a linear reader of what one nucleus itself shows (other slides)."""
+    looks_of, positive, score, group = [], [], [], []
+    for seed in range(200, 200 + slides):
+        phantom = Phantom(PhantomConfig(height=8192, width=8192, seed=seed, whole=True, visibility=value))
+        cells, _, _ = phantom.cells_um("a", 1000.0, 1000.0, 500.0, 500.0)
+        c = cells.take((cells.kind == TUMOUR) & (phantom.path_um("a", cells) >= COUNTED_UM))
+        shown = (np.log(c.a * c.b), c.a / c.b, c.dark, c.coarse, c.fine, c.nucleolus, c.rough, c.plump)
+        looks_of.append(np.stack(shown, 1))
+        positive.append(c.positive)
+        score.append(c.score)
+        group.append(np.full(len(c), seed))
+    x, yes, best, seeds = (np.concatenate(v) for v in (looks_of, positive, score, group))
+    x = (x - x.mean(0)) / x.std(0)
+    x = np.hstack([x, x[:, :3] ** 2, np.ones((len(x), 1))])
+    fit = seeds < 200 + slides // 2
+    result: dict[str, Any] = {"cells": len(x), "visibility": value}
+    for k, marker in enumerate(MARKERS):
+        w = np.linalg.lstsq(x[fit], yes[fit, k].astype(float), rcond=None)[0]
+        result[marker] = {
+            "positive": round(float(yes[:, k].mean()), 2),
+            "best_attainable_auc": round(rank_auc(best[:, k], yes[:, k]) or 0.0, 3),
+            "own_nucleus_auc": round(rank_auc(x[~fit] @ w, yes[~fit, k]) or 0.0, 3),
+            "size_alone_auc": round(rank_auc(-x[:, 0], yes[:, k]) or 0.0, 3),
+        }
+    return result
+
+
 def sheet(out: Path, size: int) -> dict[str, Any]:
     """Writes a page: a row a marker (H&E, weak pair, truth)."""
     rows = []
@@ -146,12 +177,13 @@ def sheet(out: Path, size: int) -> dict[str, Any]:
 def main() -> None:
     """Run one of the measurements and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "memory", "pairing", "looks", "sheet"])
+    parser.add_argument("what", choices=["speed", "memory", "pairing", "looks", "visibility", "sheet"])
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--height", type=int, default=4096)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--patches", type=int, default=12)
     parser.add_argument("--pairing", default="mist")
+    parser.add_argument("--visibility", type=float, default=0.85)
     parser.add_argument("--real", nargs="*", default=[], help="FILE:UM_PER_PX ...")
     parser.add_argument("--out", type=Path, default=Path("phantom.png"))
     a = parser.parse_args()
@@ -163,6 +195,8 @@ def main() -> None:
         result = pairing(a.patches, a.pairing)
     elif a.what == "looks":
         result = looks(a.real, a.patches)
+    elif a.what == "visibility":
+        result = visibility(a.visibility, a.patches)
     else:
         result = sheet(a.out, min(a.size, 512))
     print(json.dumps(result, indent=2))

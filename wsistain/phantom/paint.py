@@ -293,7 +293,7 @@ class Painter:
         if self.marker == 3:
             dab = dab + ring * live * (1 - np.float32(0.45) * nuclei.cover)
         back = np.float32(0.012) * (stroma * g["collagen"] + live) + np.float32(0.05) * dead * body
-        haem_ihc = np.float32(0.62) * nuclear * (1 - np.float32(0.35) * np.clip(nuclei.dab, 0, 1))
-        haem_ihc += np.float32(0.028) * stroma * g["collagen"] + np.float32(0.045) * live * tone * bare
+        haem_ihc = np.float32(0.62) * nuclear * (1 - np.float32(0.6) * np.clip(nuclei.dab, 0, 1))
+        haem_ihc += np.float32(0.040) * stroma * g["collagen"] + np.float32(0.045) * live * tone * bare
         ihc = {"haematoxylin": haem_ihc * thick, "dab": (dab + back) * thick, "blood": np.float32(0.25) * g["blood"]}
         return Stained(he, ihc)
