@@ -1,0 +1,133 @@
+"""The arms of the phantom study: every system at a size that a CPU trains in minutes, and the ablations of its parts."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+CROP_PX = 128
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the study.
+
+    name    : of its folder; `group`: the table it stands in; `label`: how the table calls it.
+    options : of the system, as in a configuration file; `changes` go over them (the ablation's own).
+    sampling: for arms that stain with the weights of another one, `of`, under other sampling options.
+    """
+
+    name: str
+    group: str
+    label: str
+    system: str
+    options: dict[str, Any] = field(default_factory=dict)
+    pairing: str = "weak"
+    of: str | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+
+def over(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """`base` with `changes`, dictionaries merged one level down."""
+    return {**base, **{k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in changes.items()}}
+
+
+LR = 5e-4  # the papers' 2e-4 belongs to runs a hundred times as long
+CONTRASTIVE = {"ngf": 12, "n_blocks": 6, "head_width": 64, "n_patches": 64, "lr": LR}
+CRITIC5 = {"ndf": 8, "d_layers": 4}
+CUT = {**CONTRASTIVE, "ndf": 12, "d_layers": 2}
+ASP = {**CONTRASTIVE, **CRITIC5}
+DGRANK = {**ASP, "t_max": 100}
+TURBO = {
+    "model": {"base": "small", "train_base": True, "rank_unet": 4, "rank_vae": 2},
+    "critic": {"clip": "tiny", "hidden": 16, "lpips": "tiny"},
+    "optim": {"lr": LR},
+}
+VIT = {"window": 64, "stride": 44, "patch": 8, "width": 96, "depth": 4, "heads": 4, "taps": (1, 2, 3, 4)}
+ATST = {
+    "encoder": "random",
+    "g_ihc": {**VIT, "decoder": (48, 32, 24, 16), "n_residual": 1},
+    "g_he": {"base": 8, "n_residual": 1},
+    "ndf": 12,
+    "d_layers": 2,
+    "lr": LR,
+    "annotation": {"closing_radius": 15},  # 15 um, as the published 30 px at 0.5 um
+}
+NO_AUXILIARY = {"location": 0.0, "most_stained": 0.0, "least_stained": 0.0, "intensity": 0.0, "count": 0.0}
+MIU = {
+    "score": {"base": 24, "multipliers": (1, 2, 2, 4), "n_blocks": 1, "attention": (), "groups": 8},
+    "estimator": {"patch": 32, "widths": (16, 32, 32, 32)},
+    "sampling": {"window": 128, "window_stride": 96, "tune_from": 40, "tune_patches": 64},
+    "ema_decay": 0.99,
+    "lr": LR,
+    "estimator_lr": LR,
+}
+
+
+def _atst(name: str, label: str, *keep: str) -> Arm:
+    """ATST-Net with these of its auxiliary losses."""
+    off = {k: v for k, v in NO_AUXILIARY.items() if k not in keep}
+    return Arm(name, "atst_net", label, "atst_net", over(ATST, weights=off))
+
+
+def _miu(name: str, label: str, **sampling: Any) -> Arm:
+    return Arm(name, "miu_diff", label, "miu_diff", of="miu_diff", sampling=sampling)
+
+
+ARMS = (
+    Arm("pix2pix", "systems", "Pix2Pix", "pix2pix", {"n_levels": 6, "ngf": 16, "ndf": 12, "n_layers": 2, "lr": LR}),
+    Arm("pyramidp2p", "systems", "PyramidP2P", "pyramidp2p",
+        {"n_blocks": 6, "ngf": 12, "ndf": 12, "n_layers": 2, "lr": LR}),
+    Arm("cyclegan", "systems", "CycleGAN", "cyclegan",
+        {"n_blocks": 6, "ngf": 12, "ndf": 12, "n_layers": 2, "lr": LR}, pairing="none"),
+    Arm("cut", "systems", "CUT", "cut", CUT, pairing="none"),
+    Arm("asp", "systems", "ASP", "asp", ASP),
+    Arm("asp_dgrank", "systems", "ASP-DGRank", "asp_dgrank", DGRANK),
+    Arm("usigan", "systems", "USIGAN", "usigan", ASP),
+    Arm("pix2pix_turbo", "systems", "Pix2Pix-Turbo", "pix2pix_turbo", TURBO),
+    Arm("cyclegan_turbo", "systems", "CycleGAN-Turbo", "cyclegan_turbo", TURBO, pairing="none"),
+    Arm("ot_stainnet", "systems", "OT-StainNet", "ot_stainnet", TURBO),
+    Arm("atst_net", "systems", "ATST-Net", "atst_net", ATST),
+    Arm("miu_diff", "systems", "MIU-Diff", "miu_diff", MIU),
+    Arm("usigan_base", "usigan", "none of the three losses", "usigan",
+        over(ASP, weights={"tcyc": 0.0, "cc": 0.0, "odc": 0.0})),
+    Arm("usigan_no_tcyc", "usigan", "without the transport cycle", "usigan", over(ASP, weights={"tcyc": 0.0})),
+    Arm("usigan_only_tcyc", "usigan", "without the two correlation losses", "usigan",
+        over(ASP, weights={"cc": 0.0, "odc": 0.0})),
+    Arm("dgrank_base", "asp_dgrank", "neither", "asp_dgrank", over(DGRANK, diffuse=False, sampling="uniform")),
+    Arm("dgrank_diffusion", "asp_dgrank", "diffusion only", "asp_dgrank", over(DGRANK, sampling="uniform")),
+    Arm("dgrank_attention", "asp_dgrank", "attention only", "asp_dgrank", over(DGRANK, diffuse=False)),
+    Arm("ot_no_otsm", "ot_stainnet", "without OTSM", "ot_stainnet", over(TURBO, semantic={"solver": "none"})),
+    Arm("ot_no_scc", "ot_stainnet", "without SCC (L1 on features)", "ot_stainnet",
+        over(TURBO, semantic={"consistency": "l1"})),
+    _atst("atst_none", "no auxiliary loss"),
+    _atst("atst_1", "+ L1 location", "location"),
+    _atst("atst_123", "+ L2, L3 staining", "location", "most_stained", "least_stained"),
+    _atst("atst_1234", "+ L4 intensity", "location", "most_stained", "least_stained", "intensity"),
+    _miu("miu_i", "I only", guidance="mi"),
+    _miu("miu_u", "U only", guidance="unique"),
+    _miu("miu_no_guidance", "no guidance", guidance="none"),
+    _miu("miu_no_tuning", "no tuning", tune_from=0),
+    _miu("miu_sdedit", "SDEdit (neither)", guidance="none", tune_from=0),
+)  # fmt: skip
+ABLATIONS = {"usigan": "usigan", "asp_dgrank": "asp_dgrank", "ot_stainnet": "ot_stainnet", "atst_net": "atst_net",
+             "miu_diff": "miu_diff"}  # fmt: skip
+
+
+def configuration(arm: Arm, *, root: str, steps: int, seed: int, batch: int) -> dict[str, Any]:
+    """The training configuration of an arm, as a YAML file holds it."""
+    return {
+        "system": arm.system,
+        "marker": "ER",
+        "data": {
+            "layout": "mist", "root": root, "pairing": arm.pairing, "crop_px": CROP_PX, "mpp": 1.0, "workers": 0,
+        },
+        "steps": steps,
+        "epochs": 60,
+        "decay_epochs": 40,
+        "batch_size": batch,
+        "seed": seed,
+        "sample_every": steps,
+        "checkpoint_every": max(1, steps // 2),
+        "log_every": max(1, steps // 20),
+        "licence": "Apache-2.0",
+        "options": arm.options,
+    }  # fmt: skip
