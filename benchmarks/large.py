@@ -23,6 +23,7 @@ def main() -> None:
     options.add_argument("--region-px", type=int, default=4096)
     options.add_argument("--quick", action="store_true", help="the fast synthetic slide instead of the phantom")
     options.add_argument("--skip-demo", action="store_true", help="identity alone")
+    options.add_argument("--workers", type=int, default=2, help="processes that make the phantom slides")
     options.add_argument("--keep", action="store_true", help="keep the outputs")
     args = options.parse_args()
     results = {}
@@ -50,7 +51,7 @@ def slide(args, size: int) -> tuple[Path, float]:
     if path.is_file():
         return path, 0.0
     command = [sys.executable, "-m", "wsistain", "phantom", "slide", str(folder), "--size", str(size)]
-    subprocess.run([*command, "--marker", "ER", "--seed", "0"], check=True)
+    subprocess.run([*command, "--seed", "0", "--he-only", "--workers", str(args.workers)], check=True)
     return path, round(time.perf_counter() - start, 1)
 
 

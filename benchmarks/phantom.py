@@ -1,11 +1,13 @@
 """Speed, memory, pairing and realism of the phantom.
 
 python benchmarks/phantom.py speed                      MP/s of CPU time, one core, 0.5 um per px
-python benchmarks/phantom.py memory --height 8192       peak memory of strips of two widths and heights
+python benchmarks/phantom.py memory --height 8192       peak memory of two heights and two widths
 python benchmarks/phantom.py pairing --patches 12       gray Pearson correlation of H&E with weak pair and truth
-python benchmarks/phantom.py looks --real FOLDER ...    numbers of real and phantom pictures as a Markdown table
+python benchmarks/phantom.py looks --real FILE[:MPP] SLIDE ...  numbers of real and phantom pictures as a Markdown table
 python benchmarks/phantom.py visibility --visibility 0.85  best attainable AUC, and what single nuclei show of it
 python benchmarks/phantom.py sheet --out sheet.png      a page of all four markers to look at
+
+--output FILE.json adds the result, with its date, to what the file holds already.
 """
 
 import argparse
@@ -15,9 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 from skimage.io import imread, imsave
 from skimage.transform import rescale
@@ -28,6 +33,7 @@ from wsistain.phantom.compare import histogram_overlap, look_at, table_of
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.products import choose_places, make_slide
 from wsistain.phantom.render import COUNTED_UM, PRODUCTS, Phantom
+from wsistain.slide.reader import open_slide
 
 
 def speed(size: int) -> dict[str, Any]:
@@ -68,12 +74,16 @@ def _peak(height: int, width: int) -> float:
 
 
 def memory(height: int, width: int) -> dict[str, Any]:
-    """Peak memory, MB: growing height must not matter, growing width costs its strips."""
+    """Peak memory, MB: growing height must not matter; width costs its strips, extrapolated to 50,000 px."""
+    tall, wide = _peak(2 * height, width), _peak(height, 2 * width)
+    first = _peak(height, width)
+    by_width = (wide - first) / width
     return {
         "interpreter_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        f"{height}x{width}": _peak(height, width),
-        f"{2 * height}x{width}": _peak(2 * height, width),
-        f"{height // 2}x{2 * width}": _peak(height // 2, 2 * width),
+        "peak_mb": {f"{height}x{width}": first, f"{2 * height}x{width}": tall, f"{height}x{2 * width}": wide},
+        "growth_percent_twice_the_height": round(100 * (tall / first - 1), 1),
+        "mb_per_1000_px_of_width": round(1000 * by_width, 1),
+        "extrapolated_mb_50000_wide": round(wide + by_width * (50_000 - 2 * width)),
     }
 
 
@@ -103,34 +113,86 @@ def pairing(patches: int, pairing: str) -> dict[str, Any]:
     }
 
 
-def _real(paths: list[str]) -> dict[str, tuple[np.ndarray, float]]:
-    """Pictures given as FILE:MPP, brought to 0.5 um per px where they are finer."""
-    found = {}
-    for item in paths:
+def _windows(path: Path, count: int, size: int = 512) -> list[tuple[str, np.ndarray, float]]:
+    """(name, pixels, um per px) of up to `count` windows of a slide that are full of tissue, spread over it."""
+    slide = open_slide(path)
+    height, width = slide.info.size_l0
+    found = []
+    for y in range(0, height - size + 1, size):
+        for x in range(0, width - size + 1, size):
+            rgb = slide.read_level(0, y, x, size, size)
+            if (rgb.mean(axis=2) < 215).mean() > 0.7:
+                found.append((f"{path.name} {y},{x}", rgb, slide.info.mpp))
+    slide.close()
+    return [found[k] for k in np.unique(np.linspace(0, len(found) - 1, count).round().astype(int))] if found else []
+
+
+def _real(items: list[str]) -> dict[str, tuple[np.ndarray, float | None]]:
+    """Pictures given as FILE, FILE:MPP or a slide, brought to 0.5 um per px where they are finer."""
+    found: dict[str, tuple[np.ndarray, float | None]] = {}
+    for item in items:
         name, _, mpp = item.rpartition(":")
-        rgb = imread(name)[..., :3]
-        if float(mpp) < 0.45:
-            small = rescale(rgb, float(mpp) / 0.5, channel_axis=-1, anti_aliasing=True, preserve_range=True)
-            rgb, mpp = np.clip(small + 0.5, 0, 255).astype(np.uint8), "0.5"
-        found[Path(name).name] = (rgb, float(mpp))
+        path = Path(name or item)
+        if path.suffix.lower() in (".svs", ".tif", ".tiff"):
+            found.update({key: (rgb, um) for key, rgb, um in _windows(path, 4)})
+            continue
+        rgb = imread(path)[..., :3]
+        scale = float(mpp) if name else None
+        if scale is not None and scale < 0.45:
+            small = rescale(rgb, scale / 0.5, channel_axis=-1, anti_aliasing=True, preserve_range=True)
+            rgb, scale = np.clip(small + 0.5, 0, 255).astype(np.uint8), 0.5
+        found[path.name] = (rgb, scale)
     return found
 
 
-def looks(real: list[str], count: int) -> dict[str, Any]:
-    """Prints the table of real and phantom H&E; returns the overlap of their histograms."""
-    pictures = _real(real)
-    phantoms = []
-    for seed in range(40, 40 + count):
-        config = PhantomConfig(height=6144, width=6144, seed=seed, whole=True)
+def _phantoms(stain: str, count: int) -> list[np.ndarray]:
+    """512 px of tissue with tumour at 0.5 um per px, one from each slide; IHC: markers in turn."""
+    made = []
+    for k in range(count):
+        config = PhantomConfig(height=6144, width=6144, seed=40 + k, whole=True, marker=MARKERS[k % 4])
         y, x = choose_places(config, 512, 1)[0]
-        phantoms.append(Phantom(config).render("he_a", y, x, 512, 512))
+        made.append(Phantom(config).render("he_a" if stain == "he" else "ihc_a", y, x, 512, 512))
+    return made
+
+
+def _rest(pictures: list[np.ndarray]) -> list[float]:
+    """Overlap of the histograms of each picture with those of the others, mean of the channels."""
+    return [
+        float(np.mean(histogram_overlap([one], pictures[:k] + pictures[k + 1 :]))) for k, one in enumerate(pictures)
+    ]
+
+
+def looks(stain: str, items: list[str], count: int, out: Path | None) -> dict[str, Any]:
+    """Prints the table of real and phantom pictures; returns it with the overlap of their histograms.
+
+    Colours are taken from every picture; sizes and the spectrum only where the um per px are known. `out`: a page
+    with the real pictures above the phantom's.
+    """
+    pictures = _real(items)
+    real = [rgb for rgb, _ in pictures.values()]
+    phantoms = _phantoms(stain, count)
     sets = {
         "real": [look_at(rgb, mpp) for rgb, mpp in pictures.values()],
         "phantom": [look_at(p, 0.5) for p in phantoms],
     }
     print(table_of(sets))
-    overlap = histogram_overlap([rgb for rgb, _ in pictures.values()], phantoms)
-    return {"histogram_overlap_rgb": [round(v, 3) for v in overlap], "real": list(pictures)}
+    if out is not None:
+        rows = []
+        for row in (real, phantoms):
+            cut = [np.pad(p[:420, :420], ((0, 420 - p[:420].shape[0]), (0, 420 - p[:, :420].shape[1]), (0, 0))) for p in row]  # fmt: skip
+            rows += [np.hstack(cut[k : k + 4]) for k in range(0, len(cut) - 3, 4)]
+        imsave(out, np.vstack(rows), check_contrast=False)
+    return {
+        "stain": stain,
+        "real": {name: mpp for name, (_, mpp) in pictures.items()},
+        "table": table_of(sets).splitlines(),
+        "histogram_overlap_rgb": [round(v, 3) for v in histogram_overlap(real, phantoms)],
+        "overlap_of_one_real_with_the_other_real": round(float(np.median(_rest(real))), 3),
+        "overlap_of_one_phantom_with_the_real": round(
+            float(np.median([np.mean(histogram_overlap([p], real)) for p in phantoms])), 3
+        ),
+        "overlap_of_one_phantom_with_the_other_phantoms": round(float(np.median(_rest(phantoms))), 3),
+    }
 
 
 def visibility(value: float, slides: int) -> dict[str, Any]:
@@ -184,8 +246,10 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=12)
     parser.add_argument("--pairing", default="mist")
     parser.add_argument("--visibility", type=float, default=0.85)
-    parser.add_argument("--real", nargs="*", default=[], help="FILE:UM_PER_PX ...")
-    parser.add_argument("--out", type=Path, default=Path("phantom.png"))
+    parser.add_argument("--real", nargs="*", default=[], help="FILE (um per px unknown), FILE:UM_PER_PX or a slide")
+    parser.add_argument("--stain", choices=["he", "ihc"], default="he")
+    parser.add_argument("--out", type=Path, help="PNG of sheet (default phantom.png) and of looks")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     a = parser.parse_args()
     if a.what == "speed":
         result = speed(a.size)
@@ -194,12 +258,18 @@ def main() -> None:
     elif a.what == "pairing":
         result = pairing(a.patches, a.pairing)
     elif a.what == "looks":
-        result = looks(a.real, a.patches)
+        result = looks(a.stain, a.real, a.patches, a.out)
     elif a.what == "visibility":
         result = visibility(a.visibility, a.patches)
     else:
-        result = sheet(a.out, min(a.size, 512))
+        result = sheet(a.out or Path("phantom.png"), min(a.size, 512))
     print(json.dumps(result, indent=2))
+    if a.output:
+        key = {"looks": f"looks_{a.stain}", "visibility": f"visibility_{a.visibility}"}.get(a.what, a.what)
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        known = json.loads(a.output.read_text())["results"] if a.output.is_file() else {}
+        with redirect_stdout(sys.stderr):
+            common.report("phantom", {**known, key: {"date": date, **result}}, a.output)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def train_one(args: argparse.Namespace, arm: Arm, seed: int) -> str:
         return f"{out.name}: the weights of {source.parent.name}"
     config = out.with_suffix(".yaml")
     root = str(args.work / "patches")
-    config.write_text(yaml.safe_dump(configuration(arm, root=root, steps=args.steps, seed=seed, batch=args.batch)))
+    config.write_text(yaml.safe_dump(configuration(arm, root=root, steps=args.steps, seed=seed)))
     start = time.perf_counter()
     command = [sys.executable, "-m", "wsistain", "train", str(config), "--output", str(out), "--resume"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -65,7 +65,7 @@ def train_one(args: argparse.Namespace, arm: Arm, seed: int) -> str:
     seconds = round(time.perf_counter() - start)
     if done.returncode:
         return f"{out.name}: FAILED after {seconds} s: {done.stderr[-600:]}"
-    (out / "study.json").write_text(json.dumps({"seconds": seconds, "steps": args.steps, "batch": args.batch}))
+    (out / "study.json").write_text(json.dumps({"seconds": seconds, "steps": args.steps, "batch": arm.batch}))
     return f"{out.name}: {seconds} s"
 
 
@@ -162,8 +162,7 @@ def main() -> None:
     """Run one of the four stages."""
     options = common.parser(__doc__ or "")
     options.add_argument("stage", choices=["data", "train", "evaluate", "table"])
-    options.add_argument("--steps", type=int, default=600)
-    options.add_argument("--batch", type=int, default=4)
+    options.add_argument("--steps", type=int, default=400)
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options.add_argument("--jobs", type=int, default=2)
     options.add_argument("--only", nargs="*", help="names of arms")

@@ -7,6 +7,7 @@ import numpy as np
 import openslide
 import pyarrow.parquet as pq
 import pytest
+import tiffslide
 from skimage.io import imread
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from wsistain.errors import ConfigError, OutputError
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.products import choose_places, make_patches, make_slide
 from wsistain.phantom.render import Phantom
+from wsistain.slide.reader import open_slide
 
 PATCHES = {"markers": "ER", "train": 3, "val": 2, "size": 128, "slides": 3, "seed": 4}
 SLIDE = PhantomConfig(height=600, width=700, seed=12, whole=True, marker="ER")
@@ -119,6 +121,30 @@ def test_a_slide_opens_with_its_mpp_and_shows_what_render_shows(slide):
     assert facts["finished"] and facts["truth"]["tumour_cells"] > 50 and 0.5 < facts["truth"]["attainable_auc"] <= 1
 
 
+@pytest.mark.parametrize("name", ["he_a", "ihc_b", "ihc_a"])
+def test_every_picture_of_a_slide_opens_in_three_readers_with_the_same_mpp(slide, name):
+    path = slide[0] / f"{name}.tiff"
+    with openslide.OpenSlide(path) as one, tiffslide.TiffSlide(path) as two:
+        levels = tuple(one.level_dimensions)
+        assert levels == tuple(two.level_dimensions) and levels[0] == (700, 600) and len(levels) > 1
+        for opened, prefix in ((one, "openslide"), (two, "tiffslide")):
+            for axis in "xy":
+                assert float(opened.properties[f"{prefix}.mpp-{axis}"]) == pytest.approx(0.5, rel=1e-4)
+        window = np.asarray(one.read_region((310, 205), 0, (150, 140)).convert("RGB")).astype(int)
+        other = np.asarray(two.read_region((310, 205), 0, (150, 140)).convert("RGB")).astype(int)
+    ours = open_slide(path)
+    assert ours.info.mpp == pytest.approx(0.5, rel=1e-4) and ours.info.size_l0 == (600, 700)
+    assert ours.info.level_sizes == tuple((h, w) for w, h in levels)
+    mine = ours.read_level(0, 205, 310, 140, 150).astype(int)
+    ours.close()
+    assert np.abs(mine - window).max() <= 3 and np.abs(mine - other).max() <= 3
+
+
+def test_a_slide_made_by_two_processes_has_the_same_bytes(slide, tmp_path):
+    make_slide(tmp_path, SLIDE, workers=2)
+    assert bytes_of(tmp_path) == bytes_of(slide[0])
+
+
 def test_slide_tables_are_in_the_frame_of_the_slide_and_hold_each_cell_once(slide):
     table = pq.read_table(slide[0] / "cells_a.parquet")
     ids = table["id"].to_pylist()
@@ -162,3 +188,13 @@ def test_commands_make_and_refuse(tmp_path):
         refused = run.invoke(app, ["phantom", *bad])
         assert isinstance(refused.exception, ConfigError)
     assert not (tmp_path / "x").exists()
+
+
+def test_he_only_makes_the_same_he_and_a_later_call_makes_the_rest(tmp_path):
+    config = PhantomConfig(height=256, width=256, seed=5, whole=True)
+    alone = make_slide(tmp_path / "s", config, he_only=True)
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["he_a.tiff", "manifest.json"]
+    assert alone["truth"] is None
+    whole = make_slide(tmp_path / "s", config)
+    assert whole["files"]["he_a.tiff"] == alone["files"]["he_a.tiff"]
+    assert whole["truth"]["tumour_cells"] >= 0 and len(whole["files"]) == 5

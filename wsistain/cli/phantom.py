@@ -96,6 +96,7 @@ def slide(
     mpp: float = typer.Option(0.5, "--mpp", help="um per px."),
     visibility: float = typer.Option(0.85, "--visibility", help="How much of the expression H&E shows, 0 to 1."),
     pairing: str = typer.Option("mist", "--pairing", help="How section B lies to A: mist, aligned, adjacent or far."),
+    he_only: bool = typer.Option(False, "--he-only", help="The H&E alone: no IHC, no cell tables."),
     workers: int = typer.Option(1, "--workers", min=1, max=256, help="Processes."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Make every file anew."),
 ) -> None:
@@ -112,8 +113,11 @@ def slide(
     config = validate(PhantomConfig, values, "phantom slide")
     typer.echo(f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, into {folder}")
     with _Shown() as show:
-        facts = make_slide(folder, config, workers=workers, progress=show, overwrite=overwrite)
+        facts = make_slide(folder, config, workers=workers, progress=show, overwrite=overwrite, he_only=he_only)
     truth = facts["truth"]
+    if truth is None:
+        typer.echo(f"{folder}: he_a.tiff and manifest.json")
+        return
     auc = "none (one class only)" if truth["attainable_auc"] is None else f"{truth['attainable_auc']:.3f}"
     typer.echo(
         f"{folder}: he_a.tiff, ihc_b.tiff, ihc_a.tiff, cell tables and manifest.json; "

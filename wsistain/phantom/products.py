@@ -94,13 +94,19 @@ def _write_cells(path: Path, config: PhantomConfig, section: Name, run: Any, pro
 
 
 def make_slide(
-    folder: str | Path, config: PhantomConfig, *, workers: int = 1, progress: Progress = quiet, overwrite: bool = False
+    folder: str | Path,
+    config: PhantomConfig,
+    *,
+    workers: int = 1,
+    progress: Progress = quiet,
+    overwrite: bool = False,
+    he_only: bool = False,
 ) -> dict[str, Any]:
     """The manifest of a finished phantom slide.
 
     Writes he_a.tiff, ihc_b.tiff (weak pair), ihc_a.tiff (aligned truth), cells_a.parquet, cells_b.parquet and
-    manifest.json into `folder`. Files that are finished already are kept when the manifest's parameters agree.
-    The bytes do not depend on `workers`. Raises OutputError (other parameters there, not writable).
+    manifest.json into `folder`; with `he_only` he_a.tiff and manifest.json alone, and the truth stays unknown until a
+    later call makes the rest. Files that are finished already are kept when the manifest's parameters agree. The bytes do not depend on `workers`. Raises OutputError (other parameters there, not writable).
     """
     folder = Path(folder)
     parameters = {"format": FORMAT, "kind": "slide", **config.facts()}
@@ -108,27 +114,28 @@ def make_slide(
     reach = Attainable(config.marker)
     with mapper(workers) as run:
         # The two pictures of section A share its tissue, so they are made together.
-        together: tuple[tuple[Product, ...], ...] = (("he_a", "ihc_a"), ("ihc_b",))
+        together: tuple[tuple[Product, ...], ...] = (("he_a",),) if he_only else (("he_a", "ihc_a"), ("ihc_b",))
         for products in together:
             missing = tuple(p for p in products if overwrite or not (folder / f"{p}.tiff").is_file())
             if missing:
                 _write_pictures(folder, config, missing, run, progress)
-        for section in ("a", "b"):
+        for section in () if he_only else ("a", "b"):
             path = folder / f"cells_{section}.parquet"
             if overwrite or not path.is_file():
                 _write_cells(path, config, section, run, progress)
     names = [*(f"{p}.tiff" for p in PRODUCTS), "cells_a.parquet", "cells_b.parquet"]
-    files = {name: digest(folder / name) for name in names}
-    table = pq.ParquetFile(folder / "cells_a.parquet")
-    for k in range(table.num_row_groups):
-        reach.add(table.read_row_group(k))
+    files = {name: digest(folder / name) for name in (names[:1] if he_only else names)}
+    if not he_only:
+        table = pq.ParquetFile(folder / "cells_a.parquet")
+        for k in range(table.num_row_groups):
+            reach.add(table.read_row_group(k))
     facts = {
         "parameters": parameters,
         "wsistain": __version__,
         "finished": True,
         "files": files,
         "her2_score": phantom_of(config).clone.her2_score,
-        "truth": reach.facts(),
+        "truth": None if he_only else reach.facts(),
     }
     write_json(manifest, facts)
     return facts

@@ -7,9 +7,11 @@ likelier of the two, and an adversary would invent one. On weakly paired section
 systems there.
 """
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -17,14 +19,17 @@ from wsistain.config import Strict, preset_of
 from wsistain.markers import Marker
 from wsistain.networks.layers import initialise
 from wsistain.networks.resnet import ResnetGenerator
+from wsistain.optics.stains import dab_density, to_unit
 from wsistain.systems.base import Batch, Progress, Update, weighted_sum
+from wsistain.weights import load_tensors, match_tensors
 
 
 class Weights(Strict):
-    """Weights of the squared errors at full size, and of the means over 4 x 4 px."""
+    """Weights of the squared errors at full size, of means over 4 x 4 px, and of the DAB's density over 8 x 8 px."""
 
     fine: float = 10.0
     coarse: float = 10.0
+    stain: float = 20.0
 
 
 class Config(Strict):
@@ -34,6 +39,7 @@ class Config(Strict):
 
     n_blocks: int = 4
     ngf: int = 12
+    start_from: str | None = Field(None, description="weights file of an earlier run of the same size, to go on from")
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weights: Weights = Weights()
@@ -57,6 +63,8 @@ class Aligned(nn.Module):
         self.cfg, self.marker = cfg, marker
         self.G = generator_network(self.header_options())
         initialise(self.G)
+        if cfg.start_from is not None:
+            match_tensors(self.G, load_tensors(Path(cfg.start_from)), cfg.start_from)
         self.optimizers: dict[str, Optimizer] = {"G": Adam(self.G.parameters(), lr=cfg.lr, betas=cfg.betas)}
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
@@ -65,6 +73,7 @@ class Aligned(nn.Module):
         terms = {
             "fine": F.mse_loss(fake, batch.ihc),
             "coarse": F.mse_loss(F.avg_pool2d(fake, 4), F.avg_pool2d(batch.ihc, 4)),
+            "stain": F.mse_loss(_dab_of_cells(fake), _dab_of_cells(batch.ihc)),
         }
         update(self.optimizers["G"], weighted_sum(terms, self.cfg.weights))
         return terms
@@ -77,6 +86,11 @@ class Aligned(nn.Module):
 
     def generator_state(self) -> dict[str, Tensor]:
         return self.G.state_dict()
+
+
+def _dab_of_cells(picture: Tensor) -> Tensor:
+    """Mean optical density of the DAB over 8 x 8 px (about a nucleus at 0.5 um per px), float (b, 1, h / 8, w / 8)."""
+    return F.avg_pool2d(dab_density(to_unit(picture))[:, None], 8)
 
 
 def generator_network(options: dict[str, Any]) -> nn.Module:

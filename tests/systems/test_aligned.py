@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from wsistain.errors import WeightsError
+from wsistain.markers import find_marker
+from wsistain.systems.aligned import Aligned, Config
+from wsistain.systems.base import Batch, Progress
+from wsistain.weights import Header, save_weights
+
+
+def _step(system, he, ihc):
+    def update(optimiser, loss):
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    batch = Batch(he, ihc, "ER", tuple("ab"))
+    return system.training_step(batch, Progress(0, 0, 10, 1, 0, 10), update)
+
+
+def test_terms_vanish_where_the_virtual_picture_is_the_target():
+    system = Aligned(Config.tiny({}), find_marker("ER"))
+    he = torch.rand(2, 3, 32, 32) * 2 - 1
+    system.G.train()
+    with torch.no_grad():
+        target = system.G(he)
+    assert all(float(term.detach()) < 1e-10 for term in _step(system, he, target).values())
+
+
+def test_the_stain_term_sees_brown_and_not_blue():
+    system = Aligned(Config.tiny({}), find_marker("ER"))
+    system.G.forward = lambda x: x  # type: ignore[method-assign]
+    colour = {"white": (1.0, 1.0, 1.0), "brown": (0.1, -0.4, -0.7), "blue": (-0.2, -0.1, 0.5)}
+    flat = {name: torch.tensor(c)[None, :, None, None].expand(2, 3, 32, 32).clone() for name, c in colour.items()}
+    terms = {}
+    for name in ("brown", "blue"):
+        he = flat[name].requires_grad_(True)
+        terms[name] = _step(system, he, flat["white"])
+    assert terms["brown"]["stain"] > 20 * terms["blue"]["stain"]
+    assert terms["blue"]["fine"] > 0.1
+
+
+def test_start_from_takes_the_weights_of_an_earlier_run_and_refuses_another_size(tmp_path):
+    torch.manual_seed(3)
+    earlier = Aligned(Config.tiny({}), find_marker("ER"))
+    path = tmp_path / "er.safetensors"
+    header = Header(system="aligned", options=earlier.header_options(), markers=["ER"], mpp=0.5, tile_px=32)
+    save_weights(path, header, earlier.generator_state())
+    later = Aligned(Config.tiny({"start_from": str(path)}), find_marker("PR"))
+    for name, tensor in earlier.generator_state().items():
+        assert torch.equal(later.generator_state()[name], tensor)
+    with pytest.raises(WeightsError):
+        Aligned(Config.tiny({"start_from": str(path), "ngf": 6}), find_marker("PR"))
