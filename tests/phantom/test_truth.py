@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from wsistain.phantom import paint
 from wsistain.phantom.biology import rank_auc
+from wsistain.phantom.cells import LUMINAL, TUMOUR
 from wsistain.phantom.config import PhantomConfig, SectionPairing
-from wsistain.phantom.render import Phantom
+from wsistain.phantom.paint import Painter
+from wsistain.phantom.render import COUNTED_UM, Phantom
 from wsistain.phantom.tables import cell_table
+from wsistain.phantom.territory import nearest_centres
 
 SIZE = 512
 
@@ -64,6 +68,48 @@ def test_rings_of_her2_are_as_brown_as_the_table_says(score, share):
     assert (positive.mean() < share) if score == 0 else (positive.mean() > share)
     assert (near > 0.08).mean() == pytest.approx(positive.mean(), abs=0.12)
     assert level.min() >= 0 and level.max() <= 3
+
+
+def rings(phantom, monkeypatch):
+    """(DAB of the picture on the border of each tumour cell of section A, whether the cell is positive).
+
+    Which pixels border which cell is taken from the painter, how brown they are from the finished picture.
+    """
+    seen = {}
+
+    def nearest(*args):
+        found = nearest_centres(*args)
+        if args[-1] == 2:
+            seen.update(distance=found[0], which=found[1], where=args[7], shape=args[2].shape)
+        return found
+
+    def membranes(window, ground, cells, *rest):
+        seen["cells"] = cells.take(np.isin(cells.kind, (TUMOUR, LUMINAL)))
+        seen["live"] = ground["epithelium"] * (1 - ground["dead"]) * ground["body"]
+        return Painter._membranes(phantom.painter, window, ground, cells, *rest)
+
+    monkeypatch.setattr(paint, "nearest_centres", nearest)
+    monkeypatch.setattr(phantom.painter, "_membranes", membranes)
+    _, dab = amounts(phantom.render("ihc_a", SIZE, SIZE, SIZE, SIZE), phantom.optics["ihc"])
+    margin = (seen["shape"][0] - SIZE) // 2
+    shown = np.pad(dab, margin, constant_values=np.nan).ravel()[seen["where"]]
+    distance, cells = seen["distance"], seen["cells"]
+    border = (distance[1] - distance[0] < 1.4) & (distance[0] < 6) & (seen["live"].ravel()[seen["where"]] > 0.95)
+    border &= ~np.isnan(shown)
+    own = seen["which"][0][border]
+    count = np.bincount(own, minlength=len(cells))
+    mean = np.bincount(own, shown[border], minlength=len(cells)) / np.maximum(count, 1)
+    keep = (count >= 30) & (cells.kind == TUMOUR) & (phantom.path_um("a", cells) >= COUNTED_UM)
+    return mean[keep], cells.positive[keep, 3]
+
+
+def test_cells_positive_for_her2_have_brown_borders_and_others_have_not(monkeypatch):
+    found = [
+        rings(open_phantom("HER2", seed, her2_score=score), monkeypatch) for score, seed in ((0, 21), (1, 22), (2, 33))
+    ]
+    dab, positive = (np.concatenate(v) for v in zip(*found, strict=True))
+    assert len(dab) > 400 and 0.2 < positive.mean() < 0.8
+    assert ((dab > 0.105) == positive).mean() > 0.99
 
 
 def test_the_aligned_truth_is_aligned():

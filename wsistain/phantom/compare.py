@@ -19,25 +19,27 @@ RGB = NDArray[np.uint8]
 class Look:
     """Numbers of one picture.
 
-    hematoxylin_*, eosin_* : stain vectors by Macenko's method (unit OD by channel).
+    hematoxylin_*, second_* : stain vectors by Macenko's method (unit OD by channel); second: eosin, or DAB on IHC.
     angle_deg              : angle between the two dyes.
-    h_p99, e_p99           : 99th percentile of the amount of each dye (OD).
+    h_p99, second_p99      : 99th percentile of the amount of each dye (OD).
     mean_*, sd_*           : of the 8-bit channels over tissue.
     tissue                 : share of pixels that are not glass.
     nuclei_mm2             : nuclei per mm2 of tissue (blobs of haematoxylin; touching ones count once).
     nucleus_um             : median equivalent diameter of those blobs, um.
     slope                  : exponent of the power spectrum of luminance between 0.02 and 0.5 cycles per um.
+
+    nuclei_mm2, nucleus_um and slope are NaN where the um per px of the picture is not known.
     """
 
     hematoxylin_r: float
     hematoxylin_g: float
     hematoxylin_b: float
-    eosin_r: float
-    eosin_g: float
-    eosin_b: float
+    second_r: float
+    second_g: float
+    second_b: float
     angle_deg: float
     h_p99: float
-    e_p99: float
+    second_p99: float
     mean_r: float
     mean_g: float
     mean_b: float
@@ -51,7 +53,7 @@ class Look:
 
 
 def macenko(rgb: RGB, *, beta: float = 0.15, alpha: float = 1.0, light: float = 240.0) -> NDArray[np.float64]:
-    """(2, 3) unit vectors of haematoxylin and eosin, OD by channel.
+    """(2, 3) unit vectors of haematoxylin and of eosin or DAB, OD by channel.
 
     rgb: uint8 (h, w, 3). beta: least OD of a pixel that counts; alpha: percentile of the extreme angles; light: of
     clear glass. The two extreme directions in the plane of the two main components; haematoxylin is the one
@@ -101,20 +103,27 @@ def find_nuclei(haematoxylin: NDArray[np.float64], mpp: float, tissue: NDArray[n
     return large
 
 
-def look_at(rgb: RGB, mpp: float) -> Look:
-    """The numbers of one H&E picture, uint8 (h, w, 3); mpp: um per px. Raises ValueError without stained tissue."""
+def look_at(rgb: RGB, mpp: float | None) -> Look:
+    """The numbers of one H&E or IHC picture, uint8 (h, w, 3).
+
+    mpp: um per px; None where nobody knows it, which leaves the numbers that need it NaN. Raises ValueError without
+    stained tissue.
+    """
     vectors = macenko(rgb)
     od = -np.log10((rgb.astype(np.float64) + 1) / 240.0)
     tissue = od.mean(axis=2) > 0.06
     amounts = np.linalg.lstsq(vectors.T, od.reshape(-1, 3).T, rcond=None)[0].reshape(2, *rgb.shape[:2])
-    areas = find_nuclei(amounts[0], mpp, tissue)
-    gray = rgb @ np.array([0.299, 0.587, 0.114])
     pixels = rgb[tissue].astype(np.float64)
-    mm2 = tissue.sum() * mpp * mpp * 1e-6
     values = [*vectors[0], *vectors[1], np.degrees(np.arccos(np.clip(vectors[0] @ vectors[1], -1, 1)))]
     values += [np.percentile(amounts[0][tissue], 99), np.percentile(amounts[1][tissue], 99)]
-    values += [*pixels.mean(0), *pixels.std(0), tissue.mean(), len(areas) / mm2]
-    values += [np.median(2 * np.sqrt(areas / np.pi)) if len(areas) else 0.0, spectrum_slope(gray, mpp)]
+    values += [*pixels.mean(0), *pixels.std(0), tissue.mean()]
+    if mpp is None:
+        values += [math.nan] * 3
+    else:
+        areas = find_nuclei(amounts[0], mpp, tissue)
+        values += [len(areas) / (tissue.sum() * mpp * mpp * 1e-6)]
+        values += [np.median(2 * np.sqrt(areas / np.pi)) if len(areas) else 0.0]
+        values += [spectrum_slope(rgb @ np.array([0.299, 0.587, 0.114]), mpp)]
     return Look(*(float(v) for v in values))
 
 
@@ -134,13 +143,18 @@ def histogram_overlap(one: Iterable[RGB], other: Iterable[RGB], bins: int = 32) 
 
 
 def table_of(looks: dict[str, list[Look]]) -> str:
-    """A Markdown table: a row a quantity, a column a set of pictures, each cell median (least to greatest)."""
+    """A Markdown table: a row a quantity, a column a set of pictures, each cell median (least to greatest).
+
+    Pictures of unknown um per px are left out of the rows that need it; a "-" where none is left.
+    """
     lines = ["| quantity | " + " | ".join(f"{name} (n={len(v)})" for name, v in looks.items()) + " |"]
     lines.append("| --- |" + " --- |" * len(looks))
     for f in fields(Look):
         cells = []
         for found in looks.values():
             values = np.array([asdict(v)[f.name] for v in found])
-            cells.append(f"{np.median(values):.3g} ({values.min():.3g} to {values.max():.3g})")
+            values = values[~np.isnan(values)]
+            shown = f"{np.median(values):.3g} ({values.min():.3g} to {values.max():.3g})" if len(values) else "-"
+            cells.append(shown + (f", n={len(values)}" if 0 < len(values) < len(found) else ""))
         lines.append(f"| {f.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
