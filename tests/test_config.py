@@ -51,6 +51,16 @@ def test_overrides_set_nested_keys_and_leave_the_original_alone():
     assert values == {"tiling": {"overlap": 1}}
 
 
+def test_what_is_quoted_stays_text_and_a_version_may_be_a_number(tmp_path):
+    assert apply_overrides({}, ["weights='1e5'", 'licence="0.4"']) == {"weights": "1e5", "licence": "0.4"}
+    for overrides in (["output.ngff=0.4"], ["output.ngff='0.4'"]):
+        assert load_config(RunConfig, None, overrides).output.ngff == "0.4"
+    (tmp_path / "c.yaml").write_text("output: {ngff: 0.4}")
+    assert load_config(RunConfig, tmp_path / "c.yaml").output.ngff == "0.4"
+    with pytest.raises(ConfigError, match=r"output\.ngff"):
+        load_config(RunConfig, None, ["output.ngff=0.3"])
+
+
 @pytest.mark.parametrize("item", ["overlap", "=3", "a..b=1", "weights.deep=1"])
 def test_overrides_that_are_no_assignment_are_refused(item):
     with pytest.raises(ConfigError, match="--set"):

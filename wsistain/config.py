@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from wsistain.errors import ConfigError
 
@@ -44,6 +44,11 @@ class OutputConfig(Strict):
     shard: int = Field(2048, ge=16, le=16384, description="edge of a shard file, px; a multiple of the chunk")
     zstd_level: int = Field(1, ge=1, le=19)
     preview_px: int = Field(2048, ge=64, le=16384, description="longest side of the preview JPEG")
+
+    @field_validator("ngff", mode="before")
+    @classmethod
+    def _version_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, float) else value  # YAML reads 0.4 as a number
 
     @model_validator(mode="after")
     def _shard_holds_chunks(self) -> "OutputConfig":
@@ -194,7 +199,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {item!r}: the value is not YAML") from None
-        if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+        if isinstance(value, str) and value == text.strip():  # YAML 1.1 reads 1e-4 as text; what is quoted stays text
             with contextlib.suppress(ValueError):
                 value = float(value)
         target = result

@@ -1,6 +1,7 @@
 """`wsistain batch` for real: Snakemake, separate processes, a broken slide among good ones."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -61,26 +62,37 @@ def test_a_broken_slide_does_not_stop_the_others_and_a_second_call_does_what_is_
 
     before = (output / "a.ER.run.json").stat().st_mtime_ns
     (folder / "c.tiff").write_bytes(good)
-    for begun in output.glob("c.*.ome.zarr"):  # begun with the broken file, and refused for another
-        shutil.rmtree(begun)
     (folder / "cut.svs").unlink()
     shutil.rmtree(output / "b two.ER.ome.zarr")
-    second = batch(folder, output, "--marker", "ER,PR")
+    targets = ("--cores", "all", "all", "batch/reports/a.ER-PR")
+    second = batch(folder, output, "--marker", "ER,PR", "--", *targets)
     assert second.returncode == 0, second.stdout + second.stderr
     rows = rows_of(output)
     assert {row["state"] for key, row in rows.items() if key[0] != "notes"} == {"done"} and len(rows) == 7
     assert (output / "a.ER.run.json").stat().st_mtime_ns == before
     assert level0(output / "b two.ER.ome.zarr").shape == (200, 260, 3)
+    tissue = pictures["c"][..., 1] < 200
+    assert (level0(output / "c.ER.ome.zarr")[tissue] == pictures["c"][tissue]).all()
+    report = json.loads((output / "batch" / "reports" / "a.ER-PR" / "results.json").read_text())
+    assert [slide["marker"] for slide in report["slides"]] == ["ER", "PR"]
 
 
-def test_flags_of_snakemake_pass_through_and_a_dry_run_stains_nothing(tmp_path):
+def test_flags_of_snakemake_pass_through_and_a_dry_run_stains_nothing(tmp_path, capfd):
     write_slide(tmp_path / "in.tiff", tissue_picture(96, 128))
     (tmp_path / "s.tsv").write_text("path\nin.tiff\n")
-    done = batch(tmp_path / "s.tsv", tmp_path / "out", "--", "--dry-run", "--printshellcmds")
+    (tmp_path / "cut.yaml").write_text("system: cut\n")
+    training = f"training={{er: {tmp_path / 'cut.yaml'}}}"
+    targets = ("all", "evaluate_all", "train_all")
+    done = batch(
+        *(tmp_path / "s.tsv", tmp_path / "out", "--"),
+        *("--dry-run", "--printshellcmds", "--config", training, "--", *targets),
+    )
     assert done.returncode == 0, done.stderr
-    assert "wsistain run" in done.stderr and not list((tmp_path / "out").glob("*.zarr"))
-    wrong = batch(tmp_path / "s.tsv", tmp_path / "out", "--", "--no-such-flag")
-    assert wrong.returncode == 2 and "Snakemake ended" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert all(f"wsistain {command} " in done.stderr for command in ("run", "evaluate --slides", "train"))
+    assert not list((tmp_path / "out").glob("*.zarr"))
+    with pytest.raises(ConfigError, match="Snakemake ended"):
+        run_batch(tmp_path / "s.tsv", ["ER"], tmp_path / "out", config=RunConfig(), flags=["--no-such-flag"])
+    assert "no-such-flag" in capfd.readouterr().err
 
 
 def test_a_folder_of_strangers_needs_no_snakemake_run(tmp_path):

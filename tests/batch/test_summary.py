@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from tests.pipeline.slides import small_config, write_slide
+from tests.pipeline.slides import small_config, tissue_picture, write_slide
 from wsistain.batch.sheet import Entry, Refused
 from wsistain.batch.summary import Row, last_words, positive_share, summarise, write_summary
+from wsistain.errors import OutputError
 from wsistain.pipeline.run import run
 
 
@@ -51,6 +52,22 @@ def test_what_has_no_result_says_why(tmp_path):
         ("c", "PR", "failed", "truncated"),
         ("d", "", "skipped", "text"),
     ]
+
+
+def test_a_stain_of_other_weights_is_not_taken_for_this_batch(tmp_path):
+    slide = write_slide(tmp_path / "a.tiff", tissue_picture(128, 128))
+    run(slide, "ER", tmp_path, config=small_config())
+    for made in ("logs", "done"):
+        (tmp_path / "batch" / made).mkdir(parents=True)
+    entry, logs = Entry("a", str(slide), ("ER",)), tmp_path / "batch" / "logs"
+    with pytest.raises(OutputError) as refusal:
+        run(slide, "ER", tmp_path, config=small_config(seed=1), resume=True)
+    (logs / "a.ER.log").write_text(f"Staining\nwsistain: {refusal.value}\n")
+    (row,) = summarise(tmp_path, [entry], [], logs, ["ER"])
+    assert row.state == "failed" and "the seed (was 0, is 1)" in row.message and "--overwrite" in row.message
+    (tmp_path / "batch" / "done" / "a.ER.done").touch()
+    (row,) = summarise(tmp_path, [entry], [], logs, ["ER"])
+    assert row.state == "done"
 
 
 def test_no_cell_is_a_formula(tmp_path):

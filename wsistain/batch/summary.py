@@ -13,6 +13,7 @@ from wsistain.batch.sheet import Entry, Refused
 from wsistain.errors import OutputError
 from wsistain.markers import find_marker
 from wsistain.optics.scoring import dab_od
+from wsistain.output.journal import OTHER_INPUT
 from wsistain.output.reading import open_level, read_stain, read_window
 from wsistain.pipeline.run import output_name
 
@@ -88,7 +89,10 @@ def last_words(log: Path) -> str:
 def summarise(
     output: Path, entries: Sequence[Entry], refused: Sequence[Refused], logs: Path, markers: Sequence[str]
 ) -> list[Row]:
-    """The rows of a batch, in the order of the sheet; what was refused comes last."""
+    """The rows of a batch, in the order of the sheet; what was refused comes last.
+
+    logs : folder of the jobs' logs; their done markers lie in `done` beside it.
+    """
     rows = [_row(output, entry, marker, logs) for entry in entries for marker in entry.markers]
     for file in refused:
         state, names = ("failed", markers) if file.is_slide else ("skipped", ("",))
@@ -104,6 +108,8 @@ def _row(output: Path, entry: Entry, marker: str, logs: Path) -> Row:
             return Row(entry.slide, marker, "missing", message="it was not reached", path=entry.path)
         words = last_words(log) or "the run ended without a word; see its log"
         return Row(entry.slide, marker, "failed", message=words, path=entry.path)
+    if not (logs.parent / "done" / f"{entry.slide}.{entry.tag}.done").exists() and OTHER_INPUT in last_words(log):
+        return Row(entry.slide, marker, "failed", message=last_words(log), path=entry.path)  # an older stain
     try:
         share: float | None = positive_share(stain, find_marker(marker).positive_od)
         facts = json.loads((stain.parent / f"{output_name(entry.path, marker)}.run.json").read_bytes())

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from wsistain.batch.sheet import Entry, Refused, check_entries, read_sheet, scan
 from wsistain.batch.summary import Row, is_finished, stain_path, summarise, write_summary
 from wsistain.config import RunConfig, dump_yaml
 from wsistain.errors import ConfigError, OutputError
+from wsistain.output.journal import begun_key, open_journal
+from wsistain.slide.fingerprint import fingerprint
 
 WORK = "batch"
 """Folder below the output for configuration, sheet, logs and done markers."""
@@ -122,7 +125,9 @@ def _alone(folder: Path) -> Iterator[Path]:
 def _prepare(
     folder: Path, work: Path, entries: Sequence[Entry], config: RunConfig, markers: Sequence[str], overwrite: bool
 ) -> None:
-    """Write what the workflow reads, and take back done markers whose results are gone."""
+    """Write what the workflow reads; take back done markers whose results are gone, and what was begun with a slide
+    that has been replaced since.
+    """
     values = {
         "slides": f"{WORK}/slides.tsv",
         "markers": ",".join(markers),
@@ -134,6 +139,7 @@ def _prepare(
         _write_if_new(work / "config.yaml", yaml.safe_dump(values, sort_keys=False))
         _write_if_new(work / "run.yaml", dump_yaml(config))
         for entry in entries:
+            _forget_replaced(folder, entry)
             done = work / "done" / f"{entry.slide}.{entry.tag}.done"
             finished = all(is_finished(stain_path(folder, entry, m)) for m in entry.markers)
             if overwrite or not finished:
@@ -141,6 +147,21 @@ def _prepare(
                 (work / "logs" / f"{entry.slide}.{entry.tag}.log").unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{work} cannot be written: {error.strerror or error}") from None
+
+
+def _forget_replaced(folder: Path, entry: Entry) -> None:
+    """Remove unfinished results that were begun with another content of the slide's file: a broken copy, most often.
+
+    Raises OutputError when another run is at them.
+    """
+    if "://" in entry.path:
+        return
+    for marker in entry.markers:
+        stain = stain_path(folder, entry, marker)
+        key = begun_key(stain)
+        if key is not None and key.get("slide") != fingerprint(Path(entry.path)):
+            with open_journal(str(stain), key, resume=False, overwrite=True):  # under its lock
+                shutil.rmtree(stain)
 
 
 def _write_if_new(path: Path, text: str) -> None:

@@ -23,6 +23,9 @@ from wsistain.output.files import PART, reporting
 from wsistain.output.layout import WORK
 from wsistain.output.store import BlockDone
 
+OTHER_INPUT = "it was begun with something else"
+"""What the refusal to resume says when slide, weights or plan are not those of the output."""
+
 _FORMAT = 1
 _LOG = logging.getLogger(__name__)
 
@@ -184,6 +187,14 @@ def open_journal(path: str, key: dict[str, Any], resume: bool, overwrite: bool) 
     return journal
 
 
+def begun_key(folder: Path) -> dict[str, Any] | None:
+    """What an unfinished output was planned from; None where there is none, or a finished one."""
+    if is_finished(folder):
+        return None
+    lines, _ = _read(folder / WORK / "journal.jsonl")
+    return dict(lines[0]["key"]) if lines else None
+
+
 def is_finished(folder: Path) -> bool:
     """Whether an output has its root metadata, which is written last."""
     return (folder / "zarr.json").is_file() or (folder / ".zattrs").is_file()
@@ -255,7 +266,7 @@ def _compare(folder: Path, stored: dict[str, Any], key: dict[str, Any]) -> None:
     if names:
         changed = "; ".join(f"the {n} (was {_short(stored.get(n))}, is {_short(key.get(n))})" for n in names)
         raise OutputError(
-            f"{folder} cannot be resumed because it was begun with something else: {changed}; "
+            f"{folder} cannot be resumed because {OTHER_INPUT}: {changed}; "
             "pass --overwrite to begin anew or choose another --output"
         )
 
