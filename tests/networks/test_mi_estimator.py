@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from wsistain.networks.mi_estimator import MiEstimator, colour_entropy, cut_patches, gradient_map, luma, without_colour
+from wsistain.networks.mi_estimator import (
+    MiEstimator,
+    colour_entropy,
+    cut_patches,
+    gradient_map,
+    histogram_entropy,
+    luma,
+    without_colour,
+)
 
 
 def test_gradient_map_follows_its_formula_and_ignores_colour():
@@ -16,6 +24,9 @@ def test_gradient_map_follows_its_formula_and_ignores_colour():
     torch.testing.assert_close(edges[:, 0, 1:-1, 1:-1], inner.sqrt())
     torch.testing.assert_close(gradient_map(without_colour(x)), edges)
     assert gradient_map(torch.full((1, 3, 5, 5), 0.3)).max() == pytest.approx(1e-3)
+    colour = gradient_map(x, "colour")
+    for channel in range(3):
+        torch.testing.assert_close(colour[:, channel], gradient_map(x[:, [channel] * 3])[:, 0])
 
 
 def test_patches_are_cut_in_reading_order_without_overlap():
@@ -25,6 +36,12 @@ def test_patches_are_cut_in_reading_order_without_overlap():
     assert patches[0, 5, 0].tolist() == [[20, 21], [29, 30]]
     with pytest.raises(ValueError, match="fewer than two patches"):
         cut_patches(x[..., :7], 4)
+    shared = cut_patches(torch.rand(2, 3, 7, 10), 4, 1)
+    assert shared.shape == (2, 6, 3, 4, 4)
+    torch.testing.assert_close(shared[:, 0, :, :, 3], shared[:, 1, :, :, 0])
+    torch.testing.assert_close(shared[:, 0, :, 3], shared[:, 3, :, 0])
+    with pytest.raises(ValueError, match="cannot share 8 px"):
+        MiEstimator(patch=8, overlap=8)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
@@ -88,3 +105,18 @@ def test_colour_entropy_is_that_of_a_gaussian_and_grows_with_colour():
     assert colour_entropy(x, 64).item() == pytest.approx(expected, abs=0.05)
     assert colour_entropy(without_colour(x), 64) < colour_entropy(x, 64)
     assert colour_entropy(torch.zeros(1, 3, 16, 16), 8).item() == pytest.approx(1.5 * math.log(1e-4), rel=1e-4)
+
+
+def test_histogram_entropy_is_that_of_the_values_and_has_a_slope():
+    """Of uniform values over 8 bins it is log 8 and a little for the bins' soft edges; flat images have the least."""
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 64, 64) * 2 - 1  # 8 of 16 bins over -2 to 2
+    found = histogram_entropy(x, 32)
+    assert (math.log(8) < found).all() and (found < math.log(12)).all()
+    flat = histogram_entropy(torch.full_like(x, 0.1), 32)
+    assert (flat < found - 0.5).all()
+    assert histogram_entropy(0.3 * x, 32)[0] < found[0]
+    y = (0.3 * x).requires_grad_(True)
+    histogram_entropy(y, 32).sum().backward()
+    assert (y.grad * y).sum() > 0  # spreading the values raises it
+    torch.testing.assert_close(histogram_entropy(x[1:], 32), found[1:])

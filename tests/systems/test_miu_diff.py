@@ -1,7 +1,10 @@
 """MIU-Diff: its energy, its staining, its two trainings."""
 
+import copy
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.data.made_patches import make_mist
 from tests.training.made_runs import tiny_run
@@ -9,10 +12,17 @@ from wsistain.diffusion.samplers import position_noise, sample_ancestral
 from wsistain.errors import ConfigError
 from wsistain.markers import find_marker
 from wsistain.networks.layers import count_parameters
-from wsistain.networks.mi_estimator import MiEstimator, colour_entropy, gradient_map, without_colour
+from wsistain.networks.mi_estimator import (
+    MiEstimator,
+    colour_entropy,
+    gradient_map,
+    histogram_entropy,
+    without_colour,
+)
 from wsistain.systems.base import Batch, Progress
 from wsistain.systems.miu_diff import Config, MiuDiff, generator_network
-from wsistain.systems.miu_parts import Energy, SamplingOptions, to_relative
+from wsistain.systems.miu_parts import Energy, SamplingOptions, _Run, to_relative
+from wsistain.training.checkpoint import find_checkpoints
 from wsistain.training.loop import train
 from wsistain.weights import load_network, read_header
 
@@ -46,19 +56,20 @@ def _tiles(n=2, h=32, w=32, seed=5):
 
 
 @pytest.mark.parametrize("t", [1, 3, 5, 8])
-def test_guidance_is_the_gradient_of_the_printed_energy(t):
+@pytest.mark.parametrize(("name", "entropy_of"), [("gaussian", colour_entropy), ("histogram", histogram_entropy)])
+def test_guidance_is_the_gradient_of_the_printed_energy(t, name, entropy_of):
     """Eq. 2: M = -lambda (H - I) - (1 - lambda) I, so -grad M = lambda grad H + (1 - 2 lambda) grad I."""
     torch.manual_seed(0)
     estimator = MiEstimator(patch=8, widths=(8, 8, 8, 8), time_width=16)
     y, edges = _tiles(1), gradient_map(_tiles(1, seed=6))
     share, steps = t / 8, torch.tensor([t])
     y.requires_grad_(True)
-    entropy, information = colour_entropy(y, 8), estimator(edges, y, steps)
+    entropy, information = entropy_of(y, 8), estimator(edges, y, steps)
     printed = -share * (entropy - information) - (1 - share) * information
     (wanted,) = torch.autograd.grad(printed.sum(), y, retain_graph=True)
     (of_entropy,) = torch.autograd.grad(entropy.sum(), y, retain_graph=True)
     (of_information,) = torch.autograd.grad(information.sum(), y)
-    energy = Energy(estimator, start=8)
+    energy = Energy(estimator, start=8, entropy=name)
     found = energy.gradient(y, edges, t)
     torch.testing.assert_close(energy(y, edges, t), printed)
     torch.testing.assert_close(found, wanted, atol=1e-7, rtol=1e-4)
@@ -88,15 +99,55 @@ def test_gradient_of_an_image_does_not_depend_on_its_batch():
 @pytest.mark.parametrize("solver", ["ancestral", "sde2m"])
 def test_relative_guidance_shifts_each_step_by_its_share_of_the_noise(solver):
     stainer = _stainer(solver=solver, rho=0.25)
-    from wsistain.systems.miu_parts import _Run
-
-    run = _Run(stainer, stainer.score, _tiles(1), [(0, 0)])
+    reverse = _Run(stainer, stainer.score, _tiles(1), [(0, 0)])
     y = _tiles(1, seed=9)
     for t in (2, 5, 8):
         asked = t - 1 if solver == "ancestral" else t  # at the mean, for the step it leads to
         variance = float(stainer.schedule().reverse_variance(torch.tensor(t)))
-        shift = variance * run.guide(y, asked)
+        shift = variance * reverse.guide(y, asked)
         assert shift.square().mean().sqrt().item() == pytest.approx(0.25 * variance**0.5, rel=1e-4)
+
+
+def test_raw_guidance_is_the_energys_gradient_as_it_comes():
+    stainer = _stainer(solver="ancestral", strength="raw", scale=3.0, guide_at="state")
+    reverse, y = _Run(stainer, stainer.score, _tiles(1), [(0, 0)]), _tiles(1, seed=9)
+    plain = reverse.energy.gradient(y, gradient_map(reverse._noised(5)), 5)
+    assert plain.any()
+    torch.testing.assert_close(reverse.guide(y, 5), 3 * plain)
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "sde2m"])
+def test_the_energy_guides_only_from_the_step_that_is_asked_for(solver):
+    """N, the paper's number of guided steps: the run is the unguided one before, and another after."""
+    stainer, x = _stainer(solver=solver, guide_from=4, n_steps=8), _tiles(1)
+    asked = []
+    original = Energy.gradient
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Energy, "gradient", lambda self, y, edges, t: asked.append(t) or original(self, y, edges, t))
+        late = stainer(x)
+    assert asked == ([3, 2, 1] if solver == "ancestral" else [4, 3, 2, 1])
+    none, full, always = (
+        _stainer(solver=solver, n_steps=8, **o)(x) for o in ({"guidance": "none"}, {"guide_from": 8}, {})
+    )
+    assert torch.equal(full, always)
+    assert not torch.equal(late, none)
+    assert not torch.equal(late, always)
+
+
+def test_the_he_keeps_its_noise_or_gets_a_fresh_one_at_every_step():
+    fixed, fresh = (
+        _Run(s, s.score, _tiles(1), [(3, 5)]) for s in (_stainer(he_noise="fixed"), _stainer(he_noise="fresh"))
+    )
+    assert torch.equal(fixed._noised(8), fresh._noised(8))  # the run starts alike
+
+    def noise(reverse, t):
+        kept, added = (float(v[t]) for v in (reverse.schedule.alpha_bar, reverse.schedule.noise_var))
+        return (reverse._noised(t) - kept**0.5 * reverse.gray) / added**0.5
+
+    torch.testing.assert_close(noise(fixed, 4), noise(fixed, 6), atol=1e-3, rtol=0)
+    a, b = noise(fresh, 4), noise(fresh, 6)
+    assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.1
+    assert torch.equal(noise(fresh, 4), a)
 
 
 def test_without_guidance_a_run_is_the_plain_ancestral_sampler_from_the_gray_image():
@@ -118,7 +169,17 @@ def test_without_guidance_a_run_is_the_plain_ancestral_sampler_from_the_gray_ima
     torch.testing.assert_close(stainer(x, [(4, 6)]), wanted.clamp(-1, 1))
 
 
-@pytest.mark.parametrize("sampling", [{}, {"solver": "ancestral"}, {"solver": "ode2m"}, {"tune_from": 3}])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"solver": "ancestral"},
+        {"solver": "ancestral", "guide_at": "state", "strength": "raw"},
+        {"solver": "ode2m"},
+        {"tune_from": 3},
+        {"he_noise": "fresh", "entropy": "histogram"},
+    ],
+)
 def test_a_tile_stains_alike_alone_and_in_any_batch(sampling):
     stainer = _stainer(**sampling)
     x, corners = _tiles(3), [(0, 0), (40, 7), (-16, 300)]
@@ -167,8 +228,10 @@ def test_tiles_that_overlap_agree_in_the_band_they_share():
     assert band < 0.35 * other
 
 
-def test_tuning_changes_the_result_and_leaves_the_network_as_it_was():
-    plain, tuned = _stainer(solver="ancestral"), _stainer(solver="ancestral", tune_from=3, tune_lr=1e-2)
+@pytest.mark.parametrize("loss", ["contrastive", "l2"])
+def test_tuning_changes_the_result_and_leaves_the_network_as_it_was(loss):
+    plain = _stainer(solver="ancestral")
+    tuned = _stainer(solver="ancestral", tune_from=3, tune_lr=1e-2, tune_loss=loss)
     before = {n: t.clone() for n, t in tuned.state_dict().items()}
     x = _tiles(1, 32, 56)
     assert (plain(x) - tuned(x)).abs().max() > 1e-4
@@ -179,24 +242,34 @@ def test_tuning_changes_the_result_and_leaves_the_network_as_it_was():
 
 def test_contrastive_tuning_draws_the_state_towards_the_he():
     """After one step at a large rate the next state's features match the H&E's better than before."""
-    import copy
-
-    from wsistain.systems.miu_parts import _Run
-
     stainer = _stainer(solver="ancestral", tune_from=3, tune_lr=3e-3)
-    run = _Run(stainer, copy.deepcopy(stainer.score), _tiles(1), [(0, 0)])
-    y, losses = run._noised(3), []
-    original = run._likeness
+    reverse = _Run(stainer, copy.deepcopy(stainer.score), _tiles(1), [(0, 0)])
+    y, losses = reverse._noised(3), []
+    original = reverse._likeness
 
     def record(made, wanted, chance):
         loss = original(made, wanted, chance)
         losses.append(float(loss.detach()))
         return loss
 
-    run._likeness = record
+    reverse._likeness = record
     for _ in range(12):
-        run._tune(y, 3)
+        reverse._tune(y, 3)
     assert losses[-1] < losses[0]
+
+
+def test_tuning_takes_as_many_updates_and_levels_as_asked(monkeypatch):
+    seen = []
+    original = _Run._likeness
+    monkeypatch.setattr(_Run, "_likeness", lambda self, a, b, c: seen.append(len(a)) or original(self, a, b, c))
+    x = _tiles(1)
+    _stainer(solver="ancestral", tune_from=3)(x)
+    assert seen == [1, 1, 1]  # steps 3, 2, 1; of levels 1 to 3 the tiny network has one
+    seen.clear()
+    _stainer(solver="ancestral", tune_from=2, tune_updates=3, tune_levels=(0, 1))(x)
+    assert seen == [2] * 6
+    with pytest.raises(ValueError, match="are not among the 2 levels"):
+        _stainer(tune_from=2, tune_levels=(2, 3))
 
 
 def test_one_step_trains_each_network_on_its_own_loss(batch):
@@ -215,6 +288,38 @@ def test_one_step_trains_each_network_on_its_own_loss(batch):
     assert all(torch.isfinite(t) for t in terms.values())
     assert all(n.startswith("net.score") for n in touched["score"]) and touched["score"]
     assert all(n.startswith("net.estimator") for n in touched["estimator"]) and touched["estimator"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clean_estimator": True, "estimator": {"time_width": 0}},  # the paper to the letter
+        {"estimator": {"edges": "colour", "overlap": 4}},
+    ],
+)
+def test_other_readings_of_the_estimator_train_and_stain(batch, options):
+    system = _system(options)
+    seen = {}
+    original = system.net.estimator.loss
+
+    def loss(edges, image, t, *, rate):
+        seen.update(edges=edges, image=image, t=t)
+        return original(edges, image, t, rate=rate)
+
+    system.net.estimator.loss = loss
+    before = copy.deepcopy(system.net.estimator.state_dict())
+    terms = system.training_step(batch, PROGRESS, _update)
+    assert all(torch.isfinite(t) for t in terms.values())
+    if "clean_estimator" in options:
+        assert not seen["t"].any()
+        image = seen["image"]
+        assert all(any(torch.equal(i, j) for j in (b, b.flip(1))) for i, b in zip(image, batch.ihc, strict=True))
+        torch.testing.assert_close(seen["edges"], gradient_map(image), atol=1e-6, rtol=1e-5)
+    else:
+        assert seen["edges"].shape == (2, 3, 32, 32)
+    after = system.net.estimator.state_dict()
+    assert not torch.equal(after["convs.0.weight"], before["convs.0.weight"])
+    assert system.generator().eval()(batch.he).isfinite().all()
 
 
 def test_the_score_loss_falls_on_one_batch(batch):
@@ -265,6 +370,8 @@ def test_presets_say_what_they_are():
     assert (letter.sampling.strength, letter.clean_estimator, letter.estimator.time_width) == ("raw", True, 0)
     with pytest.raises(ValueError, match="not below half of start"):
         SamplingOptions(start=60, n_steps=30, tune_from=30)
+    with pytest.raises(ValueError, match="guide_from 9 is more than start 8"):
+        SamplingOptions(start=8, n_steps=4, guide_from=9)
     with pytest.raises(ConfigError, match="n_step is not a known key; did you mean 'n_steps'"):
         Config.preset("paper", {"sampling": {"n_step": 3}})
     with pytest.raises(ConfigError, match="more than start"):
@@ -287,4 +394,8 @@ def test_training_through_the_loop_saves_the_mean_of_both_networks(tmp_path):
     assert read_header(weights).options["sampling"]["n_steps"] == 4
     x = _tiles(1, 32, 32)
     assert network(x).shape == x.shape
-    assert any(n.startswith("estimator.") for n in network.state_dict())
+    state = load_file(find_checkpoints(tmp_path / "run" / "checkpoint")[-1] / "parameters.safetensors")
+    means = {n.removeprefix("ema/"): t for n, t in state.items() if n.startswith("ema/")}
+    assert {n.split(".")[0] for n in means} == {"score", "estimator"}
+    assert all(torch.equal(network.state_dict()[n], t) for n, t in means.items())
+    assert not torch.equal(means["score.conv_in.weight"], state["parameter/net.score.conv_in.weight"])

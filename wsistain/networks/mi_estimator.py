@@ -5,6 +5,7 @@ corrected gradient; Ma et al. 2020 (SPSR, arXiv:2003.13081) for the gradient map
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from wsistain.networks.score_unet import time_code
 from wsistain.numerics import in_float32
 
+Edges = Literal["gray", "colour"]
 LUMA = (0.299, 0.587, 0.114)
 _WIDTHS = (32, 64, 128, 128)
 
@@ -27,43 +29,59 @@ def without_colour(x: Tensor) -> Tensor:
     return luma(x).expand_as(x)
 
 
-def gradient_map(x: Tensor) -> Tensor:
-    """Length of the brightness gradient, float (b, 1, h, w): root of squared central differences plus 1e-6.
+def gradient_map(x: Tensor, of: Edges = "gray") -> Tensor:
+    """Length of the gradient of (b, 3, h, w): root of squared central differences plus 1e-6, float.
 
-    x : float (b, 3, h, w). Edges are replicated.
+    of : "gray", of the brightness: (b, 1, h, w); "colour", of each channel: (b, 3, h, w). Borders are replicated.
     """
-    padded = F.pad(luma(x), (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(luma(x) if of == "gray" else x, (1, 1, 1, 1), mode="replicate")
     dy = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
     dx = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
     return (dy.square() + dx.square() + 1e-6).sqrt()
 
 
-def cut_patches(x: Tensor, size: int) -> Tensor:
-    """The whole `size` px patches of (b, c, h, w) side by side: (b, L, c, size, size); what is left over is dropped."""
+def cut_patches(x: Tensor, size: int, overlap: int = 0) -> Tensor:
+    """The whole `size` px patches of (b, c, h, w) in reading order: (b, L, c, size, size); what is left is dropped.
+
+    overlap : px that neighbours share.
+    """
     b, c, h, w = x.shape
-    rows, cols = h // size, w // size
+    step = size - overlap
+    rows, cols = ((n - size) // step + 1 if n >= size else 0 for n in (h, w))
     if rows * cols < 2:
         raise ValueError(f"an image of {h} x {w} px holds fewer than two patches of {size} px")
-    x = x[..., : rows * size, : cols * size].reshape(b, c, rows, size, cols, size)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, rows * cols, c, size, size)
+    patches = x.unfold(2, size, step).unfold(3, size, step)  # (b, c, rows, cols, size, size)
+    return patches.permute(0, 2, 3, 1, 4, 5).reshape(b, rows * cols, c, size, size)
 
 
 class MiEstimator(nn.Module):
     """A critic of (edge map, image) patches whose mean difference bounds their mutual information from below.
 
-    patch      : edge of a patch, px.
+    patch      : edge of a patch, px; `overlap`: px that neighbouring patches share.
     widths     : of the four halving convolutions.
     time_width : of the code that tells the noise level; 0 for an estimator of clean images.
+    edges      : which edge maps it takes, see `gradient_map`.
     """
 
     log_mean: Tensor
     n_seen: Tensor
 
-    def __init__(self, *, patch: int = 32, widths: tuple[int, ...] = _WIDTHS, time_width: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        patch: int = 32,
+        overlap: int = 0,
+        widths: tuple[int, ...] = _WIDTHS,
+        time_width: int = 64,
+        edges: Edges = "gray",
+    ) -> None:
         super().__init__()
-        self.patch, self.time_width = patch, time_width
+        if not 0 <= overlap < patch:
+            raise ValueError(f"patches of {patch} px cannot share {overlap} px")
+        self.patch, self.overlap, self.time_width, self.edges = patch, overlap, time_width, edges
+        n_in = 4 if edges == "gray" else 6
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip((4, *widths[:-1]), widths, strict=True)
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip((n_in, *widths[:-1]), widths, strict=True)
         )
         self.head = nn.Linear(widths[-1], 1)
         if time_width:
@@ -72,7 +90,7 @@ class MiEstimator(nn.Module):
         self.register_buffer("n_seen", torch.zeros((), dtype=torch.long))
 
     def scores(self, edges: Tensor, images: Tensor, t: Tensor) -> Tensor:
-        """The critic's value of each pair: (b, L) of patches (b, L, 1, p, p), (b, L, 3, p, p) at noise steps t (b,)."""
+        """The critic's value of each pair: (b, L) of patches (b, L, c, p, p), (b, L, 3, p, p) at noise steps t (b,)."""
         b, n = edges.shape[:2]
         x = torch.cat([edges, images], dim=2).flatten(0, 1)
         for number, conv in enumerate(self.convs):
@@ -86,12 +104,12 @@ class MiEstimator(nn.Module):
     def forward(self, edges: Tensor, image: Tensor, t: Tensor) -> Tensor:
         """Lower bound of the mutual information of each image with its edge map, in nats: (b,), differentiable.
 
-        edges : (b, 1, h, w); image : (b, 3, h, w); t : (b,) noise steps of both.
+        edges : (b, 1 or 3, h, w); image : (b, 3, h, w); t : (b,) noise steps of both.
 
         The product of marginals is made by pairing each patch with the edges half of the patches further on, in
         reading order: no chance is involved, so an image's value does not depend on its batch.
         """
-        joint_edges, patches = cut_patches(edges, self.patch), cut_patches(image, self.patch)
+        joint_edges, patches = (cut_patches(i, self.patch, self.overlap) for i in (edges, image))
         joint = self.scores(joint_edges, patches, t)
         shuffled = self.scores(joint_edges, patches.roll(patches.shape[1] // 2, dims=1), t)
         return _bound(joint, shuffled)
@@ -102,7 +120,7 @@ class MiEstimator(nn.Module):
         The logarithm's gradient is taken with a running mean (`rate`: its share of new values) in place of the
         batch's own, which removes the bias of small batches (MINE, section 3.2).
         """
-        edge_patches, patches = cut_patches(edges, self.patch), cut_patches(image, self.patch)
+        edge_patches, patches = (cut_patches(i, self.patch, self.overlap) for i in (edges, image))
         n = patches.shape[0] * patches.shape[1]
         other = patches.flatten(0, 1)[torch.randperm(n, device=patches.device)].view_as(patches)
         joint, shuffled = self.scores(edge_patches, patches, t), self.scores(edge_patches, other, t)
@@ -137,6 +155,21 @@ def colour_entropy(image: Tensor, patch: int, *, floor: float = 1e-4) -> Tensor:
     covariance = centred @ centred.transpose(-1, -2) / pixels.shape[-1]
     covariance = covariance + floor * torch.eye(3, device=image.device, dtype=image.dtype)
     return 0.5 * _log_det3(covariance).mean(1)
+
+
+@in_float32
+def histogram_entropy(image: Tensor, patch: int, *, bins: int = 16, reach: float = 2.0) -> Tensor:
+    """Entropy of soft histograms in nats, float (b,), differentiable: mean over patches and channels of (b, 3, h, w).
+
+    bins, reach : bins evenly over -reach to reach, which noised images seldom leave; what does counts for the outer
+                  ones. A value belongs to the bins near it by a Gaussian of one bin's width.
+    """
+    values = cut_patches(image, patch).flatten(3)[..., None]  # (b, L, 3, n, 1)
+    width = 2 * reach / bins
+    centres = torch.linspace(-reach + width / 2, reach - width / 2, bins, device=image.device, dtype=image.dtype)
+    share = torch.softmax(-0.5 * ((values - centres) / width).square(), dim=-1).mean(-2)
+    entropy: Tensor = -(share * share.clamp_min(1e-12).log()).sum(-1)
+    return entropy.mean((1, 2))
 
 
 def _log_det3(m: Tensor) -> Tensor:

@@ -8,28 +8,31 @@ and its edge map say of each other (section 2.2). Staining starts from the H&E w
 and runs back under an energy that asks for stain early and for the H&E's structure late (Eqs. 1 to 3), optionally
 tuning the score model on the image near the end (section 2.3); see `miu_parts`.
 
-Decided here, because the paper does not say; each is an option. `official` reads the paper to the letter:
-- Chain of 1000 steps, run from S = N = 300, guidance at every step. (`chain`, `sampling.start`)
+Decided here, because the paper does not say; options in brackets. `official` reads the paper to the letter:
+- Chain of 1000 steps, run from S = N = 300, guidance at every step. (`chain`, `sampling.start`, `sampling.guide_from`)
 - Drift -beta(t) y / 2, with the y that Eq. 1 of the paper drops; sign of the guidance as in Eq. 3.
 - Strength of the guidance: none is given, and the energy's plain gradient is far too weak to act. It is scaled so that
   the shift of a step is a tenth of the step's noise (`sampling.strength`: relative); `official` takes it raw, times 1.
-- Entropy: that of a Gaussian of colours in each patch.
+- Entropy: that of a Gaussian of colours in each patch. (`sampling.entropy`)
 - Estimator: 32 px patches, four halving convolutions; trained on noised pairs at the steps where it is used and told
-  the step (`clean_estimator` and `official`: on clean pairs), with MINE's corrected gradient.
-- The H&E is noised with one fixed noise an image, the one the run starts from, as EGSDE does.
+  the step (`clean_estimator` and `official`: on clean pairs), with Adam and MINE's corrected gradient. (`estimator`)
+- The H&E is noised with one fixed noise an image, the one the run starts from, as EGSDE does. (`sampling.he_noise`)
 - Edge maps are those of the brightness, in one channel, so that H&E and IHC compare; patches do not overlap.
-- Both networks take a step on every batch; they do not see each other.
+  (`estimator.edges`, `estimator.overlap`)
+- Both networks take a step on every batch; they do not see each other. (`train_parts`: one alone)
+- Tuning compares features of the untuned model at three levels, one step of Adam a step. (`sampling.tune_*`)
 - Staining uses a second-order solver with a tenth of the paper's steps, and tunes nothing: `solver: ancestral` and
   `tune_from: 40` are the paper's (and `official`'s).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from wsistain.config import Strict, preset_of, validate
 from wsistain.networks.mi_estimator import gradient_map, without_colour
@@ -104,13 +107,16 @@ class MiuDiff(nn.Module):
         self.net = cfg.build()
         if cfg.start_from is not None:
             load_into(self.net, read_published(cfg.start_from), str(Path(cfg.start_from)))
-        parts = {"score": (self.net.score, cfg.lr), "estimator": (self.net.estimator, cfg.estimator_lr)}
+        parts: dict[str, tuple[nn.Module, Callable[..., Optimizer], float]] = {
+            "score": (self.net.score, AdamW, cfg.lr),
+            "estimator": (self.net.estimator, Adam, cfg.estimator_lr),
+        }
         wanted = tuple(parts) if cfg.train_parts == "both" else (cfg.train_parts,)
         self.optimizers: dict[str, Optimizer] = {}
-        for name, (network, lr) in parts.items():
+        for name, (network, optimizer, lr) in parts.items():
             network.requires_grad_(name in wanted)
             if name in wanted:
-                self.optimizers[name] = AdamW(network.parameters(), lr=lr)
+                self.optimizers[name] = optimizer(network.parameters(), lr=lr)
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         """A step of the score model and one of the estimator, each on the batch's IHC."""
@@ -139,7 +145,9 @@ class MiuDiff(nn.Module):
         schedule, gray = self.net.schedule(ihc.device), without_colour(ihc)
         low, high = (0, 1) if self.cfg.clean_estimator else (1, self.cfg.sampling.start + 1)
         t = torch.randint(low, high, (len(ihc),), device=ihc.device)
-        edges = gradient_map(schedule.q_sample(gray, t, torch.randn_like(gray)))
+        kind = self.cfg.estimator.edges
+        source = gray if kind == "gray" else ihc
+        edges = gradient_map(schedule.q_sample(source, t, torch.randn_like(ihc)), kind)
         image = schedule.q_sample(ihc, t, torch.randn_like(ihc))
         return self.net.estimator.loss(edges, image, t, rate=self.cfg.estimator_rate)
 

@@ -24,11 +24,18 @@ from wsistain.diffusion.samplers import (
 from wsistain.diffusion.sde import VPSchedule, linear_schedule
 from wsistain.diffusion.windows import Windows
 from wsistain.losses.contrastive import layer_mean, patch_nce
-from wsistain.networks.mi_estimator import MiEstimator, colour_entropy, gradient_map, without_colour
+from wsistain.networks.mi_estimator import (
+    Edges,
+    MiEstimator,
+    colour_entropy,
+    gradient_map,
+    histogram_entropy,
+    without_colour,
+)
 from wsistain.networks.score_unet import ScoreUNet
 
 _START_NOISE = 0  # stream of the noise that a run starts from; step t of the run draws from stream t
-TUNED_LEVELS = (1, 2, 3)  # of the way down: 128, 64 and 32 px of 256
+ENTROPIES = {"gaussian": colour_entropy, "histogram": histogram_entropy}
 
 
 class ScoreOptions(Strict):
@@ -45,6 +52,8 @@ class EstimatorOptions(Strict):
     """The mutual-information estimator: see `MiEstimator`."""
 
     patch: int = Field(32, ge=4)
+    overlap: int = Field(0, ge=0, description="px that neighbouring patches share")
+    edges: Edges = Field("gray", description="edge maps of the brightness, or of each colour channel")
     widths: tuple[int, ...] = (32, 64, 128, 128)
     time_width: int = Field(64, ge=0, description="0: not told the noise level")
 
@@ -61,12 +70,21 @@ class SamplingOptions(Strict):
     solver: Literal["ancestral", "sde2m", "ode2m"] = "sde2m"
     guidance: Literal["both", "mi", "unique", "none"] = Field("both", description="terms of the energy")
     strength: Literal["relative", "raw"] = Field("relative", description="how the energy's gradient is scaled")
+    guide_from: int | None = Field(None, ge=1, description="N: from this step down the energy guides; None: all along")
+    entropy: Literal["gaussian", "histogram"] = Field("gaussian", description="of a patch's colours")
+    he_noise: Literal["fixed", "fresh"] = Field(
+        "fixed", description="noise of the H&E that the energy sees: that of the start (as EGSDE), or new at every step"
+    )
     rho: float = Field(0.1, ge=0, description="relative: the shift's root mean square, of the step's noise")
     scale: float = Field(1.0, ge=0, description="raw: factor on the gradient")
     guide_at: Literal["mean", "state"] = Field("mean", description="where the gradient is taken (ancestral only)")
     tune_from: int = Field(0, ge=0, description="t'0: from this step down the score model is tuned; 0: not (paper 40)")
     tune_lr: float = Field(1e-5, gt=0)
     tune_loss: Literal["contrastive", "l2"] = "contrastive"
+    tune_updates: int = Field(1, ge=1, description="of the score model at each step")
+    tune_levels: tuple[int, ...] = Field(
+        (1, 2, 3), min_length=1, description="of the way down, whose features are compared: 128, 64, 32 px of 256"
+    )
     tune_patches: int = Field(256, ge=2)
     tune_tau: float = Field(0.07, gt=0)
     window: int = Field(256, ge=8, description="px that the score model sees at a time")
@@ -78,6 +96,8 @@ class SamplingOptions(Strict):
     def _fits(self) -> "SamplingOptions":
         if self.tune_from >= self.start / 2:
             raise ValueError(f"tune_from {self.tune_from} is not below half of start {self.start} (paper, section 2.1)")
+        if self.guide_from is not None and self.guide_from > self.start:
+            raise ValueError(f"guide_from {self.guide_from} is more than start {self.start}")
         if self.n_steps > self.start:
             raise ValueError(f"n_steps {self.n_steps} is more than start {self.start}")
         if self.window_stride > self.window:
@@ -96,6 +116,7 @@ class Energy:
     estimator: MiEstimator
     start: int
     guidance: Literal["both", "mi", "unique", "none"] = "both"
+    entropy: Literal["gaussian", "histogram"] = "gaussian"
 
     def weights(self, t: int) -> tuple[float, float]:
         """Factors of H and of I in -M at step t: (lambda, 1 - 2 lambda), or those of the terms that are on.
@@ -108,11 +129,11 @@ class Energy:
         return unique, shared - unique
 
     def __call__(self, y: Tensor, edges: Tensor, t: int) -> Tensor:
-        """M of each state, float (b,), differentiable; y (b, 3, h, w), edges (b, 1, h, w)."""
+        """M of each state, float (b,), differentiable; y (b, 3, h, w), edges as the estimator takes them."""
         of_entropy, of_information = self.weights(t)
         value = y.new_zeros(len(y))
         if of_entropy:
-            value = value - of_entropy * colour_entropy(y, self.estimator.patch)
+            value = value - of_entropy * ENTROPIES[self.entropy](y, self.estimator.patch)
         if of_information:
             steps = torch.full((len(y),), t, device=y.device)
             value = value - of_information * self.estimator(edges, y, steps)
@@ -154,6 +175,8 @@ class MiuStainer(nn.Module):
         self.tile_px = 4 * sampling.window  # few windows of a tile reach over its edge
         if sampling.start > chain:
             raise ValueError(f"start {sampling.start} is more than the chain's {chain} steps")
+        if sampling.tune_from and min(sampling.tune_levels) >= len(score.multipliers):
+            raise ValueError(f"tune_levels {sampling.tune_levels} are not among the {len(score.multipliers)} levels")
         self.chain = chain
 
     def schedule(self, device: torch.device | str = "cpu") -> VPSchedule:
@@ -179,13 +202,14 @@ class _Run:
 
     def __init__(self, stainer: MiuStainer, score: ScoreUNet, x: Tensor, corners: list[tuple[int, int]]) -> None:
         options = stainer.sampling
-        self.options, self.seed, self.frozen, self.score = options, stainer.seed, stainer.score, score
+        self.options, self.seed, self.chain = options, stainer.seed, stainer.chain
+        self.frozen, self.score = stainer.score, score
         self.schedule = stainer.schedule(x.device)
         self.corners = corners
         h, w = x.shape[-2:]
         self.windows = Windows(corners, h, w, options.window, options.window_stride, options.window_batch)
         self.gray = without_colour(x.float())
-        self.energy = Energy(stainer.estimator, options.start, options.guidance)
+        self.energy = Energy(stainer.estimator, options.start, options.guidance, options.entropy)
         self.start_noise = self._draw(_START_NOISE)
         self.optimiser: torch.optim.Optimizer | None = None
         if options.tune_from:
@@ -214,24 +238,30 @@ class _Run:
         return y.clamp(-1, 1)
 
     def _noised(self, t: int) -> Tensor:
-        """The H&E without colour at step t, always with the same noise."""
+        """The H&E without colour at step t, with the noise of the start unless a fresh one is asked for."""
         steps = torch.full((len(self.gray),), t, device=self.gray.device)
-        return self.schedule.q_sample(self.gray, steps, self.start_noise)
+        is_fresh = self.options.he_noise == "fresh" and t != self.options.start
+        noise = self._draw(self.chain + 1 + t) if is_fresh else self.start_noise  # streams that no step uses
+        return self.schedule.q_sample(self.gray, steps, noise)
 
     def predict(self, y: Tensor, t: int) -> Tensor:
         """The noise in y; from `tune_from` down the score model is tuned one step before it is asked."""
         if self.optimiser is not None and t <= self.options.tune_from:
-            self._tune(y, t)
+            for _ in range(self.options.tune_updates):
+                self._tune(y, t)
         return self.windows.fuse(lambda part: _noise_in(self.score, part, t).float(), y)
 
     def guide(self, y: Tensor, t: int) -> Tensor:
         """The energy's gradient at y, scaled: root mean square rho / sigma in each window, or as it comes."""
-        edges = gradient_map(self._noised(t))
+        is_mean = self.options.solver == "ancestral" and self.options.guide_at == "mean"  # of the step that leads to t
+        leaving = t + 1 if is_mean else t
+        if self.options.guide_from is not None and leaving > self.options.guide_from:
+            return torch.zeros_like(y)
+        edges = gradient_map(self._noised(t), self.energy.estimator.edges)
         if self.options.strength == "raw":
             return self.options.scale * self.windows.fuse(lambda a, b: self.energy.gradient(a, b, t), y, edges)
         k = self.windows.fuse(lambda a, b: to_relative(self.energy.gradient(a, b, t)), y, edges)
-        is_mean = self.options.solver == "ancestral" and self.options.guide_at == "mean"  # of the step that leads to t
-        step = torch.tensor(t + 1 if is_mean else max(t, 2), device=self.gray.device)
+        step = torch.tensor(max(leaving, 2), device=self.gray.device)
         return k * (self.options.rho / math.sqrt(float(self.schedule.reverse_variance(step))))
 
     def _tune(self, y: Tensor, t: int) -> None:
@@ -243,7 +273,7 @@ class _Run:
         xi, beside = self._draw(t), self._noised(t - 1)
         places = self.windows.places()
         h, w = self.windows.shape
-        levels = [k for k in TUNED_LEVELS if k < len(self.score.down) and h % 2**k == 0 and w % 2**k == 0]
+        levels = [k for k in self.options.tune_levels if k < len(self.score.down) and h % 2**k == w % 2**k == 0]
         chance = torch.Generator().manual_seed(_one_number(self.seed, t, *self.corners[0]))
         parameters = list(self.score.parameters())
         for parameter in parameters:
