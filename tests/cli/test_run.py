@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
-from tests.pipeline.slides import tissue_picture, write_slide
+from tests.pipeline.slides import level0, tissue_picture, write_slide
 from wsistain.cli import app, main
 from wsistain.errors import WsistainError
 
@@ -41,6 +43,48 @@ def test_a_run_ends_with_the_place_of_its_result(slide, tmp_path, capsys):
     assert "not a stain" in out
 
 
+def test_the_older_ome_zarr_is_written_exported_and_resumed(slide, tmp_path, capsys):
+    arguments = ["run", slide, "-w", "identity", "-o", tmp_path, "--ngff", "0.4", *SMALL]
+    code, _, err = call(arguments, capsys)
+    stain = tmp_path / "case.v2.ER.ome.zarr"
+    assert code == 0, err
+    assert (stain / ".zattrs").is_file() and not (stain / "zarr.json").exists()
+    code, out, _ = call(["export", stain, tmp_path / "x.ome.tif", "--lossless"], capsys)
+    assert code == 0 and np.array_equal(tifffile.imread(tmp_path / "x.ome.tif"), level0(stain))
+    code, out, _ = call([*arguments, "--resume"], capsys)
+    assert code == 0 and "finished" in out
+    code, _, err = call([*arguments, "--set", "output.ngff=0.5", "--ngff", "0.3", "--overwrite"], capsys)
+    assert code == 2 and "output.ngff" in err and (stain / ".zattrs").is_file()
+
+
+def test_only_what_was_drawn_in_qupath_is_stained(tmp_path, capsys):
+    picture = tissue_picture(300, 900)
+    wide = write_slide(tmp_path / "wide.tiff", picture)
+
+    def feature(x: int, kind: str) -> dict:
+        ring = [[x, 120], [x + 60, 120], [x + 60, 180], [x, 180], [x, 120]]
+        coordinates = [ring] if kind == "Polygon" else [[ring]]
+        properties = {"objectType": "annotation", "classification": {"name": "Tumor", "color": [200, 0, 0]}}
+        geometry = {"type": kind, "coordinates": coordinates}
+        return {"type": "Feature", "id": f"0a{x}", "geometry": geometry, "properties": properties}
+
+    features = [feature(150, "Polygon"), feature(700, "MultiPolygon")]
+    (tmp_path / "q.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    code, _, err = call(
+        ["run", wide, "-w", "identity", "-o", tmp_path, "--roi", tmp_path / "q.geojson", *SMALL], capsys
+    )
+    assert code == 0, err
+    origin = json.loads((tmp_path / "wide.ER.run.json").read_text())["plan"]["origin_px"]
+    stained = np.full_like(picture, 255)
+    found = level0(tmp_path / "wide.ER.ome.zarr")
+    stained[origin["y"] :, origin["x"] :][: len(found), : found.shape[1]] = found
+    for x in (150, 700):
+        drawn = (slice(120, 180), slice(x, x + 60))
+        assert np.array_equal(stained[drawn], picture[drawn])
+    between = (slice(100, 200), slice(400, 500))  # tissue that nobody drew round, further away than edges fade
+    assert (picture[between][..., 1] < 200).all() and (stained[between] == 255).all()
+
+
 def test_plan_only_prints_the_plan_and_writes_nothing(slide, tmp_path, capsys):
     code, out, _ = call(["run", slide, "-w", "identity", "-o", tmp_path / "o", "--plan-only", *SMALL], capsys)
     assert code == 0 and not (tmp_path / "o").exists()
@@ -57,13 +101,16 @@ def test_every_broken_file_ends_in_one_sentence_and_leaves_nothing(real_data, tm
     assert len(files) > 10
     for file in files:
         out = tmp_path / file.name
-        code, _, err = call(["run", file, "-w", "identity", "-o", out], capsys)
-        if file.name == "zeroed_tile_data.svs":
-            assert code == 0 and json.loads((out / "zeroed_tile_data.ER.run.json").read_text())["unreadable_tiles"] > 0
-            continue
-        assert code == 2, file.name
-        assert err.startswith("wsistain: ") and len(err.strip().splitlines()) == 1, err
-        assert "Traceback" not in err and not out.exists()
+        for arguments in (["run", file, "-o", out], ["run", file, "-o", out, "--mpp", "0.5"], ["info", file]):
+            code, _, err = call([*arguments, "-w", "identity", *(["--overwrite"] * ("run" in arguments))], capsys)
+            if file.name == "zeroed_tile_data.svs":
+                assert code == 0, err
+                continue
+            assert code == 2, file.name
+            assert err.startswith("wsistain: ") and len(err.strip().splitlines()) == 1, err
+            assert file.name in err and "Traceback" not in err and not out.exists()
+    facts = json.loads((tmp_path / "zeroed_tile_data.svs" / "zeroed_tile_data.ER.run.json").read_text())
+    assert facts["unreadable_tiles"] == 8
 
 
 def test_strict_refuses_undecodable_tiles(real_data, tmp_path, capsys):
@@ -101,8 +148,6 @@ def test_bad_options_are_one_sentence(slide, tmp_path, capsys, arguments, wanted
 
 
 def test_a_slide_without_mpp_is_refused_by_name_of_the_option(tmp_path, capsys):
-    import tifffile
-
     path = tmp_path / "plain.tiff"
     tifffile.imwrite(path, tissue_picture(128, 128), tile=(64, 64), photometric="rgb", metadata=None)
     code, _, err = call(["run", path, "-w", "identity", "-o", tmp_path / "o"], capsys)

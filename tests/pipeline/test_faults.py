@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.fuzzing import weights as made_weights
 from tests.pipeline.slides import level0, small_config, tissue_picture, tree_hash, write_slide
 from wsistain.errors import OutputError, SlideError, WsistainError
 from wsistain.generators import find_generator
@@ -118,6 +121,43 @@ def test_an_output_that_vanishes_is_an_error(slide, unbroken, tmp_path, how):
         assert tree_hash(tmp_path / NAME) == unbroken
 
 
+@contextmanager
+def ordinary_user():
+    """Nothing; root, who may write anywhere, is nobody meanwhile."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_an_output_that_becomes_read_only_is_an_error_and_the_run_resumes(slide, unbroken):
+    with tempfile.TemporaryDirectory() as name:  # everybody may enter it, unlike pytest's folders
+        place = Path(name)
+        place.chmod(0o777)
+        mine = place / "case.tiff"
+        mine.write_bytes(slide.read_bytes())
+        mine.chmod(0o644)
+        output = place / "out" / NAME
+
+        def set_mode(mode):
+            for folder in [output, *(p for p in output.rglob("*") if p.is_dir())]:
+                folder.chmod(mode)
+
+        with ordinary_user():
+            with pytest.raises(OutputError, match="permission denied"):
+                run(mine, "ER", place / "out", config=small_config(), on_event=at_block(2, lambda: set_mode(0o555)))
+            with pytest.raises(OutputError, match="permission denied"):
+                run(mine, "ER", place / "out", config=small_config(), resume=True)
+            assert not looks_finished(output)
+            set_mode(0o755)
+            (report,) = run(mine, "ER", place / "out", config=small_config(), resume=True)
+        assert report.resumed_blocks >= 2 and tree_hash(output) == unbroken
+
+
 def test_an_output_folder_that_cannot_be_made_is_an_error(slide, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / NAME).write_text("")
@@ -191,6 +231,33 @@ def test_a_batch_that_does_not_fit_on_the_device_is_halved():
     generator.room = 0
     with pytest.raises(WsistainError, match="not enough memory for one tile"):
         generator._forward_halving(tiles, places)
+
+
+def test_a_run_whose_device_runs_out_of_memory_says_so_and_resumes(slide, tmp_path, monkeypatch):
+    (weights,) = made_weights(tmp_path)
+    room = {"tiles": 3}
+    begin, forward = NetworkGenerator.__init__, NetworkGenerator._forward
+
+    def elsewhere(self, *args, **kwargs):
+        begin(self, *args, **kwargs)
+        self.device = "made-up device"  # so that the pipeline feeds it batches
+
+    def in_little_room(self, tiles, positions):
+        if len(tiles) > room["tiles"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, tiles, positions)
+
+    monkeypatch.setattr(NetworkGenerator, "__init__", elsewhere)
+    monkeypatch.setattr(NetworkGenerator, "_forward", in_little_room)
+    monkeypatch.setattr(NetworkGenerator, "stain", NetworkGenerator._forward_halving)
+    config = small_config(weights=str(weights), norm="tile", batch_size=8)
+    run(slide, "ER", tmp_path / "a", config=config)
+    with pytest.raises(WsistainError, match="made-up device has not enough memory for one tile"):
+        run(slide, "ER", tmp_path / "b", config=config, on_event=at_block(2, lambda: room.update(tiles=0)))
+    assert not looks_finished(tmp_path / "b" / NAME)
+    room["tiles"] = 3
+    (report,) = run(slide, "ER", tmp_path / "b", config=config, resume=True)
+    assert report.resumed_blocks >= 2 and tree_hash(tmp_path / "b" / NAME) == tree_hash(tmp_path / "a" / NAME)
 
 
 def test_two_runs_on_one_output_are_refused_and_the_first_goes_on(slide, unbroken, tmp_path):

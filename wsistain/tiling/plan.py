@@ -250,7 +250,7 @@ def plan_run(
     tissue : where to generate; a tile is generated when any pixel of its core is tissue, so a tissue pixel is never
              blended with glass.
     roi    : restricts the canvas to its bounding box, grown to the tile grid; with `crop` false also the tissue to
-             its shape. A plain rectangle passes `crop` true: its pixels then equal the crop of the whole slide.
+             its shape, and everything in the shape that is tissue keeps its full stain. A plain rectangle passes `crop` true: its pixels then equal the crop of the whole slide.
     """
     height, width = sampling.shape
     s = tiling.stride
@@ -266,8 +266,9 @@ def plan_run(
                 f"the region (x {rx}, y {ry}, {rw} x {rh}) lies outside the slide of {info.size_l0[1]} x {info.size_l0[0]} level-0 px"
             )
         if not crop:
-            shape = roi.mask(info, tissue.downsample, tissue.mask.shape)
-            tissue = TissueMask(tissue.mask & shape, tissue.downsample)
+            # grown by one px of the mask, which holds a px where its centre is inside: what was drawn round never fades
+            shape = TissueMask(roi.mask(info, tissue.downsample, tissue.mask.shape), tissue.downsample)
+            tissue = TissueMask(tissue.mask & shape.dilated(tissue.downsample).mask, tissue.downsample)
     ys, xs = (np.arange(-(-n // s)) * (s * per_px) for n in (height, width))
     has_tissue = touches(tissue, ys, xs, tiling.core * per_px)
     near_tissue = fade_lattice(tissue, (height, width), per_px)
