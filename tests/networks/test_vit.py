@@ -94,6 +94,16 @@ def test_a_checkpoint_without_every_encoder_tensor_is_refused_by_name_and_change
     assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
 
 
+def test_a_deeper_encoder_is_refused_by_the_names_it_has_too_many(tmp_path):
+    torch.save({n: t for n, t in VitGenerator(**TINY).state_dict().items() if n in encoder_names(VitGenerator(**TINY))},
+               tmp_path / "four.pth")  # fmt: skip
+    shallow = VitGenerator(**{**TINY, "depth": 3, "taps": (1, 2, 3)})
+    before = {n: t.clone() for n, t in shallow.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"41 of 41 encoder tensors match; surplus blocks\.3\.attn\.proj\.bias, .*"):
+        load_encoder(shallow, tmp_path / "four.pth")
+    assert all(torch.equal(t, before[n]) for n, t in shallow.state_dict().items())
+
+
 def test_windows_of_the_paper_lie_at_0_144_288_and_cover_other_sizes_to_the_end():
     assert window_offsets(512, 224, 144) == [0, 144, 288]
     assert window_offsets(224, 224, 144) == [0]
@@ -143,6 +153,27 @@ def test_auto_pastes_in_training_and_blends_in_evaluation():
     blend = Windowed(_Number(), window=8, stride=5).eval()(x)
     assert paste.unique().tolist() == [0.0, 1.0]
     assert blend.unique().numel() > 2
+
+
+class _Centred(nn.Module):
+    """A network that sees its whole window: the difference to its mean."""
+
+    def forward(self, x):
+        assert x.shape[-2:] == (16, 16)
+        return x - x.mean((1, 2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("shape", [(16, 9), (5, 16), (3, 16), (7, 30)])
+def test_an_image_smaller_than_a_window_is_mirrored_up_to_one(shape):
+    x = torch.rand(2, 3, *shape)
+    windowed = Windowed(_Centred(), window=16, stride=10).eval()
+    rows = [i % (2 * shape[0]) for i in range(max(shape[0], 16))]
+    rows = [i if i < shape[0] else 2 * shape[0] - 1 - i for i in rows]
+    cols = [i % (2 * shape[1]) for i in range(max(shape[1], 16))]
+    cols = [i if i < shape[1] else 2 * shape[1] - 1 - i for i in cols]
+    whole = windowed(x[..., rows, :][..., cols])
+    torch.testing.assert_close(windowed(x), whole[..., : shape[0], : shape[1]])
+    assert windowed.least_px == 16
 
 
 def test_a_patch_that_does_not_fit_the_decoder_is_refused():

@@ -255,18 +255,21 @@ def load_encoder(network: VitGenerator, path: Path | str) -> int:
     The file may be flat or come straight from MoCo training (`state_dict` with `module.base_encoder.` names); what it
     holds beside the encoder (final norm, heads, momentum encoder) is left aside.
 
-    Raises WeightsError naming every encoder tensor that is missing or has another shape; nothing is copied then.
+    Raises WeightsError naming every encoder tensor that is missing, surplus (as in a deeper encoder) or has another
+    shape; nothing is copied then.
     """
     given = base_encoder(read_published(path))
     own, wanted = network.state_dict(), encoder_names(network)
     missing = [n for n in wanted if n not in given]
+    surplus = sorted(n for n in given if n.startswith(ENCODER_PREFIXES) and n not in own)
     shapes = [
         f"{n} is {tuple(given[n].shape)}, wanted {tuple(own[n].shape)}"
         for n in wanted
         if n in given and given[n].shape != own[n].shape
     ]
-    if missing or shapes:
+    if missing or surplus or shapes:
         faults = [f"missing {', '.join(missing)}"] if missing else []
+        faults += [f"surplus {', '.join(surplus)}"] if surplus else []
         faults += [f"shapes differ: {'; '.join(shapes)}"] if shapes else []
         n_good = len(wanted) - len(missing) - len(shapes)
         raise WeightsError(f"{path}: {n_good} of {len(wanted)} encoder tensors match; {'; '.join(faults)}")
@@ -293,8 +296,16 @@ def window_offsets(size: int, window: int, stride: int) -> list[int]:
     return offsets if offsets[-1] == size - window else [*offsets, size - window]
 
 
+def _mirrored(n: int, least: int) -> list[int]:
+    """Places 0 to n - 1, then back and forth until there are at least `least` of them."""
+    there_and_back = [*range(n), *reversed(range(n))]
+    return [there_and_back[i % (2 * n)] for i in range(max(n, least))]
+
+
 class Windowed(nn.Module):
-    """Applies a fixed-size network on overlapping windows: float (b, 3, h, w) to the same, h and w >= window.
+    """Applies a fixed-size network on overlapping windows: float (b, 3, h, w) to the same.
+
+    An image smaller than a window is mirrored at its right and lower border up to one; training wants `least_px`.
 
     network  : maps (n, 3, window, window) to the same.
     stride   : step between windows, px.
@@ -322,15 +333,20 @@ class Windowed(nn.Module):
         self.window, self.stride, self.together, self.merge = window, stride, together, merge
         ramp = torch.sin(math.pi * (torch.arange(window) + 0.5) / window) ** 2
         self.register_buffer("weight", ramp[:, None] * ramp, persistent=False)
-        self.size_multiple = 1
+        self.size_multiple, self.least_px = 1, window
 
     def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if min(height, width) < self.window:
+            mirrored = x[..., _mirrored(height, self.window), :][..., _mirrored(width, self.window)]
+            out: Tensor = self(mirrored)[..., :height, :width]
+            return out
         rows = window_offsets(x.shape[-2], self.window, self.stride)
         cols = window_offsets(x.shape[-1], self.window, self.stride)
         crops = [x[..., r : r + self.window, c : c + self.window] for r in rows for c in cols]
         if len(crops) == 1:
-            out: Tensor = self.network(crops[0])
-            return out
+            done_at_once: Tensor = self.network(crops[0])
+            return done_at_once
         with self._boxes([(r, c) for r in rows for c in cols]):
             if self.together or not self.training:
                 done = list(self.network(torch.cat(crops)).split(len(x)))

@@ -217,6 +217,9 @@ def header_of(cfg: TrainConfig, system: Any, job: Job) -> Header:
         raise ConfigError(
             f"data.crop_px {crop} is not a multiple of {multiple}, as {cfg.system} needs; {near} would be"
         )
+    least = getattr(network, "least_px", multiple)
+    if crop < least:
+        raise ConfigError(f"data.crop_px {crop} is less than the {least} px that {cfg.system} needs")
     return Header(
         system=cfg.system,
         options=system.header_options(),
