@@ -33,7 +33,7 @@ thead tr { background: var(--band) } tbody tr { background: var(--paper) } tbody
 th[data-sort] { cursor: pointer; user-select: none } th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::after { content: " ▼" }
 tr.baseline td { color: var(--soft) } td.best { font-weight: 650; color: var(--accent) } small { color: var(--soft); display: block; font-size: 11px; font-weight: 400 }
 .plots { display: flex; flex-wrap: wrap; gap: 18px } figure { margin: 0 } figcaption { font-size: 13px; margin-bottom: 2px }
-svg.plot { width: 240px } svg.bars { width: 480px; max-width: 100% } svg text { font: 10px system-ui, sans-serif; fill: var(--soft) } svg text.axis { font-size: 11px; fill: var(--ink) }
+svg.plot { width: 240px } svg.bars { width: 480px; max-width: 100% } svg text { font: 10px system-ui, sans-serif; fill: var(--soft); paint-order: stroke; stroke: var(--paper); stroke-width: 3px } svg text.axis { font-size: 11px; fill: var(--ink) }
 .grid { stroke: var(--line); stroke-width: .6 } .equal { stroke: var(--soft); stroke-dasharray: 4 3 } .dot { fill: var(--accent); fill-opacity: .75 } .ring { fill: #fff; stroke: var(--cool); stroke-width: 1.6 }
 .between { stroke: var(--line); stroke-width: 3 } .bar { fill: #c9a27e } .interval { stroke: var(--ink); stroke-width: 1.4 } .mark { stroke: var(--cool); stroke-width: 1.4; stroke-dasharray: 5 3 }
 .sheet { display: grid; gap: 6px; overflow-x: auto; padding-bottom: 8px } .sheet img { width: 100%; min-width: 150px; display: block; border-radius: 3px } .sheet div { font-size: 12px; color: var(--soft); align-self: end }

@@ -115,6 +115,9 @@ def bars(
         tick = low + k * (high - low) / 4
         parts.append(f'<line x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="20" y2="{height - 18}" class="grid"/>')
         parts.append(_text(place(tick), height - 6, f"{tick:.3g}"))
+    for label, value in marks:  # below the bars and their numbers
+        parts.append(f'<line x1="{place(value):.1f}" x2="{place(value):.1f}" y1="16" y2="{height - 18}" class="mark"/>')
+        parts.append(_text(place(value), 11, label, kind="axis"))
     for index, (label, value, below, above) in enumerate(rows):
         y = 24 + index * row_px
         parts.append(_text(left - 6, y + 11, label if len(label) <= 24 else label[:23] + "…", "end"))
@@ -126,7 +129,4 @@ def bars(
                 f'<line x1="{place(below):.1f}" x2="{place(above):.1f}" y1="{y + 7}" y2="{y + 7}" class="interval"/>'
             )
         parts.append(_text(max(place(value), place(above or value)) + 5, y + 11, f"{value:.3f}", "start"))
-    for label, value in marks:
-        parts.append(f'<line x1="{place(value):.1f}" x2="{place(value):.1f}" y1="16" y2="{height - 18}" class="mark"/>')
-        parts.append(_text(place(value), 11, label, kind="axis"))
     return "".join(parts) + "</svg>"
