@@ -67,7 +67,7 @@ class RunConfig(Strict):
     norm_tiles: int = Field(64, ge=4, le=4096, description="tissue tiles from which slide statistics are taken")
     all_tiles: bool = Field(False, description="generate glass too")
     direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
-    seed: int = 0
+    seed: int | None = Field(None, description="of the noise of diffusion models; None: the weights' own")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False

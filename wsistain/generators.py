@@ -40,6 +40,7 @@ class GeneratorSpec:
     norm          : as in the weights' `Header`.
     training_data : what it was trained on.
     note          : a sentence that is printed with every run and kept in the provenance; may be empty.
+    seed          : of the noise of a diffusion model; None: the one in the weights.
     """
 
     name: str
@@ -57,6 +58,7 @@ class GeneratorSpec:
     training_data: str = "none"
     licence: str = "Apache-2.0"
     note: str = ""
+    seed: int | None = None
 
 
 class Generator(Protocol):
@@ -230,6 +232,8 @@ def build_generator(
     from wsistain.weights import load_network
 
     network, header = load_network(Path(spec.weights))
+    if spec.seed is not None and hasattr(network, "seed"):
+        network.seed = spec.seed  # type: ignore[assignment]
     return NetworkGenerator(
         network,
         spec,

@@ -1,12 +1,15 @@
 """MIU-Diff: its energy, its staining, its two trainings."""
 
 import copy
+import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.data.made_patches import make_mist
+from tests.pipeline.slides import level0, small_config, tissue_picture, write_slide
 from tests.training.made_runs import tiny_run
 from wsistain.diffusion.samplers import position_noise, sample_ancestral
 from wsistain.errors import ConfigError
@@ -19,12 +22,14 @@ from wsistain.networks.mi_estimator import (
     histogram_entropy,
     without_colour,
 )
+from wsistain.pipeline.run import run
+from wsistain.slide.roi import parse_region
 from wsistain.systems.base import Batch, Progress
 from wsistain.systems.miu_diff import Config, MiuDiff, generator_network
 from wsistain.systems.miu_parts import Energy, SamplingOptions, _Run, to_relative
 from wsistain.training.checkpoint import find_checkpoints
 from wsistain.training.loop import train
-from wsistain.weights import load_network, read_header
+from wsistain.weights import Header, load_network, read_header, save_weights
 
 PROGRESS = Progress(step=0, epoch=0, steps=10, epochs=1, decay_epochs=0, steps_per_epoch=10)
 
@@ -399,3 +404,46 @@ def test_training_through_the_loop_saves_the_mean_of_both_networks(tmp_path):
     assert {n.split(".")[0] for n in means} == {"score", "estimator"}
     assert all(torch.equal(network.state_dict()[n], t) for n, t in means.items())
     assert not torch.equal(means["score.conv_in.weight"], state["parameter/net.score.conv_in.weight"])
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory):
+    """(weights, slide, config of a run) of a tiny stainer whose tiles hold several windows."""
+    folder = tmp_path_factory.mktemp("miu")
+    torch.manual_seed(0)
+    options = Config.tiny({}).model_dump(mode="json", include={"chain", "score", "estimator", "sampling"})
+    header = Header(
+        system="miu_diff", options=options, markers=["ER"], mpp=0.5, tile_px=128, size_multiple=2, norm="tile"
+    )
+    weights = folder / "miu.safetensors"
+    save_weights(weights, header, generator_network(options).state_dict())
+    return weights, write_slide(folder / "case.tiff", tissue_picture(200, 256))
+
+
+def _level0(on_disk, out, *, region=None, workers=1, **changes):
+    weights, slide = on_disk
+    config = small_config(weights=str(weights), device="cpu", **changes)
+    run(slide, "ER", out, config=config, region=region, workers=workers)
+    return level0(out / "case.ER.ome.zarr")
+
+
+def test_a_slide_does_not_depend_on_blocks_order_or_region_but_on_the_seed(on_disk, tmp_path, monkeypatch):
+    """Noise belongs to the place on the slide, whoever stains it and in which order."""
+    whole = _level0(on_disk, tmp_path / "a")
+    assert whole.std() > 1
+    monkeypatch.setattr("wsistain.pipeline.tasks.available_cores", lambda: 3)
+    assert np.array_equal(_level0(on_disk, tmp_path / "b", tiling={"block": 128}), whole)
+    part = _level0(on_disk, tmp_path / "c", region=parse_region("70,70,100,80"))
+    place = json.loads((tmp_path / "c" / "case.ER.run.json").read_text())["plan"]["origin_px"]
+    y, x = place["y"], place["x"]
+    assert (y, x) == (64, 64)
+    assert np.array_equal(part, whole[y : y + part.shape[0], x : x + part.shape[1]])
+    assert np.array_equal(_level0(on_disk, tmp_path / "d", seed=0), whole)
+    other = _level0(on_disk, tmp_path / "e", seed=1).astype(int)
+    assert np.abs(other - whole).mean() > 1
+
+
+@pytest.mark.slow
+def test_a_slide_is_the_same_from_two_worker_processes(on_disk, tmp_path):
+    whole = _level0(on_disk, tmp_path / "a")
+    assert np.array_equal(_level0(on_disk, tmp_path / "b", workers=2, tiling={"block": 128}), whole)

@@ -163,7 +163,7 @@ def run(
 
 def make_spec(config: RunConfig, marker: str) -> GeneratorSpec:
     """The generator for `marker` with the tiling of `config` where it names one."""
-    spec = find_generator(config.weights, marker, direction=config.direction)
+    spec = replace(find_generator(config.weights, marker, direction=config.direction), seed=config.seed)
     if spec.weights != "identity" and (spec.norm == "frozen" or norm_mode(spec, config) == "slide"):
         spec = exact_tiling(spec)
     t = config.tiling
