@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.data.made_patches import make_mist
+from tests.pipeline.slides import level0, small_config, tissue_picture, write_slide
 from tests.training.made_runs import tiny_run
 from wsistain.errors import ConfigError, DataError, WeightsError
 from wsistain.generators import build_generator, find_generator
@@ -15,6 +16,7 @@ from wsistain.networks.nucleus_counter import CppNet
 from wsistain.networks.stain_unet import StainUNet
 from wsistain.networks.vit import VitGenerator, Windowed, encoder_names
 from wsistain.optics.stains import combine_stains, from_unit
+from wsistain.pipeline.run import run
 from wsistain.systems.atst_net import AUXILIARY, AtstNet, Config, Weights, generator_network
 from wsistain.systems.base import Batch, Progress
 from wsistain.training.loop import train
@@ -97,6 +99,18 @@ def test_each_auxiliary_term_alone_moves_the_generator(batch, cpp_net, name):
     encoder = {id(p) for n, p in system.G_ihc.network.named_parameters() if n.startswith("blocks.0.mlp.fc1.weight")}
     assert encoder <= record[0]
     assert not record[0] & _parameters(system, "G_he")
+
+
+def test_the_count_trains_with_the_shipped_counter_and_needs_none_when_left_out(batch):
+    zeros = dict.fromkeys(Weights.model_fields, 0.0)
+    system, record = _system({"weights": {**zeros, "count": 1.0}}), []
+    assert system.cfg.counter == "small"
+    assert system.training_step(batch, PROGRESS, _keep(record))["count"] > 0
+    assert record[0] & _parameters(system, "G_ihc")
+    assert not any(p.requires_grad for p in system.counter.parameters())
+    without = _system({"count": "none", "counter": "there/is/no/such.pth"})
+    assert without.counter is None
+    assert without.training_step(batch, PROGRESS, _keep([]))["count"] == 0
 
 
 @pytest.mark.parametrize("name", ["location", "most_stained", "least_stained"])
@@ -247,6 +261,7 @@ def test_the_paper_builds_the_published_sizes():
     with torch.device("meta"):
         system = AtstNet(Config.preset("paper", {"encoder": "random", "count": "none"}))
     assert isinstance(system.G_ihc.network, VitGenerator)
+    assert (system.G_ihc.window, system.G_ihc.stride, system.G_ihc.merge) == (224, 144, "auto")
     assert sum(p.numel() for p in system.G_ihc.parameters()) == 85_798_656 + 51_865_155
     assert isinstance(system.G_he, StainUNet)
     assert sum(p.numel() for p in system.G_he.parameters()) == 19_825_107
@@ -265,6 +280,25 @@ def test_training_saves_both_directions_and_run_finds_each(tmp_path):
         assert (header.direction, header.markers, header.step, header.norm) == (direction, ["ER"], 2, "instance")
         tiles = np.full((1, 80, 80, 3), 200, np.uint8)
         assert build_generator(spec, device="cpu").stain(tiles, [(0, 0)]).shape == tiles.shape
+    slide = write_slide(tmp_path / "case.tiff", tissue_picture(100, 120), mpp=0.4661)
+    stained = {}
+    for direction in ("he-to-ihc", "ihc-to-he"):
+        config = small_config(
+            weights=str(tmp_path / "run"), direction=direction, norm="tile", device="cpu", all_tiles=True
+        )
+        (report,) = run(slide, "ER", tmp_path / direction, config=config)
+        stained[direction] = level0(tmp_path / direction / "case.ER.ome.zarr")
+        assert report.tiles_generated > 0
+        assert stained[direction].shape == (100, 120, 3)
+        assert (stained[direction] < 255).any()
+    assert (stained["he-to-ihc"] != stained["ihc-to-he"]).any()
     with pytest.raises(WeightsError, match=r"goes he-to-ihc; wanted ihc-to-he"):
         find_generator(str(tmp_path / "run" / "weights.safetensors"), "ER", direction="ihc-to-he")
     assert read_header(tmp_path / "run" / "weights.safetensors").options["encoder"] == "random"
+
+
+def test_a_crop_smaller_than_a_window_is_refused_before_anything_is_written(tmp_path):
+    root = make_mist(tmp_path / "patches", n_train=3, n_val=1)
+    with pytest.raises(ConfigError, match=r"data\.crop_px 24 is less than the 32 px that atst_net needs"):
+        train(tiny_run(root, system="atst_net", data={"crop_px": 24}), tmp_path / "run", tiny=True)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
