@@ -179,8 +179,11 @@ def looks(stain: str, items: list[str], count: int, out: Path | None) -> dict[st
     if out is not None:
         rows = []
         for row in (real, phantoms):
-            cut = [np.pad(p[:420, :420], ((0, 420 - p[:420].shape[0]), (0, 420 - p[:, :420].shape[1]), (0, 0))) for p in row]  # fmt: skip
-            rows += [np.hstack(cut[k : k + 4]) for k in range(0, len(cut) - 3, 4)]
+            pages = [np.full((420, 420, 3), 255, np.uint8) for _ in range(-(-len(row) // 4) * 4)]
+            for page, picture in zip(pages, row, strict=False):
+                cut = picture[:420, :420]
+                page[: cut.shape[0], : cut.shape[1]] = cut
+            rows += [np.hstack(pages[k : k + 4]) for k in range(0, len(pages), 4)]
         imsave(out, np.vstack(rows), check_contrast=False)
     return {
         "stain": stain,
@@ -196,7 +199,10 @@ def looks(stain: str, items: list[str], count: int, out: Path | None) -> dict[st
 
 
 def visibility(value: float, slides: int) -> dict[str, Any]:
-    """AUC of the best reader of morphology, and of a linear reader of what one nucleus itself shows (other slides)."""
+    """AUC of the best reader of morphology, and of a linear reader of what one nucleus itself shows.
+
+    The linear reader learns from half of the slides; all figures are of the other half.
+    """
     looks_of, positive, score, group = [], [], [], []
     for seed in range(200, 200 + slides):
         phantom = Phantom(PhantomConfig(height=8192, width=8192, seed=seed, whole=True, visibility=value))
@@ -211,14 +217,14 @@ def visibility(value: float, slides: int) -> dict[str, Any]:
     x = (x - x.mean(0)) / x.std(0)
     x = np.hstack([x, x[:, :3] ** 2, np.ones((len(x), 1))])
     fit = seeds < 200 + slides // 2
-    result: dict[str, Any] = {"cells": len(x), "visibility": value}
+    result: dict[str, Any] = {"cells": int((~fit).sum()), "visibility": value}
     for k, marker in enumerate(MARKERS):
         w = np.linalg.lstsq(x[fit], yes[fit, k].astype(float), rcond=None)[0]
         result[marker] = {
-            "positive": round(float(yes[:, k].mean()), 2),
-            "best_attainable_auc": round(rank_auc(best[:, k], yes[:, k]) or 0.0, 3),
+            "positive": round(float(yes[~fit, k].mean()), 2),
+            "best_attainable_auc": round(rank_auc(best[~fit, k], yes[~fit, k]) or 0.0, 3),
             "own_nucleus_auc": round(rank_auc(x[~fit] @ w, yes[~fit, k]) or 0.0, 3),
-            "size_alone_auc": round(rank_auc(-x[:, 0], yes[:, k]) or 0.0, 3),
+            "size_alone_auc": round(rank_auc(-x[~fit, 0], yes[~fit, k]) or 0.0, 3),
         }
     return result
 

@@ -80,7 +80,7 @@ def rings(phantom, monkeypatch):
     def nearest(*args):
         found = nearest_centres(*args)
         if args[-1] == 2:
-            seen.update(distance=found[0], which=found[1], where=args[7], shape=args[2].shape)
+            seen.update(distance=found[0], which=found[1], where=args[6], shape=args[2].shape)
         return found
 
     def membranes(window, ground, cells, *rest):
