@@ -33,7 +33,7 @@ def phantom_slide(folder: Path, px: int, mpp: float, seed: int) -> Path:
     target = folder / f"phantom_{px}_{mpp:g}_{seed}"
     if not (target / "manifest.json").is_file():
         print(f"making {target}", file=sys.stderr)
-        make_slide(target, PhantomConfig(height=px, width=px, mpp=mpp, marker="ER", seed=seed))
+        make_slide(target, PhantomConfig(height=px, width=px, mpp=mpp, marker="ER", seed=seed), he_only=True)
     return target / "he_a.tiff"
 
 
