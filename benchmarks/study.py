@@ -24,14 +24,15 @@ import common
 import yaml
 from study_arms import ABLATIONS, ARMS, Arm, configuration, over
 
-PATCHES = ["--markers", "ER", "--train", "240", "--val", "72", "--size", "256", "--slides", "52", "--seed", "5"]
+PATCHES = ["--markers", "ER", "--train", "240", "--val", "72", "--size", "256", "--slides", "52", "--seed", "5",
+           "--mpp", "1.0", "--pairing", "adjacent", "--visibility", "1.0"]  # fmt: skip
 SHOWN = ("cell_auc", "area_r_truth", "r_p", "r_c", "ssim_truth", "dice_truth")
 BASELINES = {"identity": "identity (the H&E itself)", "mean_colour": "mean-colour transfer"}
 
 
 def make_data(args: argparse.Namespace) -> None:
-    """Phantom patches of ER at 1 um per px: sections 12 um apart, displaced as MIST's are."""
-    command = ["phantom", "patches", str(args.work / "patches"), *PATCHES, "--mpp", "1.0", "--pairing", "mist"]
+    """Phantom patches of ER at 1 um per px, neighbouring sections, expression fully visible: what minutes can teach."""
+    command = ["phantom", "patches", str(args.work / "patches"), *PATCHES]
     subprocess.run([sys.executable, "-m", "wsistain", *command, "--workers", str(args.jobs)], check=True)
 
 

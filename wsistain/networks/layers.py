@@ -32,10 +32,11 @@ class SpectralConv2d(nn.Module):
         *,
         stride: int = 1,
         padding: int = 0,
+        dilation: int = 1,
         bias: bool = True,
     ):
         super().__init__()
-        self.stride, self.padding = stride, padding
+        self.stride, self.padding, self.dilation = stride, padding, dilation
         self.weight_orig = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         nn.init.xavier_normal_(self.weight_orig, 0.02)
@@ -58,7 +59,7 @@ class SpectralConv2d(nn.Module):
             return self.weight_orig / torch.dot(u, matrix @ v)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.normalised_weight(), self.bias, self.stride, self.padding)
+        return F.conv2d(x, self.normalised_weight(), self.bias, self.stride, self.padding, self.dilation)
 
 
 def conv2d(
@@ -68,13 +69,13 @@ def conv2d(
     *,
     stride: int = 1,
     padding: int = 0,
+    dilation: int = 1,
     bias: bool = True,
     spectral: bool = False,
 ) -> nn.Module:
     """A plain or a spectrally normalised convolution."""
-    if spectral:
-        return SpectralConv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
+    kind = SpectralConv2d if spectral else nn.Conv2d
+    return kind(in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
 def norm2d(kind: Norm, channels: int) -> nn.Module:
@@ -112,19 +113,28 @@ class BlurUp(nn.Module):
 class ResidualBlock(nn.Module):
     """x + norm(conv(relu(norm(conv(x))))), reflected edges, no activation after the sum; (b, c, h, w) to the same."""
 
-    def __init__(self, channels: int, norm: Norm, *, bias: bool = True, spectral: bool = False, dropout: float = 0.0):
+    def __init__(
+        self,
+        channels: int,
+        norm: Norm,
+        *,
+        bias: bool = True,
+        spectral: bool = False,
+        dropout: float = 0.0,
+        dilation: int = 1,
+    ):
         super().__init__()
         layers: list[nn.Module] = [
-            nn.ReflectionPad2d(1),
-            conv2d(channels, channels, 3, bias=bias, spectral=spectral),
+            nn.ReflectionPad2d(dilation),
+            conv2d(channels, channels, 3, dilation=dilation, bias=bias, spectral=spectral),
             norm2d(norm, channels),
             nn.ReLU(inplace=True),
         ]
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
         layers += [
-            nn.ReflectionPad2d(1),
-            conv2d(channels, channels, 3, bias=bias, spectral=spectral),
+            nn.ReflectionPad2d(dilation),
+            conv2d(channels, channels, 3, dilation=dilation, bias=bias, spectral=spectral),
             norm2d(norm, channels),
         ]
         self.conv_block = nn.Sequential(*layers)

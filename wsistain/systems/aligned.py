@@ -10,6 +10,7 @@ systems there.
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Weights(Strict):
 
     fine: float = 10.0
     coarse: float = 10.0
-    stain: float = 20.0
+    stain: float = 200.0
 
 
 class Config(Strict):
@@ -38,7 +39,8 @@ class Config(Strict):
     tiny_crop_px: ClassVar[int] = 32
 
     n_blocks: int = 4
-    ngf: int = 12
+    ngf: int = 16
+    dilations: tuple[int, ...] | None = Field(None, description="of the blocks' convolutions: how far the network looks")
     start_from: str | None = Field(None, description="weights file of an earlier run of the same size, to go on from")
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.99)
@@ -52,7 +54,7 @@ class Config(Strict):
     @classmethod
     def tiny(cls, overrides: dict[str, Any]) -> "Config":
         """A network that trains in seconds on any machine."""
-        return preset_of(cls, {"n_blocks": 1, "ngf": 4}, overrides, "options of aligned (tiny)")
+        return preset_of(cls, {"n_blocks": 1, "ngf": 4, "dilations": None}, overrides, "options of aligned (tiny)")
 
 
 class Aligned(nn.Module):
@@ -65,11 +67,12 @@ class Aligned(nn.Module):
         initialise(self.G)
         if cfg.start_from is not None:
             match_tensors(self.G, load_tensors(Path(cfg.start_from)), cfg.start_from)
+        self.G.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 2.5 x as fast in bfloat16 on CPUs
         self.optimizers: dict[str, Optimizer] = {"G": Adam(self.G.parameters(), lr=cfg.lr, betas=cfg.betas)}
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         """One step on the squared errors."""
-        fake = self.G(batch.he)
+        fake = self.G(batch.he.contiguous(memory_format=torch.channels_last)).float()
         terms = {
             "fine": F.mse_loss(fake, batch.ihc),
             "coarse": F.mse_loss(F.avg_pool2d(fake, 4), F.avg_pool2d(batch.ihc, 4)),
@@ -82,7 +85,7 @@ class Aligned(nn.Module):
         return self.G
 
     def header_options(self) -> dict[str, object]:
-        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf}
+        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf, "dilations": self.cfg.dilations}
 
     def generator_state(self) -> dict[str, Tensor]:
         return self.G.state_dict()
@@ -95,4 +98,5 @@ def _dab_of_cells(picture: Tensor) -> Tensor:
 
 def generator_network(options: dict[str, Any]) -> nn.Module:
     """The ResNet of a weights header: batch norm, strided and transposed convolutions."""
-    return ResnetGenerator(options["n_blocks"], options["ngf"], norm="batch", blur=False)
+    dilations = options.get("dilations")
+    return ResnetGenerator(options["n_blocks"], options["ngf"], norm="batch", blur=False, dilations=dilations)
