@@ -100,8 +100,7 @@ def random_resnet(folder: Path, *, ngf: int = 64, n_blocks: int = 6, tile_px: in
     return path
 
 
-def import_rss_mb(*, with_torch: bool = False) -> float:
-    """Peak memory of a process that imports what a run imports and does nothing, MB."""
-    code = "import wsistain.pipeline.run" + (", torch" if with_torch else "")
-    code += "; from wsistain.pipeline.tasks import peak_rss_mb; print(peak_rss_mb())"
+def import_rss_mb(module: str = "wsistain.pipeline.run") -> float:
+    """Peak memory of a process that imports `module` (by default what a run imports) and does nothing, MB."""
+    code = f"import {module}, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

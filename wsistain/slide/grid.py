@@ -19,7 +19,7 @@ import numpy as np
 from wsistain.errors import SlideError
 from wsistain.slide.base import RGB, SlideInfo
 
-DEFAULT_CACHE_BYTES = 64 * 2**20
+DEFAULT_CACHE_BYTES = 32 * 2**20
 """Decoded tiles kept per slide: about 680 tiles of 256 px, more than two rows of a 60,000 px wide slide."""
 
 TileKey = tuple[int, int, int]
