@@ -117,7 +117,7 @@ def main() -> None:
         "size_px": args.size,
         "window": window,
         "window_stride": step,
-        "import_rss_mb": common.import_rss_mb(with_torch=True),
+        "import_rss_mb": common.import_rss_mb("wsistain.pipeline.run, torch"),
         "cases": results,
     }
     common.report("miu_seams", facts, args.output)
