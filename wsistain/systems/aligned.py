@@ -40,7 +40,9 @@ class Config(Strict):
 
     n_blocks: int = 4
     ngf: int = 16
-    dilations: tuple[int, ...] | None = Field(None, description="of the blocks' convolutions: how far the network looks")
+    dilations: tuple[int, ...] | None = Field(
+        None, description="of the blocks' convolutions: how far the network looks"
+    )
     start_from: str | None = Field(None, description="weights file of an earlier run of the same size, to go on from")
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.99)

@@ -5,7 +5,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +35,7 @@ from wsistain.networks.mi_estimator import (
 from wsistain.networks.score_unet import ScoreUNet
 
 _START_NOISE = 0  # stream of the noise that a run starts from; step t of the run draws from stream t
-ENTROPIES = {"gaussian": colour_entropy, "histogram": histogram_entropy}
+ENTROPIES: dict[str, Callable[[Tensor, int], Tensor]] = {"gaussian": colour_entropy, "histogram": histogram_entropy}
 
 
 class ScoreOptions(Strict):
