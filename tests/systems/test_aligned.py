@@ -3,7 +3,7 @@ import torch
 
 from wsistain.errors import WeightsError
 from wsistain.markers import find_marker
-from wsistain.systems.aligned import Aligned, Config
+from wsistain.systems.aligned import Aligned, Config, _brown
 from wsistain.systems.base import Batch, Progress
 from wsistain.weights import Header, save_weights
 
@@ -27,17 +27,14 @@ def test_terms_vanish_where_the_virtual_picture_is_the_target():
     assert all(float(term.detach()) < 1e-10 for term in _step(system, he, target).values())
 
 
-def test_the_stain_term_sees_brown_and_not_blue():
-    system = Aligned(Config.tiny({}), find_marker("ER"))
-    system.G.forward = lambda x: x  # type: ignore[method-assign]
-    colour = {"white": (1.0, 1.0, 1.0), "brown": (0.1, -0.4, -0.7), "blue": (-0.2, -0.1, 0.5)}
-    flat = {name: torch.tensor(c)[None, :, None, None].expand(2, 3, 32, 32).clone() for name, c in colour.items()}
-    terms = {}
-    for name in ("brown", "blue"):
-        he = flat[name].requires_grad_(True)
-        terms[name] = _step(system, he, flat["white"])
-    assert terms["brown"]["stain"] > 20 * terms["blue"]["stain"]
-    assert terms["blue"]["fine"] > 0.1
+def test_the_stain_term_tells_brown_from_blue_and_pulls_a_blue_nucleus_towards_brown():
+    brown, blue = (
+        torch.tensor(c)[None, :, None, None].expand(2, 3, 32, 32) for c in ((0.1, -0.4, -0.7), (-0.2, -0.1, 0.5))
+    )
+    assert (_brown(brown) > 0.2).all() and (_brown(blue) < -0.1).all()
+    painted = blue.clone().requires_grad_(True)
+    (_brown(painted) - _brown(brown)).square().mean().backward()
+    assert (painted.grad[:, 2] > 0).all() and (painted.grad[:, 0] < 0).all()  # less blue light, more red
 
 
 def test_start_from_takes_the_weights_of_an_earlier_run_and_refuses_another_size(tmp_path):
