@@ -30,7 +30,7 @@ class Weights(Strict):
 
     fine: float = 4.0
     coarse: float = 4.0
-    stain: float = 30.0
+    stain: float = 150.0
 
 
 class Config(Strict):
