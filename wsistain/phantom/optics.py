@@ -13,7 +13,7 @@ from wsistain.phantom.noise import F32, draw, normal, pixel_noise, salt_of
 # blue; the counterstain of the IHC is bluer, as measured with Macenko's method on real IHC (docs/phantom.md).
 BASE = {
     "haematoxylin": (0.60, 0.71, 0.37),
-    "eosin": (0.17, 0.84, 0.51),
+    "eosin": (0.23, 0.83, 0.51),
     "counterstain": (0.69, 0.64, 0.32),
     "dab": (0.28, 0.55, 0.79),
     "blood": (0.10, 0.90, 0.62),
@@ -50,11 +50,11 @@ def draw_optics(seed: int, glass_name: str) -> Optics:
     top = 236 + 13 * u[0]
     return Optics(
         haematoxylin=vector("haematoxylin" if glass_name == "he" else "counterstain", 0, 0.030),
-        eosin=vector("eosin", 3, 0.045),
+        eosin=vector("eosin", 3, 0.055),
         dab=vector("dab", 6, 0.030),
         blood=vector("blood", 9, 0.03),
-        h_gain=float(np.exp(0.13 * g[12])),
-        e_gain=float(np.exp(0.18 * g[13])),
+        h_gain=float(np.exp(0.08 + 0.18 * g[12]) if glass_name == "he" else np.exp(-0.2 + 0.13 * g[12])),
+        e_gain=float(np.exp(0.18 + 0.28 * g[13])),
         d_gain=float(np.exp(0.06 * g[14])),
         blur_um=float(0.13 + 0.17 * u[1]),
         glass=(float(top), float(top - 3 * u[2]), float(top - 1 + 4 * (u[3] - 0.5))),
