@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check clean
+.PHONY: help demo test check audit clean
 
 help:
 	@echo "make demo   stain a synthetic slide for ER and write demo/ER.png"
 	@echo "make test   run the tests"
 	@echo "make check  format, lint and type checks"
+	@echo "make audit  look the installed packages up among known vulnerabilities (needs the network)"
 	@echo "make clean  remove .venv, demo and caches"
 
 $(BIN)/python:
@@ -49,6 +50,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check wsistain tests benchmarks
 	$(BIN)/ruff check wsistain tests benchmarks
 	$(BIN)/mypy
+
+audit: $(VENV)/.dev
+	@$(PIP) pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .ruff_cache .mypy_cache
