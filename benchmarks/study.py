@@ -101,7 +101,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """One report over all weights."""
     weights = [str(folder(args, *job)) for job in chosen(args) if (folder(args, *job) / "study.json").is_file()]
     command = [sys.executable, "-m", "wsistain", "evaluate", "--data", str(args.work / "patches"), "--marker", "ER"]
-    command += ["--output", str(args.work / "report"), "--overwrite", "--workers", str(args.jobs)]
+    command += ["--output", str(args.work / args.report), "--overwrite", "--workers", str(args.jobs)]
     command += ["--limit", str(args.limit)] if args.limit else []
     subprocess.run([*command, "--weights", *weights], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
@@ -131,7 +131,10 @@ def rows(args: argparse.Namespace, report: dict[str, Any]) -> dict[str, dict[str
 
 def table(args: argparse.Namespace) -> None:
     """Print the tables as Markdown and write the numbers."""
-    report = json.loads((args.work / "report" / "results.json").read_text())
+    reports = [json.loads(p.read_text()) for p in sorted(args.work.glob("report*/results.json"))]
+    report = {**reports[0], "systems": {name: system for r in reports for name, system in r["systems"].items()}}
+    if len({json.dumps(r["data"], sort_keys=True) for r in reports}) > 1:
+        raise SystemExit("the reports were not measured on the same patches")
     found = rows(args, report)
 
     def line(name: str, label: str, metrics: tuple[str, ...] = SHOWN) -> str:
@@ -169,6 +172,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options.add_argument("--jobs", type=int, default=2)
     options.add_argument("--limit", type=int, help="patches that are evaluated, evenly spread; all by default")
+    options.add_argument("--report", default="report", help="folder of the report; `table` reads all report*")
     options.add_argument("--only", nargs="*", help="names of arms")
     args = options.parse_args()
     {"data": make_data, "train": train, "evaluate": evaluate, "table": table}[args.stage](args)

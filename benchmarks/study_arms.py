@@ -58,7 +58,7 @@ NO_AUXILIARY = {"location": 0.0, "most_stained": 0.0, "least_stained": 0.0, "int
 MIU = {
     "score": {"base": 16, "multipliers": (1, 2, 2, 4), "n_blocks": 1, "attention": (), "groups": 8},
     "estimator": {"patch": 32, "widths": (16, 32, 32, 32)},
-    "sampling": {"window": 128, "window_stride": 96, "tune_from": 40, "tune_patches": 64},
+    "sampling": {"n_steps": 15, "window": 128, "window_stride": 96, "tune_from": 40, "tune_patches": 64},
     "ema_decay": 0.99,
     "lr": LR,
     "estimator_lr": LR,
