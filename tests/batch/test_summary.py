@@ -64,7 +64,7 @@ def test_a_stain_of_other_weights_is_not_taken_for_this_batch(tmp_path):
         run(slide, "ER", tmp_path, config=small_config(seed=1), resume=True)
     (logs / "a.ER.log").write_text(f"Staining\nwsistain: {refusal.value}\n")
     (row,) = summarise(tmp_path, [entry], [], logs, ["ER"])
-    assert row.state == "failed" and "the seed (was 0, is 1)" in row.message and "--overwrite" in row.message
+    assert row.state == "failed" and "the seed (was null, is 1)" in row.message and "--overwrite" in row.message
     (tmp_path / "batch" / "done" / "a.ER.done").touch()
     (row,) = summarise(tmp_path, [entry], [], logs, ["ER"])
     assert row.state == "done"

@@ -7,7 +7,6 @@ likelier of the two, and an adversary would invent one. On weakly paired section
 systems there.
 """
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,10 +18,10 @@ from torch.optim import Adam, Optimizer
 from wsistain.config import Strict, preset_of
 from wsistain.markers import Marker
 from wsistain.networks.layers import initialise
+from wsistain.networks.published import load_into, read_published
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.optics.stains import optical_density, to_unit
 from wsistain.systems.base import Batch, Progress, Update, weighted_sum
-from wsistain.weights import load_tensors, match_tensors
 
 
 class Weights(Strict):
@@ -68,7 +67,7 @@ class Aligned(nn.Module):
         self.G = generator_network(self.header_options())
         initialise(self.G)
         if cfg.start_from is not None:
-            match_tensors(self.G, load_tensors(Path(cfg.start_from)), cfg.start_from)
+            load_into(self.G, read_published(cfg.start_from), cfg.start_from)
         self.G.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 2.5 x as fast in bfloat16 on CPUs
         self.optimizers: dict[str, Optimizer] = {"G": Adam(self.G.parameters(), lr=cfg.lr, betas=cfg.betas)}
 
