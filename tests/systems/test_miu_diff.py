@@ -447,3 +447,10 @@ def test_a_slide_does_not_depend_on_blocks_order_or_region_but_on_the_seed(on_di
 def test_a_slide_is_the_same_from_two_worker_processes(on_disk, tmp_path):
     whole = _level0(on_disk, tmp_path / "a")
     assert np.array_equal(_level0(on_disk, tmp_path / "b", workers=2, tiling={"block": 128}), whole)
+
+
+def test_information_alone_does_not_guide_the_first_step():
+    estimator = MiEstimator(patch=8, widths=(8, 8, 8, 8), time_width=0)
+    y, edges = _tiles(1), gradient_map(_tiles(1, seed=6))
+    assert not Energy(estimator, 8, "mi").gradient(y, edges, 8).any()
+    assert Energy(estimator, 8, "mi").gradient(y, edges, 7).any()

@@ -141,6 +141,8 @@ class Energy:
 
     def gradient(self, y: Tensor, edges: Tensor, t: int) -> Tensor:
         """k, the gradient of M at each state, like y; each image's own, whatever else is in the batch."""
+        if not any(self.weights(t)):  # mutual information alone counts for nothing at the first step
+            return torch.zeros_like(y)
         with torch.enable_grad():
             y = y.detach().requires_grad_(True)
             (k,) = torch.autograd.grad(self(y, edges, t).sum(), y)
