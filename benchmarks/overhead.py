@@ -41,6 +41,7 @@ def main() -> None:
 
 def alone(slide: Path, weights: Path, norm: str) -> dict[str, float]:
     """Seconds of the generator alone on the tiles of the run, already in memory."""
+    from wsistain.allocator import share_arenas
     from wsistain.config import RunConfig, validate
     from wsistain.generators import build_generator
     from wsistain.pipeline.run import make_spec, plan_groups
@@ -48,6 +49,7 @@ def alone(slide: Path, weights: Path, norm: str) -> dict[str, float]:
     from wsistain.slide.reader import open_slide
 
     config = validate(RunConfig, {"weights": str(weights), "all_tiles": True, "norm": norm}, "benchmark")
+    share_arenas()  # as a run does: without it, threads fault in fresh pages and the generator alone looks slow
     opened = open_slide(slide)
     (group,) = plan_groups(opened, [make_spec(config, "ER")], config, None, crop=True)
     tiles = [t for b in group.plan.blocks() for t in group.plan.tiles_in(b.row, b.col)]
