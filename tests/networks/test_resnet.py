@@ -110,13 +110,3 @@ def test_two_training_passes_before_one_backward_do_not_disturb_the_gradient():
     x = torch.rand(1, 3, 16, 16)
     (G(x).mean() + G(x.flip(3)).mean()).backward()
     assert all(torch.isfinite(p.grad).all() for p in G.parameters())
-
-
-def test_dilated_blocks_look_further_with_the_same_tensors():
-    plain, wide = (ResnetGenerator(2, 2, norm="batch", blur=False, dilations=d) for d in (None, (1, 3)))
-    assert {n: t.shape for n, t in plain.state_dict().items()} == {n: t.shape for n, t in wide.state_dict().items()}
-    assert wide.halo_px == plain.halo_px + 2 * 4 * 2  # two convolutions, 4 px a cell, two cells further each
-    x = torch.rand(1, 3, 64, 96) * 2 - 1
-    assert wide.eval()(x).shape == x.shape
-    with pytest.raises(ValueError, match="one a block"):
-        ResnetGenerator(2, 2, dilations=(1,))

@@ -32,11 +32,10 @@ class SpectralConv2d(nn.Module):
         *,
         stride: int = 1,
         padding: int = 0,
-        dilation: int = 1,
         bias: bool = True,
     ):
         super().__init__()
-        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.stride, self.padding = stride, padding
         self.weight_orig = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         nn.init.xavier_normal_(self.weight_orig, 0.02)
@@ -59,7 +58,7 @@ class SpectralConv2d(nn.Module):
             return self.weight_orig / torch.dot(u, matrix @ v)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.normalised_weight(), self.bias, self.stride, self.padding, self.dilation)
+        return F.conv2d(x, self.normalised_weight(), self.bias, self.stride, self.padding)
 
 
 def conv2d(
@@ -69,13 +68,12 @@ def conv2d(
     *,
     stride: int = 1,
     padding: int = 0,
-    dilation: int = 1,
     bias: bool = True,
     spectral: bool = False,
 ) -> nn.Module:
     """A plain or a spectrally normalised convolution."""
     kind = SpectralConv2d if spectral else nn.Conv2d
-    return kind(in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=bias)
+    return kind(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
 
 
 def norm2d(kind: Norm, channels: int) -> nn.Module:
@@ -121,20 +119,19 @@ class ResidualBlock(nn.Module):
         bias: bool = True,
         spectral: bool = False,
         dropout: float = 0.0,
-        dilation: int = 1,
     ):
         super().__init__()
         layers: list[nn.Module] = [
-            nn.ReflectionPad2d(dilation),
-            conv2d(channels, channels, 3, dilation=dilation, bias=bias, spectral=spectral),
+            nn.ReflectionPad2d(1),
+            conv2d(channels, channels, 3, bias=bias, spectral=spectral),
             norm2d(norm, channels),
             nn.ReLU(inplace=True),
         ]
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
         layers += [
-            nn.ReflectionPad2d(dilation),
-            conv2d(channels, channels, 3, dilation=dilation, bias=bias, spectral=spectral),
+            nn.ReflectionPad2d(1),
+            conv2d(channels, channels, 3, bias=bias, spectral=spectral),
             norm2d(norm, channels),
         ]
         self.conv_block = nn.Sequential(*layers)

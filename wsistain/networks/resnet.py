@@ -26,7 +26,6 @@ class ResnetGenerator(nn.Module):
     spectral : old-style spectral norm on every convolution.
     blur     : anti-aliased resampling (CUT family) or strided and transposed convolutions (CycleGAN).
     dropout  : inside the residual blocks; 0 for none.
-    dilations: of the residual blocks' convolutions, one a block, for a wider field at no cost; None: 1 everywhere.
 
     Maps float (b, 3, h, w) in [-1, 1] to the same; h and w must be multiples of 4.
     """
@@ -42,14 +41,10 @@ class ResnetGenerator(nn.Module):
         spectral: bool = False,
         blur: bool = True,
         dropout: float = 0.0,
-        dilations: Sequence[int] | None = None,
         in_channels: int = 3,
         out_channels: int = 3,
     ):
         super().__init__()
-        dilations = tuple(dilations) if dilations is not None else (1,) * n_blocks
-        if len(dilations) != n_blocks:
-            raise ValueError(f"{n_blocks} blocks and {len(dilations)} dilations {dilations}; wanted one a block")
         if spectral and not blur:
             raise ValueError("spectral=True needs blur=True: transposed convolutions have no spectral norm here")
         bias = norm == "instance"
@@ -69,10 +64,8 @@ class ResnetGenerator(nn.Module):
             ]
             layers += [*added, BlurDown(width)] if blur else added
             widths += [width] * (len(added) + int(blur))
-        for dilation in dilations:
-            layers.append(
-                ResidualBlock(4 * ngf, norm, bias=bias, spectral=spectral, dropout=dropout, dilation=dilation)
-            )
+        for _ in range(n_blocks):
+            layers.append(ResidualBlock(4 * ngf, norm, bias=bias, spectral=spectral, dropout=dropout))
             widths.append(4 * ngf)
         for width in (2 * ngf, ngf):
             if blur:
@@ -91,7 +84,7 @@ class ResnetGenerator(nn.Module):
         self.model = nn.Sequential(*layers)
         self.norm = "instance" if norm == "instance" else "frozen"  # as the header of a weights file says it
         self._widths = (*widths, ngf, out_channels, out_channels)
-        self._shape = (dilations, norm, blur)
+        self._shape = (n_blocks, norm, blur)
         initialise(self)
 
     def tap_channels(self, taps: Sequence[int]) -> tuple[int, ...]:
@@ -129,7 +122,7 @@ class ResnetGenerator(nn.Module):
 
 
 @functools.lru_cache(maxsize=16)
-def _halo(dilations: tuple[int, ...], norm: Norm, blur: bool) -> int | None:
+def _halo(n_blocks: int, norm: Norm, blur: bool) -> int | None:
     """Receptive-field radius of every ResNet of this shape: it does not depend on the width, so one channel tells."""
-    narrow = ResnetGenerator(len(dilations), 1, norm=norm, blur=blur, dilations=dilations)
+    narrow = ResnetGenerator(n_blocks, 1, norm=norm, blur=blur)
     return receptive_radius(narrow, ResnetGenerator.size_multiple)
