@@ -24,7 +24,9 @@ def test_a_tile_with_its_halo_equals_one_pass_and_a_smaller_halo_does_not():
     x = torch.rand(1, 3, 2 * margin + 96, 2 * margin + 64, dtype=torch.float64) * 2 - 1
     with torch.no_grad():
         whole = network(x)[..., margin + 32 : margin + 64, margin + 16 : margin + 48]
-        tile = network(x[..., 32 : 2 * margin + 64, 16 : 2 * margin + 48])[..., margin : margin + 32, margin : margin + 32]
+        tile = network(x[..., 32 : 2 * margin + 64, 16 : 2 * margin + 48])[
+            ..., margin : margin + 32, margin : margin + 32
+        ]
         less = network(x[..., 64:-64, 48:-48])[..., margin - 32 : margin, margin - 32 : margin]
     assert torch.allclose(tile, whole, atol=1e-12)
     assert not torch.allclose(less, whole, atol=1e-6)

@@ -194,3 +194,20 @@ def test_visibility_ties_the_size_of_nuclei_to_er(visibility, low, high):
         positives.append(table["positive_ER"].to_numpy(zero_copy_only=False)[tumour])
     auc = rank_auc(-np.concatenate(sizes), np.concatenate(positives))
     assert low <= abs(2 * auc - 1) <= high
+
+
+def test_contrast_shows_differentiation_more_plainly_and_changes_nothing_else():
+    plain, caricature = (
+        cell_table(open_phantom("ER", 12, visibility=1.0, contrast=c), "a", 256, 256, 900, 900) for c in (1.0, 4.0)
+    )
+
+    def spread(table, positive):
+        tumour = np.asarray(table["type"].to_pylist()) == "tumour"
+        chosen = tumour & (table["positive_ER"].to_numpy(zero_copy_only=False) == positive)
+        return float(np.median(table["size_um"].to_numpy()[chosen]))
+
+    assert spread(caricature, False) / spread(caricature, True) > 1.1 * spread(plain, False) / spread(plain, True)
+    both = set(plain["id"].to_pylist()) & set(caricature["id"].to_pylist())
+    assert len(both) > 0.8 * len(plain)  # bigger nuclei push some neighbours out
+    levels = [dict(zip(t["id"].to_pylist(), t["level_ER"].to_pylist(), strict=True)) for t in (plain, caricature)]
+    assert all(levels[0][i] == levels[1][i] for i in both)

@@ -95,6 +95,9 @@ def slide(
     seed: int = typer.Option(0, "--seed", help="Same seed, same bytes."),
     mpp: float = typer.Option(0.5, "--mpp", help="um per px."),
     visibility: float = typer.Option(0.85, "--visibility", help="How much of the expression H&E shows, 0 to 1."),
+    contrast: float = typer.Option(
+        1.0, "--contrast", help="How plainly nuclei show it; 1 is lifelike, 4 a caricature."
+    ),
     pairing: str = typer.Option("mist", "--pairing", help="How section B lies to A: mist, aligned, adjacent or far."),
     he_only: bool = typer.Option(False, "--he-only", help="The H&E alone: no IHC, no cell tables."),
     workers: int = typer.Option(1, "--workers", min=1, max=256, help="Processes."),
@@ -108,7 +111,7 @@ def slide(
     height, width = _size(size)
     values = {
         "height": height, "width": width, "mpp": mpp, "marker": marker, "seed": seed, "visibility": visibility,
-        "pairing": pairing,
+        "contrast": contrast, "pairing": pairing,
     }  # fmt: skip
     config = validate(PhantomConfig, values, "phantom slide")
     typer.echo(f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, into {folder}")
@@ -135,6 +138,9 @@ def patches(
     seed: int = typer.Option(0, "--seed", help="Same seed, same bytes."),
     mpp: float = typer.Option(0.4661, "--mpp", help="um per px."),
     visibility: float = typer.Option(0.85, "--visibility", help="How much of the expression H&E shows, 0 to 1."),
+    contrast: float = typer.Option(
+        1.0, "--contrast", help="How plainly nuclei show it; 1 is lifelike, 4 a caricature."
+    ),
     pairing: str = typer.Option("mist", "--pairing", help="How section B lies to A: mist, aligned, adjacent or far."),
     workers: int = typer.Option(1, "--workers", min=1, max=256, help="Processes."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Make every file anew."),
@@ -152,7 +158,8 @@ def patches(
     with _Shown() as show:
         result = make_patches(
             root, markers=markers, train=train, val=val, size=size, slides=slides, seed=seed, mpp=mpp,
-            visibility=visibility, pairing=pairing, workers=workers, progress=show, overwrite=overwrite,  # type: ignore[arg-type]
+            visibility=visibility, contrast=contrast, pairing=pairing, workers=workers, progress=show,
+            overwrite=overwrite,  # type: ignore[arg-type]
         )  # fmt: skip
     aucs = []
     for name, facts in result.items():

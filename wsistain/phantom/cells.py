@@ -109,8 +109,9 @@ def contest(y: NDArray[Any], x: NDArray[Any], radius: F32, lot: F32) -> NDArray[
 class Block:
     """All cells of one block of tissue, made square by square on request."""
 
-    def __init__(self, seed: int, anatomy: Anatomy, clone: Clone, visibility: float) -> None:
+    def __init__(self, seed: int, anatomy: Anatomy, clone: Clone, visibility: float, contrast: float = 1.0) -> None:
         self.seed, self.anatomy, self.clone, self.visibility = seed, anatomy, clone, visibility
+        self.contrast = np.float32(contrast)
         self._kept: Kept[tuple[int, int, int], Cells] = Kept(512)
 
     def _candidates(self, layer: int, row: int, col: int) -> tuple[U64, NDArray[Any], NDArray[Any], F32]:
@@ -157,7 +158,9 @@ class Block:
         u = [draw(ids, salt_of(1, f"look {k}")) for k in range(4)]
         tumour = kind == TUMOUR
         lat = express(self.seed, self.clone, self.visibility, ids, y, x)
-        bad = 1 / (1 + np.exp(np.clip(2.0 * lat.differentiation, -20, 20)))  # 0 well, 1 poorly differentiated
+        bad = 1 / (
+            1 + np.exp(np.clip(2.0 * self.contrast * lat.differentiation, -20, 20))
+        )  # 0 well, 1 poorly differentiated
         big = np.clip(lat.cycle - 0.9, 0, 2.0)
         base = np.choose(kind, [0, 3.75, 3.1, 3.4, 2.95, 3.0, 2.8, 1.3, 3.3]).astype(np.float32)
         size_t = 3.45 + 2.0 * bad + 0.35 * big
@@ -173,7 +176,7 @@ class Block:
         turn = np.where(kind == LUMINAL, lean + 1.5708 + 0.25 * g[2], turn)
         turn = np.where(tumour & (t.nest < 12), lean + 0.9 * g[2] + 1.2, turn)
         dark = np.choose(kind, [0.135, 0.165, 0.18, 0.185, 0.27, 0.2, 0.2, 0.30, 0.22]).astype(np.float32)
-        dark = np.where(tumour, 0.15 + 0.03 * bad + 0.03 * big, dark) * (1 + 0.13 * g[3])
+        dark = np.where(tumour, 0.15 + 0.03 * self.contrast * bad + 0.03 * big, dark) * (1 + 0.13 * g[3])
         coarse = np.where(tumour, 0.12 + 0.50 * bad + 0.12 * big, np.where(np.isin(kind, (LYMPH, PLASMA)), 0.38, 0.2))
         fine = np.where(tumour, 0.34 - 0.1 * bad, 0.25)
         nucleolus = np.where(tumour, np.clip(1.55 * (bad - 0.32) + 0.25 * g[4], 0, 1.5), 0)

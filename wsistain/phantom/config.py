@@ -42,6 +42,9 @@ class PhantomConfig(Strict):
     marker: str = "ER"
     seed: int = Field(0, ge=0, lt=2**63)
     visibility: float = Field(0.85, ge=0, le=1, description="share of the expression that morphology shows")
+    contrast: float = Field(
+        1.0, ge=1, le=4, description="how plainly nuclei show their differentiation; more than 1 is a caricature"
+    )
     pairing: Pairing = "mist"
     sections: SectionPairing | None = Field(None, description="replaces the preset named by `pairing`")
     thickness_um: float = Field(4.0, ge=1, le=10, description="of both sections")

@@ -240,7 +240,7 @@ def _plan(base: Path, parameters: dict[str, Any], fresh: bool) -> list[PatchJob]
         config = PhantomConfig(
             height=side * p["size"], width=side * p["size"], mpp=p["mpp"], marker=p["marker"],
             seed=int(salt_of(p["seed"], f"slide {p['marker']} {k}") >> np.uint64(2)), visibility=p["visibility"],
-            pairing=p["pairing"], quality=p["quality"],
+            contrast=p["contrast"], pairing=p["pairing"], quality=p["quality"],
         )  # fmt: skip
         slide = f"{p['marker']}{p['seed']}S{k:03d}"
         for y, x in choose_places(config, p["size"], count):
@@ -259,6 +259,7 @@ def make_patches(
     seed: int = 0,
     mpp: float = 0.4661,
     visibility: float = 0.85,
+    contrast: float = 1.0,
     pairing: Pairing = "mist",
     quality: int = 90,
     workers: int = 1,
@@ -281,7 +282,8 @@ def make_patches(
     for marker in parse_markers(markers):
         parameters = {
             "format": FORMAT, "kind": "patches", "marker": marker.name, "train": train, "val": val, "size": size,
-            "slides": slides, "seed": seed, "mpp": mpp, "visibility": visibility, "pairing": pairing, "quality": quality,
+            "slides": slides, "seed": seed, "mpp": mpp, "visibility": visibility,
+            "contrast": contrast, "pairing": pairing, "quality": quality,
         }  # fmt: skip
         folder = Path(root) / marker.name
         manifest = begin(folder, parameters, overwrite=overwrite)

@@ -35,7 +35,7 @@ class Phantom:
         extent = (config.height * config.mpp, config.width * config.mpp)
         self.clone = draw_clone(config.seed, config.her2_score)
         self.anatomy = Anatomy(config.seed, extent, whole=config.whole)
-        self.block = Block(config.seed, self.anatomy, self.clone, config.visibility)
+        self.block = Block(config.seed, self.anatomy, self.clone, config.visibility, config.contrast)
         self.sections = make_sections(config)
         # H&E and the truth are two glasses; both IHC products are stained and scanned together.
         self.optics = {"he": draw_optics(config.seed, "he"), "ihc": draw_optics(config.seed, f"ihc {config.marker}")}

@@ -39,7 +39,8 @@ class Config(Strict):
     n_blocks: int = 4
     ngf: int = 16
     windows: tuple[int, ...] = Field(
-        (), description="odd edges, in cells of 4 px, of the windows whose texture the network is shown; none: a plain ResNet"
+        (),
+        description="odd edges, in cells of 4 px, of the windows whose texture the network is shown; none: a plain ResNet",
     )
     start_from: str | None = Field(None, description="weights file of an earlier run of the same size, to go on from")
     lr: float = 2e-3
