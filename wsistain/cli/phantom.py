@@ -158,8 +158,8 @@ def patches(
     with _Shown() as show:
         result = make_patches(
             root, markers=markers, train=train, val=val, size=size, slides=slides, seed=seed, mpp=mpp,
-            visibility=visibility, contrast=contrast, pairing=pairing, workers=workers, progress=show,
-            overwrite=overwrite,  # type: ignore[arg-type]
+            visibility=visibility, contrast=contrast, pairing=pairing, workers=workers, progress=show,  # type: ignore[arg-type]
+            overwrite=overwrite,
         )  # fmt: skip
     aucs = []
     for name, facts in result.items():
