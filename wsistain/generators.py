@@ -5,6 +5,7 @@ a network never imports torch.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -267,18 +268,20 @@ def load_generator(
 
 
 EXACT_STRIDE = 512
+EXACT_STRIDE_PER_RADIUS = 5
 FADE_PX = 32
 
 
 def exact_tiling(spec: GeneratorSpec) -> GeneratorSpec:
     """The spec with the tiling that makes a network with fixed statistics exact: a halo of its receptive field.
 
-    Nothing is left for the overlap to hide but the edge of tissue, so it is narrow. A spec whose radius is unknown
-    comes back as it is.
+    Nothing is left for the overlap to hide but the edge of tissue, so it is narrow. The wider the halo, the longer the
+    stride, or most of the work would be thrown away. A spec whose radius is unknown comes back as it is.
     """
     if spec.radius is None:
         return spec
-    stride = max(EXACT_STRIDE, -(-EXACT_STRIDE // spec.size_multiple) * spec.size_multiple)
+    step = math.lcm(64, spec.size_multiple)
+    stride = -(-max(EXACT_STRIDE, EXACT_STRIDE_PER_RADIUS * spec.radius) // step) * step
     return replace(spec, stride=stride, overlap=FADE_PX, halo=spec.radius)
 
 

@@ -20,15 +20,17 @@ from wsistain.markers import Marker
 from wsistain.networks.context import ContextResnet, reset_parameters
 from wsistain.networks.published import load_into, read_published
 from wsistain.networks.resnet import ResnetGenerator
+from wsistain.optics.stains import optical_density, stain_matrix, to_unit
 from wsistain.systems.base import Batch, Progress, Update, weighted_sum
 
 
 class Weights(Strict):
-    """Weights of the squared errors at full size, of means over 4 x 4 px, and of brown against blue over 8 x 8 px."""
+    """Weights of the squared errors at full size, of means over 4 x 4 px, and of stain over 8 x 8 px."""
 
     fine: float = 4.0
     coarse: float = 4.0
     stain: float = 30.0
+    dab: float = 5.0
 
 
 class Config(Strict):
@@ -42,6 +44,7 @@ class Config(Strict):
         (),
         description="odd edges, in cells of 4 px, of the windows whose texture the network is shown; none: a plain ResNet",
     )
+    far: int = Field(41, description="odd edge, in cells of 4 px, of the window of its own findings; if it has windows")
     start_from: str | None = Field(None, description="weights file of an earlier run of the same size, to go on from")
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.99)
@@ -77,6 +80,7 @@ class Aligned(nn.Module):
             "fine": F.mse_loss(fake, batch.ihc),
             "coarse": F.mse_loss(F.avg_pool2d(fake, 4), F.avg_pool2d(batch.ihc, 4)),
             "stain": F.mse_loss(_brown(fake), _brown(batch.ihc)),
+            "dab": F.mse_loss(_dab(fake), _dab(batch.ihc)),
         }
         update(self.optimizers["G"], weighted_sum(terms, self.cfg.weights))
         return terms
@@ -85,7 +89,7 @@ class Aligned(nn.Module):
         return self.G
 
     def header_options(self) -> dict[str, object]:
-        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf, "windows": self.cfg.windows}
+        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf, "windows": self.cfg.windows, "far": self.cfg.far}
 
     def generator_state(self) -> dict[str, Tensor]:
         return self.G.state_dict()
@@ -101,11 +105,20 @@ def _brown(picture: Tensor) -> Tensor:
     return F.avg_pool2d(picture[:, 0] - picture[:, 2], 8)
 
 
+def _dab(picture: Tensor) -> Tensor:
+    """Amount of DAB after separation, which may be negative, means over 8 x 8 px: (b, h/8, w/8).
+
+    Slow to learn from alone, but it is what positivity is read from in the end.
+    """
+    row = torch.linalg.inv(stain_matrix())[:, 2]
+    return F.avg_pool2d(torch.einsum("bchw,c->bhw", optical_density(to_unit(picture)), row.to(picture)), 8)
+
+
 def generator_network(options: dict[str, Any]) -> nn.Module:
     """The network of a weights header: a ResNet with batch norm and strided convolutions, with or without context."""
     n_blocks, ngf, windows = options["n_blocks"], options["ngf"], options.get("windows")
     if windows:
-        return ContextResnet(n_blocks, ngf, windows)
+        return ContextResnet(n_blocks, ngf, windows, options["far"])
     network = ResnetGenerator(n_blocks, ngf, norm="batch", blur=False)
     reset_parameters(network)
     return network
