@@ -267,7 +267,7 @@ def load_generator(
     return build_generator(find_generator(name, marker), device=device, **options)
 
 
-EXACT_STRIDE = 512
+EXACT_STRIDE = (512, 1024)
 EXACT_STRIDE_PER_RADIUS = 5
 FADE_PX = 32
 
@@ -276,12 +276,13 @@ def exact_tiling(spec: GeneratorSpec) -> GeneratorSpec:
     """The spec with the tiling that makes a network with fixed statistics exact: a halo of its receptive field.
 
     Nothing is left for the overlap to hide but the edge of tissue, so it is narrow. The wider the halo, the longer the
-    stride, or most of the work would be thrown away. A spec whose radius is unknown comes back as it is.
+    stride, or most of the work would be thrown away, up to what memory bears. A spec whose radius is unknown comes back as it is.
     """
     if spec.radius is None:
         return spec
     step = math.lcm(64, spec.size_multiple)
-    stride = -(-max(EXACT_STRIDE, EXACT_STRIDE_PER_RADIUS * spec.radius) // step) * step
+    least, most = EXACT_STRIDE
+    stride = -(-min(max(least, EXACT_STRIDE_PER_RADIUS * spec.radius), most) // step) * step
     return replace(spec, stride=stride, overlap=FADE_PX, halo=spec.radius)
 
 

@@ -1,5 +1,7 @@
 """Seam-free normalisation: frozen statistics make tiling exact; per-tile statistics do not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 import wsistain.systems
 from tests.pipeline.slides import level0, small_config, tree_hash, write_slide
 from tests.pipeline.toy_system import generator_network
-from wsistain.generators import build_generator, find_generator
+from wsistain.generators import build_generator, exact_tiling, find_generator
 from wsistain.networks.receptive_field import receptive_radius
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.networks.slide_norm import NormField, norm_layers, pooled_statistics
@@ -164,3 +166,9 @@ def test_receptive_radius_bounds_what_a_far_change_can_do(n_blocks, expected):
         assert torch.equal(network(x)[..., row, row], network(z)[..., row, row])
         z[..., row - radius // 3 :, :] += 0.5
         assert not torch.equal(network(x)[..., row, row], network(z)[..., row, row])
+
+
+@pytest.mark.parametrize(("radius", "stride"), [(0, 512), (90, 512), (147, 768), (300, 1024)])
+def test_a_wide_halo_gets_a_longer_stride(radius, stride):
+    spec = exact_tiling(replace(find_generator("identity", "ER"), radius=radius))
+    assert (spec.stride, spec.halo) == (stride, radius)
