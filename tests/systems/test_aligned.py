@@ -3,7 +3,8 @@ import torch
 
 from wsistain.errors import WeightsError
 from wsistain.markers import find_marker
-from wsistain.systems.aligned import Aligned, Config, _brown
+from wsistain.optics.stains import separate_stains
+from wsistain.systems.aligned import Aligned, Config, _brown, _dab, generator_network
 from wsistain.systems.base import Batch, Progress
 from wsistain.weights import Header, save_weights
 
@@ -48,3 +49,21 @@ def test_start_from_takes_the_weights_of_an_earlier_run_and_refuses_another_size
         assert torch.equal(later.generator_state()[name], tensor)
     with pytest.raises(WeightsError):
         Aligned(Config.tiny({"start_from": str(path), "ngf": 6}), find_marker("PR"))
+
+
+def test_the_dab_term_is_the_separated_amount_where_there_is_any_and_goes_on_below_zero():
+    brown, blue = (
+        torch.tensor(c)[None, :, None, None].expand(1, 3, 16, 16) for c in ((0.1, -0.4, -0.7), (-0.5, -0.1, 0.5))
+    )
+    amount = separate_stains((brown + 1) / 2)[:, 2].mean() * 6  # scikit-image counts in units of log10(1e6)
+    assert torch.allclose(_dab(brown), amount.expand(1, 2, 2), rtol=1e-4)
+    assert (_dab(blue) < 0).all()
+
+
+def test_far_windows_need_a_network_with_windows_and_the_header_builds_it():
+    system = Aligned(Config.tiny({"windows": (3, 5), "far": 7}), find_marker("ER"))
+    again = generator_network(system.header_options())
+    again.load_state_dict(system.generator_state())
+    x = torch.rand(1, 3, 32, 48) * 2 - 1
+    assert torch.equal(again.eval()(x), system.generator().eval()(x))
+    assert again.halo_px > generator_network({"n_blocks": 1, "ngf": 4}).halo_px

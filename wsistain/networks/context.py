@@ -2,8 +2,8 @@
 
 How far a tumour is from its normal tissue shows in the size and the chromatin of many nuclei together, and neighbours
 are alike. A narrow ResNet learns such statistics slowly: to it they are products of many layers. Here they are given:
-first means and mean squares of the first convolution over windows of several sizes, then, half way through the residual
-blocks, means over a wide window of what the network itself has found, each weighted by where it was found.
+first means and mean squares of the first convolution over windows of several sizes, then, before the last residual
+block, means over a wide window of what the network itself has found, each weighted by where it was found.
 """
 
 import functools
@@ -50,7 +50,7 @@ class WeightedMean(nn.Module):
 
 
 class ContextResnet(nn.Module):
-    """`ResnetGenerator` with batch norm, shown the texture of its surroundings and, half way, what it found there.
+    """`ResnetGenerator` with batch norm, shown the texture of its surroundings and, near the end, what it found there.
 
     n_blocks, ngf : as there; ngf a multiple of 2.
     windows       : odd edges of the windows, in cells of 4 px, over which means and mean squares are taken.
@@ -84,11 +84,11 @@ class ContextResnet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         layers = self.base.model
-        half = ENCODER.stop + self.n_blocks // 2
+        late = ENCODER.stop + max(self.n_blocks - 1, 0)
         first = layers[:2](x)
         out: Tensor = layers[ENCODER](first)
-        out = layers[ENCODER.stop : half](out + self.context(self._statistics(first)))
-        out = layers[half:](out + self.neighbours(out))
+        out = layers[ENCODER.stop : late](out + self.context(self._statistics(first)))
+        out = layers[late:](out + self.neighbours(out))
         return out
 
     def _statistics(self, first: Tensor) -> Tensor:
