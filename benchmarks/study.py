@@ -23,7 +23,7 @@ from typing import Any
 
 import common
 import yaml
-from study_arms import ABLATIONS, ARMS, Arm, configuration, over
+from study_arms import ABLATIONS, ARMS, Arm, configuration, over, steps_of
 
 PATCHES = ["--markers", "ER", "--train", "240", "--val", "48", "--size", "256", "--slides", "48", "--seed", "5",
            "--mpp", "1.0", "--pairing", "adjacent", "--visibility", "1.0", "--contrast", "3"]  # fmt: skip
@@ -73,7 +73,7 @@ def train_one(args: argparse.Namespace, arm: Arm, seed: int) -> str:
     seconds = round(time.perf_counter() - start)
     if done.returncode:
         return f"{out.name}: FAILED after {seconds} s: {done.stderr[-600:]}"
-    (out / "study.json").write_text(json.dumps({"seconds": seconds, "steps": round(args.steps * arm.share)}))
+    (out / "study.json").write_text(json.dumps({"seconds": seconds, "steps": steps_of(arm, args.steps), "batch": arm.batch}))
     return f"{out.name}: {seconds} s"
 
 

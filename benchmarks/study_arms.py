@@ -11,7 +11,7 @@ class Arm:
     """One row of the study.
 
     name    : of its folder; `group`: the table it stands in; `label`: how the table calls it.
-    share   : part of the steps of the others that it gets, because each costs that much more.
+    batch   : patches a step. share: part of the patches of the others that it sees, because each costs that much more.
     options : of the system, as in a configuration file; `changes` go over them (the ablation's own).
     sampling: for arms that stain with the weights of another one, `of`, under other sampling options.
     """
@@ -22,6 +22,7 @@ class Arm:
     system: str
     options: dict[str, Any] = field(default_factory=dict)
     pairing: str = "weak"
+    batch: int = 1
     share: float = 1.0
     of: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -83,18 +84,18 @@ ARMS = (
     Arm("cut", "systems", "CUT", "cut", CUT, pairing="none"),
     Arm("asp", "systems", "ASP", "asp", ASP),
     Arm("asp_dgrank", "systems", "ASP-DGRank", "asp_dgrank", DGRANK),
-    Arm("usigan", "systems", "USIGAN", "usigan", USIGAN),
+    Arm("usigan", "systems", "USIGAN", "usigan", USIGAN, batch=2),
     Arm("pix2pix_turbo", "systems", "Pix2Pix-Turbo", "pix2pix_turbo", TURBO, share=TURBO_SHARE),
     Arm("cyclegan_turbo", "systems", "CycleGAN-Turbo", "cyclegan_turbo", TURBO, pairing="none", share=TURBO_SHARE),
     Arm("ot_stainnet", "systems", "OT-StainNet", "ot_stainnet", TURBO, share=TURBO_SHARE),
     Arm("atst_net", "systems", "ATST-Net", "atst_net", ATST),
     Arm("miu_diff", "systems", "MIU-Diff", "miu_diff", MIU),
     Arm("usigan_base", "usigan", "none of the three losses", "usigan",
-        over(USIGAN, weights={"tcyc": 0.0, "cc": 0.0, "odc": 0.0})),
-    Arm("usigan_no_tcyc", "usigan", "without the transport cycle", "usigan", over(USIGAN, weights={"tcyc": 0.0})),
+        over(USIGAN, weights={"tcyc": 0.0, "cc": 0.0, "odc": 0.0}), batch=2),
+    Arm("usigan_no_tcyc", "usigan", "without the transport cycle", "usigan", over(USIGAN, weights={"tcyc": 0.0}), batch=2),
     Arm("usigan_only_tcyc", "usigan", "without the two correlation losses", "usigan",
-        over(USIGAN, weights={"cc": 0.0, "odc": 0.0})),
-    Arm("usigan_1e4", "usigan", "transport cycle at 1e4, as published", "usigan", over(USIGAN, weights={"tcyc": 1e4})),
+        over(USIGAN, weights={"cc": 0.0, "odc": 0.0}), batch=2),
+    Arm("usigan_1e4", "usigan", "transport cycle at 1e4, as published", "usigan", over(USIGAN, weights={"tcyc": 1e4}), batch=2),
     Arm("dgrank_base", "asp_dgrank", "neither", "asp_dgrank", over(DGRANK, diffuse=False, sampling="uniform")),
     Arm("dgrank_diffusion", "asp_dgrank", "diffusion only", "asp_dgrank", over(DGRANK, sampling="uniform")),
     Arm("dgrank_attention", "asp_dgrank", "attention only", "asp_dgrank", over(DGRANK, diffuse=False)),
@@ -115,6 +116,11 @@ ABLATIONS = {"usigan": "usigan", "asp_dgrank": "asp_dgrank", "ot_stainnet": "ot_
              "miu_diff": "miu_diff"}  # fmt: skip
 
 
+def steps_of(arm: Arm, steps: int) -> int:
+    """Steps of an arm where the others make `steps` of one patch each."""
+    return round(steps * arm.share / arm.batch)
+
+
 def configuration(arm: Arm, *, root: str, steps: int, seed: int) -> dict[str, Any]:
     """The training configuration of an arm, as a YAML file holds it."""
     return {
@@ -124,14 +130,14 @@ def configuration(arm: Arm, *, root: str, steps: int, seed: int) -> dict[str, An
             "layout": "mist", "root": root, "pairing": arm.pairing,
             "crop_px": CROP_PX, "mpp": 1.0, "workers": 0,
         },
-        "steps": round(steps * arm.share),
+        "steps": steps_of(arm, steps),
         "epochs": 60,
         "decay_epochs": 40,
-        "batch_size": 1,
+        "batch_size": arm.batch,
         "seed": seed,
-        "sample_every": round(steps * arm.share),
-        "checkpoint_every": max(1, steps // 2),
-        "log_every": max(1, steps // 20),
+        "sample_every": steps_of(arm, steps),
+        "checkpoint_every": steps_of(arm, steps),
+        "log_every": max(1, steps_of(arm, steps) // 20),
         "licence": "Apache-2.0",
         "options": arm.options,
     }  # fmt: skip
