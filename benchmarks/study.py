@@ -73,7 +73,9 @@ def train_one(args: argparse.Namespace, arm: Arm, seed: int) -> str:
     seconds = round(time.perf_counter() - start)
     if done.returncode:
         return f"{out.name}: FAILED after {seconds} s: {done.stderr[-600:]}"
-    (out / "study.json").write_text(json.dumps({"seconds": seconds, "steps": steps_of(arm, args.steps), "batch": arm.batch}))
+    (out / "study.json").write_text(
+        json.dumps({"seconds": seconds, "steps": steps_of(arm, args.steps), "batch": arm.batch})
+    )
     return f"{out.name}: {seconds} s"
 
 

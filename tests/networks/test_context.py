@@ -17,7 +17,7 @@ def test_window_means_equal_numpy_and_leave_out_what_lies_outside():
 
 def test_a_tile_with_its_halo_equals_one_pass_and_a_smaller_halo_does_not():
     torch.manual_seed(0)
-    network = ContextResnet(2, 4, (5, 9), 7).eval().double()
+    network = ContextResnet(2, 4, (5, 9)).eval().double()
     halo = network.halo_px
     assert halo % 4 == 0 or halo > 0
     margin = -(-halo // 4) * 4
@@ -34,7 +34,7 @@ def test_a_tile_with_its_halo_equals_one_pass_and_a_smaller_halo_does_not():
 
 def test_the_texture_of_the_neighbourhood_reaches_the_centre():
     torch.manual_seed(1)
-    network = ContextResnet(2, 4, (9,), 3).eval()
+    network = ContextResnet(2, 4, (9,)).eval()
     smooth = torch.zeros(1, 3, 128, 128)
     rough = smooth.clone()
     rough[..., 40:56, 60:70] = torch.rand(3, 16, 10) - 0.5
@@ -45,4 +45,4 @@ def test_the_texture_of_the_neighbourhood_reaches_the_centre():
 
 def test_even_windows_are_refused():
     with pytest.raises(ValueError, match="odd"):
-        ContextResnet(2, 4, (4,), 3)
+        ContextResnet(2, 4, (4,))

@@ -25,7 +25,9 @@ def test_terms_vanish_where_the_virtual_picture_is_the_target():
     system.G.train()
     with torch.no_grad():
         target = system.G(he)
-    assert all(float(term.detach()) < 1e-10 for term in _step(system, he, target).values())
+    terms = _step(system, he, target)
+    del terms["dab"]  # wants no less than none, so a picture with less is not its own target
+    assert all(float(term.detach()) < 1e-10 for term in terms.values())
 
 
 def test_the_stain_term_tells_brown_from_blue_and_pulls_a_blue_nucleus_towards_brown():
@@ -57,11 +59,11 @@ def test_the_dab_term_is_the_separated_amount_where_there_is_any_and_goes_on_bel
     )
     amount = separate_stains((brown + 1) / 2)[:, 2].mean() * 6  # scikit-image counts in units of log10(1e6)
     assert torch.allclose(_dab(brown), amount.expand(1, 2, 2), rtol=1e-4)
-    assert (_dab(blue) < 0).all()
+    assert (_dab(blue) < 0).all() and (_dab(blue, least=0.0) == 0).all()
 
 
-def test_far_windows_need_a_network_with_windows_and_the_header_builds_it():
-    system = Aligned(Config.tiny({"windows": (3, 5), "far": 7}), find_marker("ER"))
+def test_the_header_builds_the_network_with_its_windows():
+    system = Aligned(Config.tiny({"windows": (3, 5)}), find_marker("ER"))
     again = generator_network(system.header_options())
     again.load_state_dict(system.generator_state())
     x = torch.rand(1, 3, 32, 48) * 2 - 1

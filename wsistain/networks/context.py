@@ -1,9 +1,8 @@
-"""A small ResNet that also sees a wide neighbourhood: the network of the demonstration weights.
+"""A small ResNet that also sees the texture of its surroundings: the network of the demonstration weights.
 
-How far a tumour is from its normal tissue shows in the size and the chromatin of many nuclei together, and neighbours
-are alike. A narrow ResNet learns such statistics slowly: to it they are products of many layers. Here they are given:
-first means and mean squares of the first convolution over windows of several sizes, then, before the last residual
-block, means over a wide window of what the network itself has found, each weighted by where it was found.
+How far a tumour is from its normal tissue shows in the size and the chromatin of many nuclei together. A narrow ResNet
+learns such statistics slowly: to it they are products of many layers. Here they are given: means and mean squares of the
+first convolution over windows of several sizes.
 """
 
 import functools
@@ -20,41 +19,11 @@ ENCODER = slice(2, 10)
 """Layers of the ResNet between its first convolution and its first residual block: norms and two halvings."""
 
 
-HEADS = 8
-
-
-class WeightedMean(nn.Module):
-    """Means of learned values over a square window, weighted by learned weights: what nuclei look like, not how many.
-
-    channels : of the map, a multiple of 8: each of 8 weights serves an eighth of the values.
-    window   : odd edge, cells of the map; cut off at the map's edge.
-
-    Maps (b, channels, h, w) to the same.
-    """
-
-    def __init__(self, channels: int, window: int):
-        super().__init__()
-        self.window = window
-        self.weight = nn.Conv2d(channels, HEADS, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, value = torch.sigmoid(self.weight(x)), self.value(x)
-        with torch.autocast(x.device.type, enabled=False):
-            weight, value = _at_least_float32(weight), _at_least_float32(value)
-            weight = weight.repeat_interleave(value.shape[1] // HEADS, dim=1)
-            mean = _window_mean(weight * value, self.window) / (_window_mean(weight, self.window) + 1e-3)
-        out: Tensor = self.out(mean)
-        return out
-
-
 class ContextResnet(nn.Module):
-    """`ResnetGenerator` with batch norm, shown the texture of its surroundings and, near the end, what it found there.
+    """`ResnetGenerator` with batch norm, and a branch from its first convolution to its residual blocks.
 
-    n_blocks, ngf : as there; ngf a multiple of 2.
+    n_blocks, ngf : as there.
     windows       : odd edges of the windows, in cells of 4 px, over which means and mean squares are taken.
-    far           : odd edge, in cells of 4 px, of the window of the weighted means.
 
     Maps float (b, 3, h, w) in [-1, 1] to the same; h and w must be multiples of 4. Windows are cut off at the picture's
     edge. Statistics of batch norm are frozen once trained, so tiles with a halo of `halo_px` equal one pass.
@@ -63,32 +32,29 @@ class ContextResnet(nn.Module):
     size_multiple = 4
     norm = "frozen"
 
-    def __init__(self, n_blocks: int, ngf: int, windows: Sequence[int], far: int):
+    def __init__(self, n_blocks: int, ngf: int, windows: Sequence[int]):
         super().__init__()
-        if any(window < 3 or window % 2 == 0 for window in (*windows, far)):
-            raise ValueError(f"windows {tuple(windows)} and {far}: wanted odd numbers of cells from 3 up")
-        self.n_blocks, self.windows, self.far = n_blocks, tuple(windows), far
+        if any(window < 3 or window % 2 == 0 for window in windows):
+            raise ValueError(f"windows {tuple(windows)}: wanted odd numbers of cells from 3 up")
+        self.n_blocks, self.windows = n_blocks, tuple(windows)
         self.base = ResnetGenerator(n_blocks, ngf, norm="batch", blur=False)
         seen = 2 * ngf * (1 + len(self.windows))
         self.context = nn.Sequential(
             nn.BatchNorm2d(seen), nn.Conv2d(seen, 4 * ngf, 1), nn.ReLU(), nn.Conv2d(4 * ngf, 4 * ngf, 1)
         )
-        self.neighbours = WeightedMean(4 * ngf, far)
         reset_parameters(self.base)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.4 x as fast on CPUs
 
     @property
     def halo_px(self) -> int | None:
         """Radius of the receptive field, px: the halo that makes tiling exact."""
-        return _halo(self.n_blocks, self.windows, self.far)
+        return _halo(self.n_blocks, self.windows)
 
     def forward(self, x: Tensor) -> Tensor:
         layers = self.base.model
-        late = ENCODER.stop + max(self.n_blocks - 1, 0)
         first = layers[:2](x)
         out: Tensor = layers[ENCODER](first)
-        out = layers[ENCODER.stop : late](out + self.context(self._statistics(first)))
-        out = layers[late:](out + self.neighbours(out))
+        out = layers[ENCODER.stop :](out + self.context(self._statistics(first)))
         return out
 
     def _statistics(self, first: Tensor) -> Tensor:
@@ -124,6 +90,6 @@ def _band(n: int, window: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _halo(n_blocks: int, windows: tuple[int, ...], far: int) -> int | None:
-    """Receptive-field radius of every network of this shape, told by the narrowest."""
-    return receptive_radius(ContextResnet(n_blocks, 2, windows, far), ContextResnet.size_multiple)
+def _halo(n_blocks: int, windows: tuple[int, ...]) -> int | None:
+    """Receptive-field radius of every network of this shape, told by one channel."""
+    return receptive_radius(ContextResnet(n_blocks, 1, windows), ContextResnet.size_multiple)

@@ -7,6 +7,7 @@ likelier of the two, and an adversary would invent one. On weakly paired section
 systems there.
 """
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -49,7 +50,6 @@ class Config(Strict):
         (),
         description="odd edges, in cells of 4 px, of the windows whose texture the network is shown; none: a plain ResNet",
     )
-    far: int = Field(41, description="odd edge, in cells of 4 px, of the window of its own findings; if it has windows")
     start_from: str | None = Field(None, description="weights file of an earlier run of the same size, to go on from")
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.99)
@@ -87,7 +87,7 @@ class Aligned(nn.Module):
             "fine": F.mse_loss(fake, batch.ihc),
             "coarse": F.mse_loss(F.avg_pool2d(fake, 4), F.avg_pool2d(batch.ihc, 4)),
             "stain": F.mse_loss(brown, wanted),
-            "dab": F.mse_loss(_dab(fake), _dab(batch.ihc)),
+            "dab": F.mse_loss(_dab(fake), _dab(batch.ihc, least=0.0)),
             "region": F.mse_loss(F.avg_pool2d(brown, region), F.avg_pool2d(wanted, region)),
         }
         update(self.optimizers["G"], weighted_sum(terms, self.cfg.weights))
@@ -97,7 +97,8 @@ class Aligned(nn.Module):
         return self.G
 
     def header_options(self) -> dict[str, object]:
-        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf, "windows": self.cfg.windows, "far": self.cfg.far}
+        names = ("n_blocks", "ngf", "windows")
+        return {name: getattr(self.cfg, name) for name in names}
 
     def generator_state(self) -> dict[str, Tensor]:
         return self.G.state_dict()
@@ -113,20 +114,22 @@ def _brown(picture: Tensor) -> Tensor:
     return F.avg_pool2d(picture[:, 0] - picture[:, 2], 8)
 
 
-def _dab(picture: Tensor) -> Tensor:
-    """Amount of DAB after separation, which may be negative, means over 8 x 8 px: (b, h/8, w/8).
+def _dab(picture: Tensor, least: float = -math.inf) -> Tensor:
+    """Amount of DAB after separation, not below `least`, means over 8 x 8 px: (b, h/8, w/8).
 
-    Slow to learn from alone, but it is what positivity is read from in the end.
+    Positivity is read from it in the end, cut off at 0. Only the wanted picture is cut off: a nucleus that is little
+    likely to be positive is then wanted a little brown, where the mean colour would be too blue to count as any DAB.
     """
     row = torch.linalg.inv(stain_matrix())[:, 2]
-    return F.avg_pool2d(torch.einsum("bchw,c->bhw", optical_density(to_unit(picture)), row.to(picture)), 8)
+    amount = torch.einsum("bchw,c->bhw", optical_density(to_unit(picture)), row.to(picture))
+    return F.avg_pool2d(amount.clamp_min(least), 8)
 
 
 def generator_network(options: dict[str, Any]) -> nn.Module:
     """The network of a weights header: a ResNet with batch norm and strided convolutions, with or without context."""
     n_blocks, ngf, windows = options["n_blocks"], options["ngf"], options.get("windows")
     if windows:
-        return ContextResnet(n_blocks, ngf, windows, options["far"])
+        return ContextResnet(n_blocks, ngf, windows)
     network = ResnetGenerator(n_blocks, ngf, norm="batch", blur=False)
     reset_parameters(network)
     return network
