@@ -7,7 +7,6 @@ likelier of the two, and an adversary would invent one. On weakly paired section
 systems there.
 """
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -21,22 +20,15 @@ from wsistain.markers import Marker
 from wsistain.networks.context import ContextResnet, reset_parameters
 from wsistain.networks.published import load_into, read_published
 from wsistain.networks.resnet import ResnetGenerator
-from wsistain.optics.stains import optical_density, stain_matrix, to_unit
 from wsistain.systems.base import Batch, Progress, Update, weighted_sum
-
-REGION = 4
-"""Edge of the regions whose mean stain is compared, in means of 8 px: some ten nuclei, whose neighbours tell more than
-each alone."""
 
 
 class Weights(Strict):
-    """Weights of the squared errors at full size, of means over 4 x 4 px, and of stain over 8 and 32 px."""
+    """Weights of the squared errors at full size, of means over 4 x 4 px, and of brown against blue over 8 x 8 px."""
 
     fine: float = 4.0
     coarse: float = 4.0
     stain: float = 30.0
-    dab: float = 20.0
-    region: float = 60.0
 
 
 class Config(Strict):
@@ -81,14 +73,10 @@ class Aligned(nn.Module):
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         """One step on the squared errors."""
         fake = self.G(batch.he.contiguous(memory_format=torch.channels_last)).float()
-        brown, wanted = _brown(fake), _brown(batch.ihc)
-        region = min(REGION, *brown.shape[1:])
         terms = {
             "fine": F.mse_loss(fake, batch.ihc),
             "coarse": F.mse_loss(F.avg_pool2d(fake, 4), F.avg_pool2d(batch.ihc, 4)),
-            "stain": F.mse_loss(brown, wanted),
-            "dab": F.mse_loss(_dab(fake), _dab(batch.ihc, least=0.0)),
-            "region": F.mse_loss(F.avg_pool2d(brown, region), F.avg_pool2d(wanted, region)),
+            "stain": F.mse_loss(_brown(fake), _brown(batch.ihc)),
         }
         update(self.optimizers["G"], weighted_sum(terms, self.cfg.weights))
         return terms
@@ -112,17 +100,6 @@ def _brown(picture: Tensor) -> Tensor:
     density the few blackest pixels would outweigh all others.
     """
     return F.avg_pool2d(picture[:, 0] - picture[:, 2], 8)
-
-
-def _dab(picture: Tensor, least: float = -math.inf) -> Tensor:
-    """Amount of DAB after separation, not below `least`, means over 8 x 8 px: (b, h/8, w/8).
-
-    Positivity is read from it in the end, cut off at 0. Only the wanted picture is cut off: a nucleus that is little
-    likely to be positive is then wanted a little brown, where the mean colour would be too blue to count as any DAB.
-    """
-    row = torch.linalg.inv(stain_matrix())[:, 2]
-    amount = torch.einsum("bchw,c->bhw", optical_density(to_unit(picture)), row.to(picture))
-    return F.avg_pool2d(amount.clamp_min(least), 8)
 
 
 def generator_network(options: dict[str, Any]) -> nn.Module:
