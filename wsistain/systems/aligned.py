@@ -85,8 +85,7 @@ class Aligned(nn.Module):
         return self.G
 
     def header_options(self) -> dict[str, object]:
-        names = ("n_blocks", "ngf", "windows")
-        return {name: getattr(self.cfg, name) for name in names}
+        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf, "windows": self.cfg.windows}
 
     def generator_state(self) -> dict[str, Tensor]:
         return self.G.state_dict()
