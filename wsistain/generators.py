@@ -5,7 +5,6 @@ a network never imports torch.
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -267,22 +266,24 @@ def load_generator(
     return build_generator(find_generator(name, marker), device=device, **options)
 
 
-EXACT_STRIDE = (512, 1024)
-EXACT_STRIDE_PER_RADIUS = 5
+EXACT_STRIDE, WIDE_EXACT_STRIDE = 512, 1024
+"""Powers of two, since a block is a whole number of strides; the wide one for radii past `WIDE_RADIUS`."""
+
+WIDE_RADIUS = 128
 FADE_PX = 32
 
 
 def exact_tiling(spec: GeneratorSpec) -> GeneratorSpec:
     """The spec with the tiling that makes a network with fixed statistics exact: a halo of its receptive field.
 
-    Nothing is left for the overlap to hide but the edge of tissue, so it is narrow. The wider the halo, the longer the
-    stride, or most of the work would be thrown away, up to what memory bears. A spec whose radius is unknown comes back as it is.
+    Nothing is left for the overlap to hide but the edge of tissue, so it is narrow. A wide halo gets
+    a longer stride, or most of the work would be thrown away. A spec whose radius is unknown comes back as it is.
     """
     if spec.radius is None:
         return spec
-    step = math.lcm(64, spec.size_multiple)
-    least, most = EXACT_STRIDE
-    stride = -(-min(max(least, EXACT_STRIDE_PER_RADIUS * spec.radius), most) // step) * step
+    stride = EXACT_STRIDE if spec.radius <= WIDE_RADIUS else WIDE_EXACT_STRIDE
+    if stride % spec.size_multiple:
+        stride = spec.stride
     return replace(spec, stride=stride, overlap=FADE_PX, halo=spec.radius)
 
 

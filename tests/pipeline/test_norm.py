@@ -9,6 +9,7 @@ import torch
 import wsistain.systems
 from tests.pipeline.slides import level0, small_config, tree_hash, write_slide
 from tests.pipeline.toy_system import generator_network
+from wsistain.config import RunConfig
 from wsistain.generators import build_generator, exact_tiling, find_generator
 from wsistain.networks.receptive_field import receptive_radius
 from wsistain.networks.resnet import ResnetGenerator
@@ -16,6 +17,7 @@ from wsistain.networks.slide_norm import NormField, norm_layers, pooled_statisti
 from wsistain.pipeline.norm import load_norm
 from wsistain.pipeline.run import run
 from wsistain.stainer import NetworkGenerator
+from wsistain.tiling.plan import make_tiling
 from wsistain.weights import Header, save_weights
 
 SIZE = 512
@@ -168,7 +170,15 @@ def test_receptive_radius_bounds_what_a_far_change_can_do(n_blocks, expected):
         assert not torch.equal(network(x)[..., row, row], network(z)[..., row, row])
 
 
-@pytest.mark.parametrize(("radius", "stride"), [(0, 512), (90, 512), (147, 768), (300, 1024)])
-def test_a_wide_halo_gets_a_longer_stride(radius, stride):
-    spec = exact_tiling(replace(find_generator("identity", "ER"), radius=radius))
+@pytest.mark.parametrize(("radius", "stride"), [(0, 512), (90, 512), (110, 512), (147, 1024), (300, 1024)])
+@pytest.mark.parametrize("multiple", [1, 4, 256])
+def test_a_wide_halo_gets_a_longer_stride_that_blocks_are_made_of(radius, stride, multiple):
+    spec = exact_tiling(replace(find_generator("identity", "ER"), radius=radius, size_multiple=multiple))
     assert (spec.stride, spec.halo) == (stride, radius)
+    make_tiling(
+        stride=spec.stride,
+        overlap=spec.overlap,
+        halo=spec.halo,
+        size_multiple=multiple,
+        block=RunConfig().tiling.block,
+    )
