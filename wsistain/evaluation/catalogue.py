@@ -148,7 +148,7 @@ METRICS: dict[str, Metric] = {
         "Cell AUC",
         "truth",
         "higher",
-        "positive against negative tumour cells of section A, by mean DAB optical density in a disc of 2.5 um "
+        "positive against negative tumour cells of section A, by mean DAB optical density in a disc of 1.5 um "
         "(nuclear) or a ring of 3.5 to 6.5 um (membranous) at their place; all pictures pooled",
     ),
     "cell_auc_all": Metric("Cell AUC (all types)", "truth", "higher", "as Cell AUC over cells of every type"),

@@ -12,8 +12,13 @@ from wsistain.optics.scoring import POSITIVE_OD
 MASK_BLOCK = 4
 """Masks are made on means of 4 x 4 px of optical density: about 2 um, a third of a nucleus, so single pixels drop out."""
 
-DISC_UM = 2.5
-"""Radius of the disc in which a nuclear marker is read at a cell's position where its nucleus is not known better."""
+DISC_UM = 1.5
+"""Radius of the disc in which a nuclear marker is read at a cell's position where its nucleus is not known better.
+
+Inside nearly every nucleus: the phantom's have mean diameters of 6 to 14 um, less where they are long or cut near a
+pole. A disc of 2.5 um takes in the surroundings of small ones and so reads their size with their stain: it reads the
+phantom's aligned truth no better (AUC 0.996 both) and ranks the cells of a graded virtual stain 0.008 worse.
+"""
 
 RING_UM = (3.5, 6.5)
 """Inner and outer radius of the ring in which a membranous marker is read."""
