@@ -18,7 +18,7 @@ def ship(run: Path) -> Path:
     source = run / "weights.safetensors"
     header = read_header(source)
     target = shipped_folder() / f"demo-{header.markers[0].lower()}.safetensors"
-    data = "tissue phantom (synthetic, 240 aligned patches of 512 px), configs/train/demo.yaml"
+    data = "tissue phantom (synthetic, aligned patches of 512 px), configs/train/demo.yaml"
     # Kernels in half precision: half the bytes. Norm statistics stay as they are, since variances may be tiny.
     tensors = {name: t.half() if t.ndim > 1 else t for name, t in load_tensors(source).items()}
     save_weights(target, header.model_copy(update={"note": DEMO_NOTE, "training_data": data}), tensors)

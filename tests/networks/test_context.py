@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from wsistain.networks.context import ContextResnet, _window_mean
+from wsistain.networks.context import ContextResnet, WeightedMean, _window_mean
 
 
 def test_window_means_equal_numpy_and_leave_out_what_lies_outside():
@@ -17,7 +18,7 @@ def test_window_means_equal_numpy_and_leave_out_what_lies_outside():
 
 def test_a_tile_with_its_halo_equals_one_pass_and_a_smaller_halo_does_not():
     torch.manual_seed(0)
-    network = ContextResnet(2, 4, (5, 9)).eval().double()
+    network = ContextResnet(2, 4, (5, 9), 11).eval().double()
     halo = network.halo_px
     margin = -(-halo // 4) * 4
     x = torch.rand(1, 3, 2 * margin + 96, 2 * margin + 64, dtype=torch.float64) * 2 - 1
@@ -31,17 +32,49 @@ def test_a_tile_with_its_halo_equals_one_pass_and_a_smaller_halo_does_not():
     assert not torch.allclose(less, whole, atol=1e-6)
 
 
-def test_texture_beyond_the_reach_of_the_convolutions_changes_the_centre():
-    torch.manual_seed(1)
-    network = ContextResnet(1, 4, (41,)).eval()
+@pytest.mark.parametrize(("windows", "far"), [((41,), 3), ((), 41)])
+def test_what_lies_beyond_the_reach_of_the_convolutions_changes_the_centre(windows, far):
     smooth = torch.zeros(1, 3, 256, 256)
     rough = smooth.clone()
     rough[..., 40:56, 120:136] = torch.rand(3, 16, 16) - 0.5  # 72 px above the centre
+
+    def change(network):
+        with torch.no_grad():
+            return (network.eval()(smooth) - network(rough))[..., 128, 128].abs().sum()
+
+    assert change(ContextResnet(1, 4, windows, far)) > 0
+    assert change(ContextResnet(1, 4, (), 3)) == 0
+
+
+def test_weighted_mean_is_the_mean_over_what_has_weight():
+    """One find among nothing: wherever its window reaches, the mean is its value, however few cells hold it."""
+    mean = WeightedMean(8, 5)
     with torch.no_grad():
-        changed, alone = ((net(smooth) - net(rough))[..., 128, 128].abs().sum() for net in (network, network.base))
-    assert changed > 0 and alone == 0
+        for layer in (mean.weight, mean.value, mean.out):
+            layer.bias.zero_()
+        mean.weight.weight.fill_(50.0)  # sigmoid: 1 where the map is positive,
+        mean.weight.bias.fill_(-20.0)  # nearly 0 elsewhere
+        mean.value.weight.copy_(torch.eye(8)[:, :, None, None])
+        mean.out.weight.copy_(torch.eye(8)[:, :, None, None])
+        found = torch.zeros(1, 8, 11, 11)
+        found[..., 5, 5] = torch.linspace(0.5, 2, 8)
+        got = mean(found)[0]
+    share = (1 / 25) / (1 / 25 + 1e-3)  # the constant that keeps empty windows finite
+    for k in range(8):
+        assert got[k, 3:8, 3:8].numpy() == pytest.approx(float(share * found[0, k, 5, 5]), rel=1e-4)
+    assert got[:, 0].abs().max() < 1e-3
 
 
-def test_even_windows_are_refused():
+def test_bilinear_doubling_makes_no_checkerboard_of_a_flat_picture():
+    """Transposed convolutions paint even and odd pixels differently where the input lies outside what was trained."""
+    torch.manual_seed(2)
+    network = ContextResnet(2, 4, (5,), 9).eval()
+    with torch.no_grad():
+        flat = network(torch.full((1, 3, 128, 128), -3.0))[..., 48:80, 48:80]
+    assert float((flat - F.avg_pool2d(flat, 3, 1, 1))[..., 1:-1, 1:-1].abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize(("windows", "far"), [((4,), 5), ((5,), 4)])
+def test_even_windows_are_refused(windows, far):
     with pytest.raises(ValueError, match="odd"):
-        ContextResnet(2, 4, (4,))
+        ContextResnet(2, 4, windows, far)

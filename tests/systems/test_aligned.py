@@ -3,7 +3,7 @@ import torch
 
 from wsistain.errors import WeightsError
 from wsistain.markers import find_marker
-from wsistain.systems.aligned import Aligned, Config, _brown, generator_network
+from wsistain.systems.aligned import GLASS, Aligned, Config, _brown, _with_glass, generator_network
 from wsistain.systems.base import Batch, Progress
 from wsistain.weights import Header, save_weights
 
@@ -57,3 +57,17 @@ def test_the_header_builds_the_network_with_its_windows():
     x = torch.rand(1, 3, 32, 48) * 2 - 1
     assert torch.equal(again.eval()(x), system.generator().eval()(x))
     assert again.halo_px > generator_network({"n_blocks": 1, "ngf": 4}).halo_px
+
+
+def test_glass_lies_beyond_a_straight_edge_in_both_pictures_of_the_share():
+    torch.manual_seed(4)
+    he, ihc = torch.zeros(200, 3, 24, 24), torch.full((200, 3, 24, 24), -0.5)
+    new_he, new_ihc = _with_glass(he, ihc, 0.4)
+    there = new_ihc[:, 0] > 0
+    assert new_ihc[:, 0][there].unique().tolist() == pytest.approx([GLASS])
+    assert torch.equal(there, new_he[:, 0] > 0.5)  # the same places, bright in both
+    assert (new_he[~there[:, None].expand_as(he)] == 0).all() and (new_ihc[:, 1] == new_ihc[:, 0]).all()
+    share = there.flatten(1).any(dim=1).float().mean()
+    assert 0.3 < share < 0.5
+    for place in there[there.flatten(1).any(dim=1)]:  # one straight edge: along every row it changes once at most
+        assert ((place[:, 1:] != place[:, :-1]).sum(dim=1) <= 1).all()

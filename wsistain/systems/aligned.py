@@ -7,6 +7,7 @@ likelier of the two, and an adversary would invent one. On weakly paired section
 systems there.
 """
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -42,6 +43,10 @@ class Config(Strict):
         (),
         description="odd edges, in cells of 4 px, of the windows whose texture the network is shown; none: a plain ResNet",
     )
+    far: int = Field(41, description="with windows: odd edge, in cells of 4 px, of the window whose finds are averaged")
+    glass: float = Field(
+        0.0, ge=0, le=1, description="share of crops that are given an edge of tissue, with glass beyond"
+    )
     start_from: str | None = Field(None, description="weights file of an earlier run of the same size, to go on from")
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.99)
@@ -72,11 +77,12 @@ class Aligned(nn.Module):
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         """One step on the squared errors."""
-        fake = self.G(batch.he.contiguous(memory_format=torch.channels_last)).float()
+        he, ihc = _with_glass(batch.he, batch.ihc, self.cfg.glass) if self.cfg.glass else (batch.he, batch.ihc)
+        fake = self.G(he.contiguous(memory_format=torch.channels_last)).float()
         terms = {
-            "fine": F.mse_loss(fake, batch.ihc),
-            "coarse": F.mse_loss(F.avg_pool2d(fake, 4), F.avg_pool2d(batch.ihc, 4)),
-            "stain": F.mse_loss(_brown(fake), _brown(batch.ihc)),
+            "fine": F.mse_loss(fake, ihc),
+            "coarse": F.mse_loss(F.avg_pool2d(fake, 4), F.avg_pool2d(ihc, 4)),
+            "stain": F.mse_loss(_brown(fake), _brown(ihc)),
         }
         update(self.optimizers["G"], weighted_sum(terms, self.cfg.weights))
         return terms
@@ -85,10 +91,34 @@ class Aligned(nn.Module):
         return self.G
 
     def header_options(self) -> dict[str, object]:
-        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf, "windows": self.cfg.windows}
+        return {"n_blocks": self.cfg.n_blocks, "ngf": self.cfg.ngf, "windows": self.cfg.windows, "far": self.cfg.far}
 
     def generator_state(self) -> dict[str, Tensor]:
         return self.G.state_dict()
+
+
+GLASS = 1.0
+"""Glass in the wanted picture, in [-1, 1]: white, as the pipeline leaves what holds no tissue."""
+
+
+def _with_glass(he: Tensor, ihc: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Both pictures (b, 3, h, w) with glass beyond a straight edge, in `share` of them; in a third of those all over.
+
+    Patches are cut from inside the tissue, so a network trained on them has never seen an empty neighbourhood and
+    paints glass any colour. The glass of the H&E differs in brightness, a little in tint, and is not quite even.
+    """
+    b, _, h, w = he.shape
+
+    def draw(least: float, most: float) -> Tensor:
+        return least + (most - least) * torch.rand((b, 1, 1, 1), device=he.device, dtype=he.dtype)
+
+    turn, place, there = draw(0, 2 * math.pi), draw(-1.2, 0.5), draw(0, 1) < share
+    y = torch.linspace(-0.5, 0.5, h, device=he.device, dtype=he.dtype)[:, None]
+    x = torch.linspace(-0.5, 0.5, w, device=he.device, dtype=he.dtype)
+    beyond = there & (y * turn.sin() + x * turn.cos() > place)
+    tint = 0.02 * torch.randn((b, 3, 1, 1), device=he.device, dtype=he.dtype)
+    glass = (draw(0.8, 0.98) + tint + 0.01 * torch.randn_like(he)).clamp(-1, 1)
+    return torch.where(beyond, glass, he), torch.where(beyond, torch.full_like(ihc, GLASS), ihc)
 
 
 def _brown(picture: Tensor) -> Tensor:
@@ -105,7 +135,7 @@ def generator_network(options: dict[str, Any]) -> nn.Module:
     """The network of a weights header: a ResNet with batch norm and strided convolutions, with or without context."""
     n_blocks, ngf, windows = options["n_blocks"], options["ngf"], options.get("windows")
     if windows:
-        return ContextResnet(n_blocks, ngf, windows)
+        return ContextResnet(n_blocks, ngf, windows, options["far"])
     network = ResnetGenerator(n_blocks, ngf, norm="batch", blur=False)
     reset_parameters(network)
     return network
