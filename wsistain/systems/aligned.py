@@ -132,7 +132,7 @@ def _brown(picture: Tensor) -> Tensor:
 
 
 def generator_network(options: dict[str, Any]) -> nn.Module:
-    """The network of a weights header: a ResNet with batch norm and strided convolutions, with or without context."""
+    """The network of a weights header: a `ContextResnet` where it names windows, else a plain ResNet with batch norm."""
     n_blocks, ngf, windows = options["n_blocks"], options["ngf"], options.get("windows")
     if windows:
         return ContextResnet(n_blocks, ngf, windows, options["far"])
