@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from wsistain.errors import WeightsError
+from wsistain.errors import ConfigError, WeightsError
 from wsistain.markers import find_marker
 from wsistain.systems.aligned import GLASS, Aligned, Config, _brown, _with_glass, generator_network
 from wsistain.systems.base import Batch, Progress
@@ -71,3 +71,9 @@ def test_glass_lies_beyond_a_straight_edge_in_both_pictures_of_the_share():
     assert 0.3 < share < 0.5
     for place in there[there.flatten(1).any(dim=1)]:  # one straight edge: along every row it changes once at most
         assert ((place[:, 1:] != place[:, :-1]).sum(dim=1) <= 1).all()
+
+
+@pytest.mark.parametrize("wrong", [{"windows": (4,)}, {"windows": (5,), "far": 4}, {"windows": (5,), "ngf": 5}])
+def test_windows_that_cannot_be_built_are_refused_as_bad_configuration(wrong):
+    with pytest.raises(ConfigError, match="wanted"):
+        Config.tiny(wrong)

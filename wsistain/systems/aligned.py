@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -51,6 +51,14 @@ class Config(Strict):
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weights: Weights = Weights()
+
+    @model_validator(mode="after")
+    def _context_can_be_built(self) -> "Config":
+        if self.windows and any(edge < 3 or edge % 2 == 0 for edge in (*self.windows, self.far)):
+            raise ValueError(f"windows {self.windows} and far {self.far}: wanted odd numbers of cells from 3 up")
+        if self.windows and self.ngf % 2:
+            raise ValueError(f"ngf {self.ngf}: wanted an even number with windows")
+        return self
 
     @classmethod
     def preset(cls, name: str, overrides: dict[str, Any]) -> "Config":
