@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "numerics": set(),
     "markers": {"errors"},
     "config": {"errors"},
+    "packaged": {"errors"},
     "slide": {"errors", "config", "slide"},
     "tiling": {"errors", "config", "slide", "tiling"},
     "output": {"errors", "config", "tiling", "slide", "output"},
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": MATHS
     | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "stainer", "phantom"},
     "training": MATHS | {"systems", "data", "weights", "generators", "evaluation", "training"},
-    "batch": BASE | {"slide", "output", "optics", "pipeline", "batch"},
+    "batch": BASE | {"slide", "output", "optics", "packaged", "pipeline", "batch"},
     "pipeline": BASE
     | {"slide", "tiling", "output", "weights", "generators", "stainer", "networks", "systems", "pipeline"},
 }

@@ -18,6 +18,7 @@ from wsistain.batch.summary import Row, is_finished, stain_path, summarise, writ
 from wsistain.config import RunConfig, dump_yaml
 from wsistain.errors import ConfigError, OutputError
 from wsistain.output.journal import begun_key, open_journal
+from wsistain.packaged import packaged_folder
 from wsistain.slide.fingerprint import fingerprint
 
 WORK = "batch"
@@ -33,11 +34,7 @@ _NO_RUN = (
 
 def workflow_folder() -> Path:
     """Folder of the Snakefile: in the installed package, or beside it in a checkout."""
-    here = Path(__file__).resolve().parents[1]
-    for folder in (here / "workflows", here.parent / "workflows"):
-        if (folder / "Snakefile").is_file():
-            return folder
-    raise ConfigError("the workflow is not part of this installation; install wsistain from its wheel or a checkout")
+    return packaged_folder("workflows")
 
 
 def run_batch(

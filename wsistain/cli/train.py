@@ -8,7 +8,10 @@ import typer
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A file such as configs/train/cut.yaml.")],
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="CONFIG", help="The name of a shipped configuration (cut, usigan, ...), or a file."),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run.  [default: runs/<name of CONFIG>]")
     ] = None,
@@ -25,14 +28,15 @@ def train(
 ) -> None:
     """Train one system; write weights that `wsistain run` loads.
 
-    Example: wsistain train configs/train/cut.yaml --output runs/cut_er --set data.root=MIST --set marker=ER
+    Example: wsistain train cut --output runs/cut_er --set data.root=MIST --set marker=ER
 
-    Several processes: torchrun --nproc-per-node 4 -m wsistain train configs/train/cut.yaml --output runs/cut_er
+    Several processes: torchrun --nproc-per-node 4 -m wsistain train cut --output runs/cut_er
     """
     from wsistain.config import TrainConfig, load_config
     from wsistain.errors import ConfigError
+    from wsistain.packaged import training_config
 
-    cfg = load_config(TrainConfig, config, overrides or ())
+    cfg = load_config(TrainConfig, training_config(config), overrides or ())
     folder = output if output is not None else Path("runs") / config.stem
     try:
         import accelerate  # noqa: F401
