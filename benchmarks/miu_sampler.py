@@ -1,6 +1,6 @@
 """How far MIU-Diff's reverse run can be shortened: the paper's 300 steps beside faster samplers, on the phantom.
 
-    python benchmarks/miu_sampler.py runs/study/runs/miu_diff-s0/weights.safetensors runs/study/patches --limit 24
+    python benchmarks/miu_sampler.py runs/study/runs/miu_long-s0/weights.safetensors runs/study/patches --limit 12
 
 The same networks stain the same H&E under other sampling options, without tuning. Each sampler runs with every seed of
 `--seeds`: what two seeds of the paper's run differ by is chance, and a faster sampler that stays within it loses nothing

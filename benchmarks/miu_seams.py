@@ -1,6 +1,6 @@
 """Seams of MIU-Diff on a slide: windows fused during the reverse run, or run alone and blended as pictures.
 
-    python benchmarks/miu_seams.py runs/study/runs/miu_diff-s0/weights.safetensors --size 768
+    python benchmarks/miu_seams.py runs/study/runs/miu_long-s0/weights.safetensors --size 768
 
 The pipeline's tiling makes every case. A tile of one window is a run of its own, so neighbours meet as finished pictures
 only; a tile of many windows fuses them at every step. The noise belongs to the place on the slide in all of them.

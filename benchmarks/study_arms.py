@@ -75,8 +75,10 @@ def _atst(name: str, label: str, *keep: str) -> Arm:
     return Arm(name, "atst_net", label, "atst_net", over(ATST, weights=off))
 
 
-# After the others' budget MIU-Diff is mostly noise and its ablations compare noise; they stand on a longer run.
-MIU_LONG = Arm("miu_long", "long", "MIU-Diff, eight times the steps", "miu_diff", over(MIU, ema_decay=0.999), share=8.0)
+# After the others' budget MIU-Diff is mostly noise and its ablations compare noise; they stand on a longer run, and see a
+# whole patch of 256 px at a time: half the passes of windows of 128 px.
+MIU_LONG = Arm("miu_long", "long", "MIU-Diff, eight times the steps", "miu_diff",
+               over(MIU, ema_decay=0.999, sampling={"window": 256, "window_stride": 192}), share=8.0)  # fmt: skip
 
 
 def _miu(name: str, label: str, **sampling: Any) -> Arm:
