@@ -3,7 +3,7 @@
     python benchmarks/study.py data --work runs/study             # phantom patches, weak pairs, aligned truth held out
     python benchmarks/study.py train --work runs/study --jobs 2   # every arm and seed; finished ones are left alone
     python benchmarks/study.py evaluate --work runs/study         # one `wsistain evaluate` over all weights
-    python benchmarks/study.py table --work runs/study --output benchmarks/results/study.json
+    python benchmarks/study.py table --work runs/study --output benchmarks/results/study_1um.json
 
 Every arm sees the same number of images of the same patches with networks of about the same width (study_arms.py), but
 for the turbo systems, whose steps cost several times the others' and are fewer by as much. Networks are small and runs

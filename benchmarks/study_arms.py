@@ -121,6 +121,7 @@ ARMS = (
     _miu("miu_u", "U only", guidance="unique"),
     _miu("miu_no_guidance", "no guidance", guidance="none"),
     _miu("miu_no_tuning", "no tuning", tune_from=0),
+    _miu("miu_weak", "no tuning, rho 0.02 for 0.1", tune_from=0, rho=0.02),
     _miu("miu_sdedit", "SDEdit (neither)", guidance="none", tune_from=0),
 )  # fmt: skip
 ABLATIONS = {"usigan": "usigan", "asp_dgrank": "asp_dgrank", "ot_stainnet": "ot_stainnet", "atst_net": "atst_net",
