@@ -26,6 +26,12 @@ def test_a_file_in_the_way_of_the_name_is_meant(tmp_path: Path, monkeypatch: pyt
         assert training_config(Path(wrong)) == Path(wrong)  # a path stays a path, though no such file is there
 
 
+def test_a_folder_of_that_name_is_not_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()  # as `make demo` leaves one
+    assert training_config(Path("demo")).name == "demo.yaml"
+
+
 def test_an_unknown_name_is_refused_with_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no file usigun.*asp, .*usigan"):
         training_config(Path("usigun"))

@@ -19,7 +19,7 @@ def training_config(name: Path) -> Path:
 
     Raises ConfigError for a bare name that is neither.
     """
-    if name.exists() or name.suffix or name.parent != Path():
+    if name.is_file() or name.suffix or name.parent != Path():
         return name  # a wrong path gets its message where it is read
     shipped = {path.stem: path for path in sorted((packaged_folder("configs") / "train").glob("*.yaml"))}
     if name.name in shipped:
