@@ -7,7 +7,7 @@ out of the first, so that a block's pixels do not wait in memory for its neighbo
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from logging import getLogger
 from typing import Any
 
@@ -30,6 +30,9 @@ from wsistain.pipeline.tasks import (
 LOCAL_THREADS = 3
 """Tasks at once in one process: one generates, one writes, one waits to generate. Each may use all the job's threads."""
 
+LOCAL_AHEAD = LOCAL_THREADS + 1
+"""Blocks that may be generated and not yet written in one process. Each holds its pixels, 50 MB a marker."""
+
 GPU = "GPU"
 """Where a scheduler's workers declare this resource, a generate task takes one; dask-cuda starts one worker a GPU."""
 
@@ -38,10 +41,18 @@ _LOG = getLogger(__name__)
 OnDone = Callable[[Written], None]
 
 
-def build_graph(job: Job, finished: Collection[tuple[int, int]] = (), *, on_gpu: bool = False) -> list[Delayed]:
+def build_graph(
+    job: Job, finished: Collection[tuple[int, int]] = (), *, ahead: int | None = None, on_gpu: bool = False
+) -> list[Delayed]:
     """One delayed `Written` for each block that is to be written and is not in `finished`, row by row.
 
+    ahead  : blocks are written in order, and none is generated before the one so many places earlier is written.
+             None: no such bonds.
     on_gpu : generate tasks ask the scheduler for the resource `GPU`.
+
+    Blocks go row by row, or those that wait for a neighbour would pile up, more of them the larger the slide: Dask's
+    own order does not see how much each holds. On threads `ahead` sees to it. A cluster goes by priorities instead,
+    since a bond would have a lost worker's finished blocks done again; threads know no priorities.
 
     Of finished neighbours only the tiles at their lower and right edges are generated again. Keys are new with every
     call: a scheduler that several runs share takes tasks of one key for one task.
@@ -53,6 +64,7 @@ def build_graph(job: Job, finished: Collection[tuple[int, int]] = (), *, on_gpu:
     shared = delayed(job, name=f"job-{run}", pure=True, traverse=False)
     generated: dict[tuple[int, int], Delayed | None] = {}
     tails: dict[tuple[int, int], Delayed | None] = {}
+    writes: list[Delayed] = []
 
     def generate(row: int, col: int) -> Delayed | None:
         key = (row, col)
@@ -61,9 +73,13 @@ def build_graph(job: Job, finished: Collection[tuple[int, int]] = (), *, on_gpu:
             has_tiles = bool(plan.tiles_in(row, col, edges_only=edges_only))
             call = delayed(generate_block, pure=False)
             name = f"generate-{run}-{row}-{col}"
-            with annotate(resources={GPU: 1}) if on_gpu else nullcontext():
+            n = len(writes)
+            after = None if ahead is None or n < ahead else writes[n - ahead]
+            with annotate(priority=-n, **({"resources": {GPU: 1}} if on_gpu else {})):
                 generated[key] = (
-                    call(shared, row, col, edges_only=edges_only, dask_key_name=name) if has_tiles else None
+                    call(shared, row, col, edges_only=edges_only, after=after, dask_key_name=name)
+                    if has_tiles
+                    else None
                 )
         return generated[key]
 
@@ -72,15 +88,19 @@ def build_graph(job: Job, finished: Collection[tuple[int, int]] = (), *, on_gpu:
         if key not in tails:
             block = generate(row, col)
             take = delayed(take_tails, pure=False)
-            tails[key] = None if block is None else take(block, dask_key_name=f"tails-{run}-{row}-{col}")
+            with annotate(priority=1):  # what frees pixels goes before what makes them
+                tails[key] = None if block is None else take(block, dask_key_name=f"tails-{run}-{row}-{col}")
         return tails[key]
 
     names = {(-1, 0): "above", (0, -1): "left", (-1, -1): "corner"}
-    writes = []
     for row, col in wanted:
         near = {names[r - row, c - col]: tail(r, c) for r, c in plan.sources(row, col) if (r, c) != (row, col)}
+        pixels = generate(row, col)
         call = delayed(write_block_task, pure=False)
-        writes.append(call(shared, row, col, generate(row, col), near, dask_key_name=f"write-{run}-{row}-{col}"))
+        with annotate(priority=1):
+            after = writes[-1] if ahead is not None and writes else None
+            name = f"write-{run}-{row}-{col}"
+            writes.append(call(shared, row, col, pixels, near, after=after, dask_key_name=name))
     return writes
 
 

@@ -19,7 +19,15 @@ from wsistain.output.metadata import write_metadata
 from wsistain.output.preview import write_preview
 from wsistain.output.pyramid import finish_pyramid
 from wsistain.output.store import OutputSpec, create_output
-from wsistain.pipeline.graph import build_graph, connect, has_gpus, most_on_one_machine, run_in_threads, run_on_cluster
+from wsistain.pipeline.graph import (
+    LOCAL_AHEAD,
+    build_graph,
+    connect,
+    has_gpus,
+    most_on_one_machine,
+    run_in_threads,
+    run_on_cluster,
+)
 from wsistain.pipeline.report import RunReport, Tally, make_report, provenance
 from wsistain.pipeline.tasks import Job, Written, release_kits
 from wsistain.slide.base import Slide, SlideInfo
@@ -383,7 +391,7 @@ def _run_blocks(
         on_event(RunEvent("staining", int(state["n"]), len(blocks), state["mp"], total_mp))
 
     if client is None:
-        run_in_threads(build_graph(job, finished), done)
+        run_in_threads(build_graph(job, finished, ahead=LOCAL_AHEAD), done)
     else:
         run_on_cluster(build_graph(job, finished, on_gpu=has_gpus(client)), done, client)
     return tally

@@ -288,10 +288,13 @@ def _ahead(pool: ThreadPoolExecutor, call: Callable[[Tile], T], tiles: Sequence[
             future.cancel()
 
 
-def generate_block(job: Job, row: int, col: int, *, edges_only: bool = False) -> Generated:
+def generate_block(
+    job: Job, row: int, col: int, *, edges_only: bool = False, after: "Written | None" = None
+) -> Generated:
     """Read, stain and blend the tiles of one block.
 
-    edges_only: only the tiles that other blocks need; the result holds tails and no pixels.
+    edges_only : only the tiles that other blocks need; the result holds tails and no pixels.
+    after      : what had to be written first; its pixels are no longer held.
     """
     frame = job.plan.frame(row, col)
     edges_only = edges_only or row < 0 or col < 0
@@ -335,11 +338,14 @@ def write_block_task(
     col: int,
     generated: Generated | None,
     near: dict[str, tuple[Tails, ...] | None],
+    *,
+    after: Written | None = None,
 ) -> Written:
     """Complete a block's leading bands with the tails of its neighbours and write its shards, for every marker.
 
     generated : None for a block without tiles of its own, reached only by its neighbours' tails.
     near      : tails by "above", "left", "corner"; None for a neighbour without tissue; absent where the slide ends.
+    after     : what had to be written first.
     """
     block, frame = job.plan.block(row, col), job.plan.frame(row, col)
     offset = {"above": (-1, 0), "left": (0, -1), "corner": (-1, -1)}

@@ -1,0 +1,98 @@
+"""How much a run holds: blocks whose pixels wait to be written, on slides with ragged tissue."""
+
+import threading
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from wsistain.pipeline import graph
+from wsistain.pipeline.graph import LOCAL_AHEAD, LOCAL_THREADS, build_graph, run_in_threads, run_on_cluster
+from wsistain.pipeline.tasks import Job, Times, Written
+from wsistain.slide.resample import Sampling
+from wsistain.tiling.plan import RunPlan, make_tiling
+
+TILES = 64
+BLOCK = 2
+BOUND = LOCAL_AHEAD + LOCAL_THREADS  # those ahead, and those that are written but whose tails are still being taken
+
+
+class Held:
+    """Pixels of a block; counts how many are alive."""
+
+    lock = threading.Lock()
+    alive: ClassVar[int] = 0
+    most: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        with Held.lock:
+            Held.alive += 1
+            Held.most = max(Held.most, Held.alive)
+
+    def __del__(self) -> None:
+        with Held.lock:
+            Held.alive -= 1
+
+
+def generate(job: Job, row: int, col: int, *, edges_only: bool = False, after: Any = None) -> Held | str:
+    return "edges" if edges_only else Held()
+
+
+def take(generated: Any) -> str:
+    return "tails"
+
+
+def write(job: Job, row: int, col: int, generated: Any, near: dict[str, Any], *, after: Any = None) -> Written:
+    assert all(part in ("tails", None) for part in near.values())
+    return Written(row, col, (), (), 1, frozenset(), Times(), "", 0.0)
+
+
+@pytest.fixture
+def ragged(monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A job over islands of tissue with holes, whose tasks do nothing."""
+    for name, stub in (("generate_block", generate), ("take_tails", take), ("write_block_task", write)):
+        monkeypatch.setattr(graph, name, stub)
+    Held.alive = Held.most = 0
+    noise = np.random.default_rng(3).normal(size=(TILES, TILES))
+    tissue = ndimage.gaussian_filter(noise, 2) > 0
+    tiling = make_tiling(stride=512, overlap=128, halo=0, size_multiple=4, block=512 * BLOCK)
+    edge = TILES * 512
+    near = np.ones((edge // 64 + 1, edge // 64 + 1), bool)
+    plan = RunPlan("simulated", "0", Sampling(0, 1.0, 0.5, (edge, edge)), tiling, (0, 0, edge, edge), tissue, near)
+    return Job(plan, 0.5, "auto", (), (), (), "cpu", "float32", False, None, False, 1)
+
+
+def test_few_blocks_wait_to_be_written_however_ragged_the_tissue(ragged: Job) -> None:
+    seen: list[Written] = []
+    run_in_threads(build_graph(ragged, ahead=LOCAL_AHEAD), seen.append)
+    assert [(w.row, w.col) for w in seen] == [(b.row, b.col) for b in ragged.plan.blocks()]
+    assert 1 < Held.most <= BOUND
+
+
+def test_without_bonds_blocks_pile_up(ragged: Job) -> None:
+    # what the bonds are there for: if Dask's own order ever holds this few, they can go
+    run_in_threads(build_graph(ragged), lambda written: None)
+    assert Held.most > BOUND
+
+
+def test_bonds_leave_no_block_out_when_some_are_finished(ragged: Job) -> None:
+    blocks = [(b.row, b.col) for b in ragged.plan.blocks()]
+    finished = set(blocks[::3])
+    seen: list[Written] = []
+    run_in_threads(build_graph(ragged, finished, ahead=LOCAL_AHEAD), seen.append)
+    assert [(w.row, w.col) for w in seen] == [b for b in blocks if b not in finished]
+    assert 1 < Held.most <= BOUND
+
+
+def test_a_cluster_goes_row_by_row_too(ragged: Job) -> None:
+    from distributed import Client, LocalCluster
+
+    seen: list[Written] = []
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=3, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        run_on_cluster(build_graph(ragged), seen.append, client)
+    assert len(seen) == len(list(ragged.plan.blocks()))
+    assert 1 < Held.most <= BOUND
