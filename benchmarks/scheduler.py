@@ -59,7 +59,7 @@ def plan(height: int, width: int):
     )
 
 
-def nothing_generated(job, row, col, *, edges_only=False, after=None):
+def nothing_generated(job, row, col, *, edges_only=False, after=()):
     """Stands in for `generate_block`."""
     return row, col
 
@@ -69,7 +69,7 @@ def nothing_taken(generated):
     return generated
 
 
-def nothing_written(job, row, col, generated, near, *, after=None):
+def nothing_written(job, row, col, generated, near, *, after=()):
     """Stands in for `write_block_task`."""
     return None
 

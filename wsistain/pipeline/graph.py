@@ -30,7 +30,7 @@ from wsistain.pipeline.tasks import (
 LOCAL_THREADS = 3
 """Tasks at once in one process: one generates, one writes, one waits to generate. Each may use all the job's threads."""
 
-LOCAL_AHEAD = LOCAL_THREADS + 1
+LOCAL_AHEAD = LOCAL_THREADS
 """Blocks that may be generated and not yet written in one process. Each holds its pixels, 50 MB a marker."""
 
 GPU = "GPU"
@@ -46,8 +46,8 @@ def build_graph(
 ) -> list[Delayed]:
     """One delayed `Written` for each block that is to be written and is not in `finished`, row by row.
 
-    ahead  : blocks are written in order, and none is generated before the one so many places earlier is written.
-             None: no such bonds.
+    ahead  : blocks are written in order, two at once, and none is generated before all that lie so many places
+             earlier are written. None: no such bonds.
     on_gpu : generate tasks ask the scheduler for the resource `GPU`.
 
     Blocks go row by row, or those that wait for a neighbour would pile up, more of them the larger the slide: Dask's
@@ -74,7 +74,7 @@ def build_graph(
             call = delayed(generate_block, pure=False)
             name = f"generate-{run}-{row}-{col}"
             n = len(writes)
-            after = None if ahead is None or n < ahead else writes[n - ahead]
+            after = [] if ahead is None else writes[max(n - ahead - 1, 0) : max(n - ahead + 1, 0)]
             with annotate(priority=-n, **({"resources": {GPU: 1}} if on_gpu else {})):
                 generated[key] = (
                     call(shared, row, col, edges_only=edges_only, after=after, dask_key_name=name)
@@ -98,7 +98,7 @@ def build_graph(
         pixels = generate(row, col)
         call = delayed(write_block_task, pure=False)
         with annotate(priority=1):
-            after = writes[-1] if ahead is not None and writes else None
+            after = [] if ahead is None else writes[-2:-1]  # two are written at once
             name = f"write-{run}-{row}-{col}"
             writes.append(call(shared, row, col, pixels, near, after=after, dask_key_name=name))
     return writes

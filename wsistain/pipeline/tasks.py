@@ -289,7 +289,7 @@ def _ahead(pool: ThreadPoolExecutor, call: Callable[[Tile], T], tiles: Sequence[
 
 
 def generate_block(
-    job: Job, row: int, col: int, *, edges_only: bool = False, after: "Written | None" = None
+    job: Job, row: int, col: int, *, edges_only: bool = False, after: Sequence["Written"] = ()
 ) -> Generated:
     """Read, stain and blend the tiles of one block.
 
@@ -339,7 +339,7 @@ def write_block_task(
     generated: Generated | None,
     near: dict[str, tuple[Tails, ...] | None],
     *,
-    after: Written | None = None,
+    after: Sequence[Written] = (),
 ) -> Written:
     """Complete a block's leading bands with the tails of its neighbours and write its shards, for every marker.
 
