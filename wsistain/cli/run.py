@@ -101,6 +101,7 @@ def run(
     if plan_only:
         _print_plan(slide, marker, settings, rectangle, shapes)
         return
+    from wsistain.allocator import share_arenas
     from wsistain.cli.progress import RunProgress
     from wsistain.generators import find_generator
     from wsistain.markers import parse_markers
@@ -111,6 +112,7 @@ def run(
     for note in dict.fromkeys(find_generator(settings.weights, m, direction=settings.direction).note for m in markers):
         if note:
             typer.echo(f"Note: {note}")
+    share_arenas()  # before the progress bar starts its thread
     try:
         with RunProgress() as progress:
             reports = run_slide(

@@ -191,7 +191,9 @@ def connect(scheduler: str | None, workers: int) -> Iterator[Any]:
                 client.wait_for_workers(1)
             yield client
         return
+    one_heap = {"distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1}  # as `share_arenas`, before any thread
     with (
+        dask.config.set(one_heap),
         LocalCluster(
             n_workers=workers, threads_per_worker=LOCAL_THREADS, processes=True, dashboard_address=None, memory_limit=0
         ) as cluster,

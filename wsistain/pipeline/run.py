@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wsistain.allocator import share_arenas
 from wsistain.config import RunConfig
 from wsistain.errors import ConfigError, OutputError, SlideError
 from wsistain.generators import GeneratorSpec, exact_tiling, find_generator, with_tiling
@@ -150,6 +151,7 @@ def run(
 
     Raises WsistainError children; what was finished before an error can be resumed.
     """
+    share_arenas()
     config = config or RunConfig()
     names = [m.strip() for m in markers.split(",")] if isinstance(markers, str) else list(markers)
     wanted = list(dict.fromkeys(find_marker(m).name for m in names))
