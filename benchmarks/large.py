@@ -7,6 +7,7 @@ not. The slide is the phantom's (`wsistain phantom slide`), or with --quick the 
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def stain(args, path: Path, weights: str, roi: Path | None) -> dict[str, float]:
     arguments = [str(path), "--weights", weights, "--marker", "ER"]
     if roi is not None:
         arguments += ["--roi", str(roi)]
+    os.sync()  # or this run waits for what the one before it left to be written
     facts = common.run_child(arguments, out)
     measured = {
         "seconds": round(facts["process_seconds"], 2),
