@@ -52,7 +52,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 
 audit: $(VENV)/.dev
-	@$(PIP) pip-audit
+	@$(PIP) --upgrade pip pip-audit
 	$(BIN)/pip-audit --skip-editable
 
 clean:
