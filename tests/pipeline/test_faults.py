@@ -110,8 +110,11 @@ def test_an_output_that_vanishes_is_an_error(slide, unbroken, tmp_path, how):
             next(p for p in (tmp_path / NAME / "0").rglob("*") if p.is_file()).unlink()
             return
         (tmp_path / NAME).rename(tmp_path / "gone")
-        if how == "replaced by a file":
-            (tmp_path / NAME).write_text("")
+        while how == "replaced by a file" and not (tmp_path / NAME).is_file():
+            try:
+                (tmp_path / NAME).write_text("")
+            except IsADirectoryError:  # a thread that was about to write has made the folder again
+                shutil.rmtree(tmp_path / NAME, ignore_errors=True)
 
     with pytest.raises(OutputError):
         run(slide, "ER", tmp_path, config=small_config(), on_event=at_block(3, vanish))
