@@ -1,6 +1,7 @@
-"""How glibc keeps memory: two settings that a long run of large arrays needs. Nothing happens with another C library."""
+"""How glibc keeps memory: settings that a long run of large arrays needs. Nothing happens with another C library."""
 
 import ctypes
+import os
 import sys
 from functools import lru_cache
 
@@ -25,6 +26,19 @@ def share_arenas() -> None:
     given back each time. Call it before threads are made.
     """
     _mallopt(_M_ARENA_MAX, 1)
+
+
+@lru_cache(maxsize=1)
+def undo_trimming() -> None:
+    """Let freed arrays be used again in a process that Dask's nanny started.
+
+    It starts workers with MALLOC_TRIM_THRESHOLD_=65536. Told any value, glibc no longer learns from the sizes that it
+    is asked for: every array then comes from the system page by page, and goes back. Identity on two workers took half
+    as long again. Set here is what glibc comes to by itself. Any other value is left: somebody chose it.
+    """
+    if os.environ.get("MALLOC_TRIM_THRESHOLD_") == "65536":
+        _mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        _mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
 @lru_cache(maxsize=1)

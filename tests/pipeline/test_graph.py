@@ -5,12 +5,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from dask.sizeof import sizeof
 from scipy import ndimage
 
 from wsistain.pipeline import graph
 from wsistain.pipeline.graph import LOCAL_AHEAD, LOCAL_THREADS, build_graph, run_in_threads, run_on_cluster
-from wsistain.pipeline.tasks import Job, Times, Written
+from wsistain.pipeline.tasks import Generated, Job, Stained, Times, Written, take_tails
 from wsistain.slide.resample import Sampling
+from wsistain.tiling.blend import Frame, blend_pieces
 from wsistain.tiling.plan import RunPlan, make_tiling
 
 TILES = 64
@@ -96,3 +98,15 @@ def test_a_cluster_goes_row_by_row_too(ragged: Job) -> None:
         run_on_cluster(build_graph(ragged), seen.append, client)
     assert len(seen) == len(list(ragged.plan.blocks()))
     assert 1 < Held.most <= BOUND
+
+
+def test_dask_knows_what_a_block_holds() -> None:
+    # or it would take a block for some bytes, and have workers send it to one another to be written
+    blender = blend_pieces({}, Frame(4, 64, 16, False, False))
+    assert blender.pixels is not None
+    generated = Generated((Stained(blender.pixels, blender.heads, blender.tails),) * 2, 1, frozenset(), Times())
+    tails = take_tails(generated)
+    pixels, heads = 3 * 256 * 256, 2 * (4 * 3 * 16 * 256)
+    strips = 2 * (2 * 3 * 16 * 256) + 3 * 16 * 16
+    assert 2 * strips < sizeof(tails) < 2 * strips + 500
+    assert 2 * (pixels + heads + strips) < sizeof(generated) < 2 * (pixels + heads + strips) + 500

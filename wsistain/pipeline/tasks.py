@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.allocator import share_arenas
+from wsistain.allocator import share_arenas, undo_trimming
 from wsistain.errors import SlideError
 from wsistain.generators import Generator, GeneratorSpec, build_generator
 from wsistain.output.store import BlockDone, OutputSpec, write_block
@@ -130,6 +130,10 @@ class Stained:
     heads: Heads
     tails: Tails
 
+    @property
+    def nbytes(self) -> int:
+        return (0 if self.pixels is None else self.pixels.nbytes) + self.heads.nbytes + self.tails.nbytes
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -139,6 +143,10 @@ class Generated:
     n_tiles: int
     unreadable: frozenset[tuple[int, ...]]
     times: Times
+
+    def __sizeof__(self) -> int:
+        """What it holds: a scheduler that took it for small would send it to other workers to be written."""
+        return object.__sizeof__(self) + sum(s.nbytes for s in self.stained)
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,7 @@ def _load_generator(job: Job, k: int) -> Generator:
 
 def _open_kit(job: Job) -> Kit:
     share_arenas()
+    undo_trimming()
     with ExitStack() as undo:
         slide = open_slide(job.plan.slide, mpp=job.mpp, reader=job.reader)
         undo.callback(slide.close)

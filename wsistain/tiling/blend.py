@@ -66,6 +66,14 @@ class Tails:
     right: NDArray[np.uint16]
     corner: RGB
 
+    @property
+    def nbytes(self) -> int:
+        return self.below.nbytes + self.right.nbytes + self.corner.nbytes
+
+    def __sizeof__(self) -> int:
+        """What it holds, for schedulers that weigh what to send where."""
+        return object.__sizeof__(self) + self.nbytes
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -76,6 +84,10 @@ class Heads:
 
     top: Sums
     left: Sums
+
+    @property
+    def nbytes(self) -> int:
+        return self.top.nbytes + self.left.nbytes
 
 
 @dataclass(frozen=True)
