@@ -128,7 +128,8 @@ class Painter:
             np.linspace(y0 - reach, y1 + reach, 9), np.linspace(x0 - reach, x1 + reach, 9), indexing="ij"
         )
         by, bx = section.to_block(ey, ex)
-        cells = self.block.cells(by.min() - 4, bx.min() - 4, by.max() + 4, bx.max() + 4, section.z0, section.z1)
+        top, left, bottom, right = (float(v) for v in (by.min(), bx.min(), by.max(), bx.max()))
+        cells = self.block.cells(top - 4, left - 4, bottom + 4, right + 4, section.z0, section.z1)
         gy, gx = section.from_block(cells.y, cells.x)
         keep = (gy >= y0 - reach) & (gy < y1 + reach) & (gx >= x0 - reach) & (gx < x1 + reach)
         if len(cells) and (section.tears or section.folds):
