@@ -114,6 +114,13 @@ def test_areas_that_reach_outside_are_cut_and_those_beyond_are_refused(tmp_path:
         ('{"type": "Polygon"}', "rings of"),
         ('{"type": "MultiPolygon"}', "without coordinates"),
         ('{"type": "Polygon", "coordinates": [[[1, NaN], [2, 3], [4, 5]]]}', "not a number"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [0, 4.6e20], [1, 0]]]}', "further out than any slide"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [0, 1e308], [-1e308, 0]]]}', "further out than any slide"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [0, Infinity], [1, 0]]]}', "further out than any slide"),
+        (
+            '{"type": "Polygon", "coordinates": [[[0, 0], [0, 1%s], [1, 0]]]}' % ("0" * 400),
+            "further out than any slide",
+        ),
         ('{"type": "Polygon", "coordinates": []}', "no area"),
         ('{"type": "Polygon", "coordinates": [[[1, 1], [5, 5], [9, 9]]]}', "no area"),
         ('{"type": "LineString", "coordinates": [[1, 1], [5, 5]]}', "no area"),
@@ -140,7 +147,9 @@ def test_a_region_is_a_rectangle_in_x_y_w_h() -> None:
     assert parse_region(" 1, 2 ,3,4").bounds_l0 == (2, 1, 4, 3)
 
 
-@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1.5,2,3,4", "1,2,0,4", "1,2,3,-4"])
+@pytest.mark.parametrize(
+    "text", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1.5,2,3,4", "1,2,0,4", "1,2,3,-4", "0,0,9,1" + "0" * 400]
+)
 def test_a_region_that_is_no_rectangle_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--region"):
         parse_region(text)

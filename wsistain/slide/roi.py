@@ -15,6 +15,9 @@ from wsistain.slide.base import SlideInfo
 Ring = NDArray[np.float64]
 """float (n, 2) of (y, x) corners in level-0 px."""
 
+FAR_PX = 1e12
+"""Corners further out than this are refused: no slide is that large, and sums of their products would overflow."""
+
 
 @dataclass(frozen=True)
 class Roi:
@@ -79,6 +82,8 @@ def parse_region(text: str) -> Roi:
         ) from None
     if width <= 0 or height <= 0:
         raise ConfigError(f"--region {text!r} has no area; wanted a width and height above 0")
+    if max(abs(x), abs(y), width, height) > FAR_PX:
+        raise ConfigError(f"--region {text[:60]!r} reaches further than any slide; wanted level-0 px")
     ring = np.array([(y, x), (y, x + width), (y + height, x + width), (y + height, x)], np.float64)
     return Roi(((ring,),), f"--region {text}")
 
@@ -143,8 +148,14 @@ def _add_polygon(coordinates: Any, polygons: list[tuple[Ring, ...]], where: str)
         rings = tuple(np.array([(p[1], p[0]) for p in ring], np.float64).reshape(-1, 2) for ring in coordinates)
     except (TypeError, IndexError, KeyError, ValueError):
         raise ConfigError(f"{where} holds a polygon whose coordinates are not rings of (x, y)") from None
-    if not all(np.isfinite(ring).all() for ring in rings):
+    except OverflowError:
+        rings = (np.full((1, 2), np.inf),)
+    if any(np.isnan(ring).any() for ring in rings):
         raise ConfigError(f"{where} holds a polygon with a corner that is not a number")
+    if any((np.abs(ring) > FAR_PX).any() for ring in rings):
+        raise ConfigError(
+            f"{where} holds a polygon with a corner further out than any slide reaches; wanted level-0 px"
+        )
     if rings and _area(rings[0]) > 0:
         polygons.append((rings[0], *(hole for hole in rings[1:] if _area(hole) > 0)))
 
