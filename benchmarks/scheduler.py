@@ -11,7 +11,7 @@ import time
 from unittest import mock
 
 import common
-import nothing
+import empty_tasks
 import numpy as np
 
 REAL = (8192, 20_000)
@@ -89,9 +89,9 @@ def graph(height: int, width: int):
 
     job = Job(plan(height, width), 0.5, "auto", (), (), (), "cpu", "float32", False, None, False, 1)
     with (
-        mock.patch.object(module, "generate_block", nothing.generated),
-        mock.patch.object(module, "take_tails", nothing.taken),
-        mock.patch.object(module, "write_block_task", nothing.written),
+        mock.patch.object(module, "generate_block", empty_tasks.generated),
+        mock.patch.object(module, "take_tails", empty_tasks.taken),
+        mock.patch.object(module, "write_block_task", empty_tasks.written),
     ):
         return module.build_graph(job)
 

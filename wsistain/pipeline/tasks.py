@@ -132,6 +132,7 @@ class Stained:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its arrays."""
         return (0 if self.pixels is None else self.pixels.nbytes) + self.heads.nbytes + self.tails.nbytes
 
 

@@ -73,7 +73,10 @@ def _fill(out: NDArray[np.bool_], rings: list[Ring]) -> None:
 
 
 def parse_region(text: str) -> Roi:
-    """The rectangle of `--region X,Y,W,H` (level-0 px); ConfigError when it is not four whole numbers with an area."""
+    """The rectangle of `--region X,Y,W,H` (level-0 px).
+
+    ConfigError when it is not four whole numbers with an area, or reaches beyond `FAR_PX`.
+    """
     try:
         x, y, width, height = (int(part) for part in text.split(","))
     except ValueError:
@@ -94,7 +97,7 @@ def read_roi(path: Path) -> Roi:
     Polygons and multipolygons with holes count (QuPath writes rectangles, ellipses and brush strokes as these), of any
     class, locked or not; points and lines have no area and are passed over. Coordinates are (x, y) in level-0 px.
 
-    ConfigError when the file cannot be read, is not GeoJSON, or holds no area.
+    ConfigError when the file cannot be read, is not GeoJSON, holds no area, or a corner beyond `FAR_PX`.
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -148,7 +151,7 @@ def _add_polygon(coordinates: Any, polygons: list[tuple[Ring, ...]], where: str)
         rings = tuple(np.array([(p[1], p[0]) for p in ring], np.float64).reshape(-1, 2) for ring in coordinates)
     except (TypeError, IndexError, KeyError, ValueError):
         raise ConfigError(f"{where} holds a polygon whose coordinates are not rings of (x, y)") from None
-    except OverflowError:
+    except OverflowError:  # a whole number of hundreds of digits
         rings = (np.full((1, 2), np.inf),)
     if any(np.isnan(ring).any() for ring in rings):
         raise ConfigError(f"{where} holds a polygon with a corner that is not a number")

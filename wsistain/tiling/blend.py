@@ -68,6 +68,7 @@ class Tails:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its arrays."""
         return self.below.nbytes + self.right.nbytes + self.corner.nbytes
 
     def __sizeof__(self) -> int:
@@ -87,6 +88,7 @@ class Heads:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its arrays."""
         return self.top.nbytes + self.left.nbytes
 
 
