@@ -39,7 +39,7 @@ demo: $(VENV)/.run
 	@$(BIN)/wsistain phantom slide demo --size 3072 --marker ER --seed 7
 	@echo "Staining it for ER"
 	@$(BIN)/wsistain run demo/he_a.tiff --marker ER --output demo --overwrite
-	@$(BIN)/python -m wsistain.demo demo
+	@$(BIN)/python scripts/demo_picture.py demo
 	@echo "Look at demo/ER.png: H&E, virtual ER, and the truth that only synthetic tissue has"
 
 test: $(VENV)/.dev

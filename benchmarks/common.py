@@ -54,7 +54,7 @@ def report(name: str, results: dict[str, Any], output: Path | None) -> None:
 
 def slide(folder: Path, height: int, width: int, *, seed: int = 0) -> Path:
     """A synthetic pyramidal JPEG slide at 0.5 um per px, made once."""
-    from wsistain.phantom.quick import write_quick_slide
+    from wsistain.phantom.quick_slide import write_quick_slide
 
     path = folder / f"slide_{height}x{width}_{seed}.tiff"
     if not path.is_file():
@@ -79,7 +79,7 @@ def random_resnet(folder: Path, *, ngf: int = 64, n_blocks: int = 6, tile_px: in
     import torch
 
     from wsistain.systems.cut import generator_network
-    from wsistain.weights import Header, save_weights
+    from wsistain.weights.file import Header, save_weights
 
     path = folder / f"random_resnet{n_blocks}_{ngf}.safetensors"
     if not path.is_file():

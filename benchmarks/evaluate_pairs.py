@@ -19,9 +19,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from wsistain.data.layouts import list_patches
-from wsistain.evaluation.candidates import Identity, mean_colour
 from wsistain.evaluation.deep import DeepMetrics
 from wsistain.evaluation.patches import Pass, run_pass
+from wsistain.evaluation.rows import Identity, mean_colour
 
 DISTINCT = 48
 """Pictures that are made; a larger set repeats them in files of its own."""

@@ -31,7 +31,7 @@ SHOWN = ("cell_auc", "area_r_truth", "r_p", "r_c", "ssim_truth", "dice_truth")
 
 def write_variant(source: Path, target: Path, sampling: dict[str, Any]) -> Path:
     """`target`: the tensors of `source` under a header with other sampling options."""
-    from wsistain.weights import load_tensors, read_header, save_weights
+    from wsistain.weights.file import load_tensors, read_header, save_weights
 
     header = read_header(source)
     options = over(header.options, sampling=sampling)
@@ -43,8 +43,8 @@ def cost(weights: Path, patches: list[Any], marker: str, mpp: float, device: str
     """Passes of the two networks a window, windows a patch, and seconds a patch, over a few patches."""
     from wsistain.data.patches import read_pair
     from wsistain.diffusion.windows import Windows
-    from wsistain.evaluation.candidates import Network
-    from wsistain.generators import build_generator, find_generator
+    from wsistain.evaluation.rows import Network
+    from wsistain.generators.load import build_generator, find_generator
 
     generator = build_generator(find_generator(str(weights), marker), device=device)
     stainer = generator.network  # type: ignore[attr-defined]
@@ -116,8 +116,8 @@ def main() -> None:
     from wsistain.data.layouts import list_patches
     from wsistain.evaluation.report import evaluate
     from wsistain.evaluation.truth import read_truth
-    from wsistain.generators import find_weights
     from wsistain.markers import find_marker
+    from wsistain.weights.find import find_weights
 
     options = common.parser(__doc__ or "")
     options.add_argument("weights", type=Path, help="trained weights of miu_diff, a file or a run's folder")

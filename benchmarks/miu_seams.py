@@ -68,9 +68,9 @@ def seams(picture: Any, stride: int, overlap: int) -> tuple[float | None, float 
 def main() -> None:
     """Stain the slide in the four ways and print what shows of the borders."""
     from wsistain.diffusion.windows import Windows
-    from wsistain.generators import find_generator
+    from wsistain.generators.load import find_generator
     from wsistain.systems.miu_diff import NetworkOptions
-    from wsistain.weights import read_header
+    from wsistain.weights.file import read_header
 
     options = common.parser(__doc__ or "")
     options.add_argument("weights", type=Path, help="weights of miu_diff")

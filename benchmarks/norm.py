@@ -44,7 +44,7 @@ def main() -> None:
 
 def one_pass(slide: Path, weights: Path) -> np.ndarray:
     """The whole slide through the network at once, instance norm over all of it: uint8 (h, w, 3)."""
-    from wsistain.generators import build_generator, find_generator
+    from wsistain.generators.load import build_generator, find_generator
     from wsistain.slide.reader import open_slide
     from wsistain.slide.resample import choose_sampling, read_window
 

@@ -44,11 +44,11 @@ def main() -> None:
 
 def alone(slide: Path, weights: Path, norm: str) -> dict[str, float]:
     """Seconds of the generator alone on the tiles of the run, already in memory."""
-    from wsistain.allocator import share_arenas
     from wsistain.config import RunConfig, validate
-    from wsistain.generators import build_generator
+    from wsistain.generators.load import build_generator
     from wsistain.pipeline.run import make_spec, plan_groups
     from wsistain.pipeline.tasks import read_tile
+    from wsistain.runtime.heap import share_arenas
     from wsistain.slide.reader import open_slide
 
     config = validate(RunConfig, {"weights": str(weights), "all_tiles": True, "norm": norm}, "benchmark")
@@ -73,7 +73,7 @@ def monai(slide: Path, weights: Path, size: int) -> dict[str, float] | None:
     except ImportError:
         return None
     from wsistain.slide.reader import open_slide
-    from wsistain.weights import load_network
+    from wsistain.weights.file import load_network
 
     network = load_network(weights)[0]
     torch.set_num_threads(os.cpu_count() or 1)

@@ -20,7 +20,7 @@ import tiffslide
 from common import machine, parser
 from numpy.typing import NDArray
 
-from wsistain.phantom.quick import write_quick_slide
+from wsistain.phantom.quick_slide import write_quick_slide
 from wsistain.slide.tiff import TiledTiff
 
 TILE, OVERLAP, QUALITY = 512, 128, 80

@@ -55,7 +55,7 @@ def train_one(args: argparse.Namespace, arm: Arm, seed: int) -> str:
         return f"{out.name}: there already"
     out.mkdir(parents=True, exist_ok=True)
     if arm.of:
-        from wsistain.weights import load_tensors, read_header, save_weights
+        from wsistain.weights.file import load_tensors, read_header, save_weights
 
         source = args.work / "runs" / f"{arm.of}-s{seed}" / "weights.safetensors"
         header = read_header(source)

@@ -7,8 +7,8 @@ weights prints and stores.
 import sys
 from pathlib import Path
 
-from wsistain.generators import DEMO_NOTE, shipped_folder
-from wsistain.weights import load_network, load_tensors, read_header, save_weights
+from wsistain.weights.file import load_network, load_tensors, read_header, save_weights
+from wsistain.weights.find import DEMO_NOTE, shipped_folder
 
 MAX_BYTES = 1_000_000
 

@@ -93,7 +93,7 @@ def weights(folder: Path) -> list[Path]:
     import torch
 
     from wsistain.systems.cut import generator_network
-    from wsistain.weights import Header, save_weights
+    from wsistain.weights.file import Header, save_weights
 
     torch.manual_seed(0)
     options = {"n_blocks": 1, "ngf": 2}
@@ -265,7 +265,7 @@ def use_slide(path: Path, out: Path) -> None:
 
 def use_weights(path: Path, out: Path) -> None:
     """Find, build, stain a tile."""
-    from wsistain.generators import build_generator, find_generator
+    from wsistain.generators.load import build_generator, find_generator
 
     spec = find_generator(str(path), "ER")
     generator = build_generator(spec, device="cpu")

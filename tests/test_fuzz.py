@@ -120,7 +120,7 @@ def test_any_weights_header_is_weights_or_a_sentence(tmp_path, values):
     import torch
     from safetensors.torch import save_file
 
-    from wsistain.weights import load_network
+    from wsistain.weights.file import load_network
 
     good = {"format": 1, "system": "cut", "options": {"n_blocks": 1, "ngf": 2}, "markers": ["ER"], "mpp": 0.5}
     header = json.dumps({**good, "tile_px": 64, **values})

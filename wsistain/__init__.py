@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "open_slide": "wsistain.slide.reader",
     "run": "wsistain.pipeline.run",
-    "load_generator": "wsistain.generators",
+    "load_generator": "wsistain.generators.load",
     "train": "wsistain.training.loop",
     "evaluate": "wsistain.evaluation.report",
     "WsistainError": "wsistain.errors",

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wsistain.generators.network import NetworkGenerator
 from wsistain.networks.resnet import ResnetGenerator
-from wsistain.stainer import NetworkGenerator
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tests.authors_checkpoints import resnet, save
-from wsistain.catalogue import CATALOGUE, find_entry
 from wsistain.cli import main
 from wsistain.errors import WeightsError
-from wsistain.generators import find_generator, load_generator
-from wsistain.weights_fetch import choose_file
+from wsistain.generators.load import find_generator, load_generator
+from wsistain.published.catalogue import CATALOGUE, find_entry
+from wsistain.published.fetch import choose_file
 
 
 @pytest.fixture(autouse=True)

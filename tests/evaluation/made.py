@@ -7,7 +7,7 @@ from PIL import Image
 from skimage.color import hed2rgb
 
 from wsistain.systems.cut import generator_network
-from wsistain.weights import Header, save_weights
+from wsistain.weights.file import Header, save_weights
 
 
 def section(seed: int, px: int, positive: float = 0.5, shift: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,14 +10,14 @@ import torch
 from tests.evaluation.made import make_bci, make_mist, make_weights, section, write
 from wsistain.errors import ConfigError, DataError, OutputError, WeightsError
 from wsistain.evaluation import patches as patches_module
-from wsistain.evaluation.candidates import Identity, MeanColour, Network, find_candidates
-from wsistain.evaluation.catalogue import METRICS
 from wsistain.evaluation.deep import NET_FILES, DeepMetrics
 from wsistain.evaluation.fidelity import psnr, ssim
 from wsistain.evaluation.leaderboard import leaderboard
+from wsistain.evaluation.metrics import METRICS
 from wsistain.evaluation.patches import Pass, read_patch, run_pass
 from wsistain.evaluation.report import evaluate
-from wsistain.generators import load_generator
+from wsistain.evaluation.rows import Identity, MeanColour, Network, find_candidates
+from wsistain.generators.load import load_generator
 from wsistain.optics.scoring import integrated_density
 
 

@@ -8,7 +8,7 @@ import pytest
 from wsistain.data.layouts import list_patches
 from wsistain.data.pictures import read_picture
 from wsistain.errors import DataError
-from wsistain.evaluation.measure import CellPlaces
+from wsistain.evaluation.pair import CellPlaces
 from wsistain.evaluation.patches import _resized_cells
 from wsistain.evaluation.report import evaluate
 from wsistain.evaluation.truth import cell_table, gather_cells, read_truth, truth_facts
@@ -62,7 +62,7 @@ def test_identity_knows_nothing_of_the_marker_and_its_errors_say_so(results):
 def test_a_system_that_paints_the_truth_reaches_the_truths_own_numbers(phantom):
     refs = list_patches("mist", phantom, ER, "val")
     truth = read_truth(refs, ER, "val")
-    from wsistain.evaluation.measure import measure_pair
+    from wsistain.evaluation.pair import measure_pair
 
     measures = []
     for ref in refs:

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from wsistain.errors import WeightsError
 from wsistain.networks.inception import InceptionFeatures
-from wsistain.networks.published import read_published
 from wsistain.networks.resnet50 import ResNet50Features
+from wsistain.published.tensors import read_published
 
 
 def seeded(network: torch.nn.Module) -> torch.nn.Module:

@@ -8,7 +8,6 @@ import torch
 
 from tests.networks.turbo_folder import write_base
 from wsistain.errors import WeightsError
-from wsistain.networks import local_models
 from wsistain.networks.sd_turbo import (
     BUILT_IN,
     SD_TURBO,
@@ -20,6 +19,7 @@ from wsistain.networks.sd_turbo import (
     prompt_tokens,
     tokenize,
 )
+from wsistain.published import places
 
 pytest.importorskip("diffusers", reason="the extra 'train' is not installed")
 pytest.importorskip("transformers", reason="the extra 'train' is not installed")
@@ -120,9 +120,9 @@ def test_a_built_in_base_has_fixed_embeddings(name: str) -> None:
 
 def test_missing_vgg_and_lpips_name_the_command_that_fetches_them(nothing_here: None) -> None:
     with pytest.raises(WeightsError, match=r"load_state_dict_from_url.*https://there/vgg\.pth"):
-        local_models.find_torch_file("vgg.pth", "https://there/vgg.pth")
+        places.find_torch_file("vgg.pth", "https://there/vgg.pth")
     with pytest.raises(WeightsError, match="pip install lpips"):
-        local_models.find_lpips_file("vgg")
+        places.find_lpips_file("vgg")
 
 
 def test_vgg_and_lpips_are_found_in_the_folder_of_models(
@@ -133,5 +133,5 @@ def test_vgg_and_lpips_are_found_in_the_folder_of_models(
     lin.parent.mkdir(parents=True)
     lin.touch()
     (tmp_path / "vgg.pth").touch()
-    assert local_models.find_lpips_file("vgg") == lin
-    assert local_models.find_torch_file("vgg.pth", "") == tmp_path / "vgg.pth"
+    assert places.find_lpips_file("vgg") == lin
+    assert places.find_torch_file("vgg.pth", "") == tmp_path / "vgg.pth"

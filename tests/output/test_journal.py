@@ -274,7 +274,7 @@ import os, signal, sys
 from pathlib import Path
 from tests.output.making import block_of, places, small_spec, tissue_like
 from tests.output.test_journal import KEY, run_to_end
-from wsistain.output import files
+from wsistain.runtime import files
 
 left = int(sys.argv[2])
 write_all = files._write_all

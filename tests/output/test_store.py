@@ -14,9 +14,10 @@ import zarr
 
 from tests.output.making import block_of, mean_pyramid, places, small_spec, tissue_like, tree_hash, write_all
 from wsistain.errors import OutputError
-from wsistain.output import files, shard
+from wsistain.output import shard
 from wsistain.output.shard import decode_shard, mapper, shard_buffers
 from wsistain.output.store import BlockDone, create_output, write_block
+from wsistain.runtime import files
 
 SIZES = [(1, 1), (64, 64), (65, 33), (127, 300), (513, 257)]
 

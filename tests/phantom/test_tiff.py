@@ -7,7 +7,7 @@ import tifffile
 import tiffslide
 
 from wsistain.errors import ConfigError, OutputError
-from wsistain.phantom.quick import render_quick, write_quick_slide
+from wsistain.phantom.quick_slide import render_quick, write_quick_slide
 from wsistain.phantom.tiff import halve, level_shapes, write_pyramid
 
 

@@ -8,10 +8,10 @@ from wsistain.phantom import paint
 from wsistain.phantom.biology import rank_auc
 from wsistain.phantom.cells import LUMINAL, TUMOUR
 from wsistain.phantom.config import PhantomConfig, SectionPairing
+from wsistain.phantom.nearest_centres import nearest_centres
 from wsistain.phantom.paint import Painter
 from wsistain.phantom.render import COUNTED_UM, Phantom
 from wsistain.phantom.tables import cell_table
-from wsistain.phantom.territory import nearest_centres
 
 SIZE = 512
 

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from wsistain.generators import IdentityGenerator
+from wsistain.generators.load import IdentityGenerator
 
 LOG = Path(os.environ["STAINED_BY"])
 

@@ -19,9 +19,9 @@ import torch
 from tests.fuzzing import weights as made_weights
 from tests.pipeline.slides import level0, small_config, tissue_picture, tree_hash, write_slide
 from wsistain.errors import OutputError, SlideError, WsistainError
-from wsistain.generators import find_generator
+from wsistain.generators.load import find_generator
+from wsistain.generators.network import NetworkGenerator
 from wsistain.pipeline.run import run
-from wsistain.stainer import NetworkGenerator
 
 ROOT = Path(__file__).parents[2]
 NAME = "case.ER.ome.zarr"
@@ -320,7 +320,7 @@ def test_time_zones_and_locales_do_not_matter(slide, tmp_path):
 
 CTRL_C = """
 import signal, sys, time
-import wsistain.generators as generators
+import wsistain.generators.load as generators
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests themselves run in the background
 def slow(self, tiles, positions):
     time.sleep(0.05)

@@ -10,15 +10,16 @@ import wsistain.systems
 from tests.pipeline.slides import level0, small_config, tree_hash, write_slide
 from tests.pipeline.toy_system import generator_network
 from wsistain.config import RunConfig
-from wsistain.generators import build_generator, exact_tiling, find_generator
+from wsistain.generators.load import build_generator, find_generator
+from wsistain.generators.network import NetworkGenerator
+from wsistain.generators.tiling import exact_tiling
 from wsistain.networks.receptive_field import receptive_radius
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.networks.slide_norm import NormField, norm_layers, pooled_statistics
 from wsistain.pipeline.norm import load_norm
 from wsistain.pipeline.run import run
-from wsistain.stainer import NetworkGenerator
 from wsistain.tiling.plan import make_tiling
-from wsistain.weights import Header, save_weights
+from wsistain.weights.file import Header, save_weights
 
 SIZE = 512
 

@@ -5,7 +5,7 @@ from wsistain.errors import ConfigError, WeightsError
 from wsistain.markers import find_marker
 from wsistain.systems.aligned import GLASS, Aligned, Config, _brown, _with_glass, generator_network
 from wsistain.systems.base import Batch, Progress
-from wsistain.weights import Header, save_weights
+from wsistain.weights.file import Header, save_weights
 
 
 def _step(system, he, ihc):

@@ -10,7 +10,7 @@ from tests.data.made_patches import make_mist
 from tests.pipeline.slides import level0, small_config, tissue_picture, write_slide
 from tests.training.made_runs import tiny_run
 from wsistain.errors import ConfigError, DataError, WeightsError
-from wsistain.generators import build_generator, find_generator
+from wsistain.generators.load import build_generator, find_generator
 from wsistain.markers import find_marker
 from wsistain.networks.nucleus_counter import CppNet
 from wsistain.networks.stain_unet import StainUNet
@@ -20,7 +20,7 @@ from wsistain.pipeline.run import run
 from wsistain.systems.atst_net import AUXILIARY, AtstNet, Config, Weights, generator_network
 from wsistain.systems.base import Batch, Progress
 from wsistain.training.loop import train
-from wsistain.weights import load_network, read_header
+from wsistain.weights.file import load_network, read_header
 
 PROGRESS = Progress(step=0, epoch=0, steps=10, epochs=1, decay_epochs=0, steps_per_epoch=10)
 

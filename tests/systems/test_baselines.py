@@ -15,7 +15,7 @@ from wsistain.markers import find_marker
 from wsistain.networks.layers import count_parameters
 from wsistain.systems import find_system, system_class
 from wsistain.systems.base import Batch, Progress
-from wsistain.weights import Header, load_network, save_weights
+from wsistain.weights.file import Header, load_network, save_weights
 
 NAMES = ("pix2pix", "pyramidp2p", "cyclegan")
 MAKERS = {"pix2pix": ("G",), "pyramidp2p": ("G",), "cyclegan": ("G_ihc", "G_he")}

@@ -96,7 +96,7 @@ def test_loss_falls_on_one_batch(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_tensors_rebuild_an_equal_generator(name, tmp_path):
-    from wsistain.weights import Header, load_network, save_weights
+    from wsistain.weights.file import Header, load_network, save_weights
 
     system = build(name)
     system.training_step(batch(), LATE, plain_update)

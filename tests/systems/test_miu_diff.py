@@ -26,10 +26,10 @@ from wsistain.pipeline.run import run
 from wsistain.slide.roi import parse_region
 from wsistain.systems.base import Batch, Progress
 from wsistain.systems.miu_diff import Config, MiuDiff, generator_network
-from wsistain.systems.miu_parts import Energy, SamplingOptions, _Run, to_relative
+from wsistain.systems.miu_sampling import Energy, SamplingOptions, _Run, to_relative
 from wsistain.training.checkpoint import find_checkpoints
 from wsistain.training.loop import train
-from wsistain.weights import Header, load_network, read_header, save_weights
+from wsistain.weights.file import Header, load_network, read_header, save_weights
 
 PROGRESS = Progress(step=0, epoch=0, steps=10, epochs=1, decay_epochs=0, steps_per_epoch=10)
 

@@ -17,7 +17,7 @@ from wsistain.errors import WeightsError
 from wsistain.networks.clip_tower import ClipImageTower
 from wsistain.systems import find_system
 from wsistain.training.loop import train
-from wsistain.weights import Header, load_network, load_tensors, read_header, save_weights
+from wsistain.weights.file import Header, load_network, load_tensors, read_header, save_weights
 
 pytest.importorskip("diffusers", reason="the extra 'train' is not installed")
 pytest.importorskip("peft", reason="the extra 'train' is not installed")

@@ -9,11 +9,11 @@ import zarr
 
 from tests.data.made_patches import make_mist
 from wsistain.config import RunConfig, TrainConfig, load_config
-from wsistain.phantom.quick import write_quick_slide
+from wsistain.phantom.quick_slide import write_quick_slide
 from wsistain.pipeline.run import run
 from wsistain.systems import SYSTEMS, find_system, system_class
 from wsistain.training.loop import train
-from wsistain.weights import load_network
+from wsistain.weights.file import load_network
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 FILES = sorted(CONFIGS.rglob("*.yaml"))

@@ -21,7 +21,7 @@ from wsistain.systems import cyclegan, pix2pix
 from wsistain.training import loop
 from wsistain.training.checkpoint import find_checkpoints
 from wsistain.training.loop import train
-from wsistain.weights import load_network, read_header
+from wsistain.weights.file import load_network, read_header
 
 
 @pytest.fixture(autouse=True)

@@ -51,8 +51,8 @@ def batch(
     from wsistain.batch.workflow import run_batch
     from wsistain.cli.run import run_config
     from wsistain.errors import ConfigError
-    from wsistain.generators import find_weights
     from wsistain.markers import parse_markers
+    from wsistain.weights.find import find_weights
 
     if flags and not flags[0].startswith("-"):
         raise ConfigError(

@@ -165,7 +165,7 @@ def _print_results(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from wsistain.evaluation.catalogue import METRICS
+    from wsistain.evaluation.metrics import METRICS
     from wsistain.evaluation.tables import formatted, missing_by_reason
 
     names = ["ssim", "psnr", "css", "fid", "r_c", "r_p", "area_r", "positive_fraction", "cell_auc"]

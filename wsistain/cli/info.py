@@ -27,7 +27,7 @@ def _expected_seconds(slide: "Slide", group: "Group") -> float:
     import os
     import time
 
-    from wsistain.generators import build_generator
+    from wsistain.generators.load import build_generator
     from wsistain.pipeline.tasks import read_tile
 
     plan = group.plan

@@ -101,11 +101,11 @@ def run(
     if plan_only:
         _print_plan(slide, marker, settings, rectangle, shapes)
         return
-    from wsistain.allocator import share_arenas
-    from wsistain.cli.progress import RunProgress
-    from wsistain.generators import find_generator
+    from wsistain.generators.load import find_generator
     from wsistain.markers import parse_markers
     from wsistain.pipeline.run import run as run_slide
+    from wsistain.runtime.heap import share_arenas
+    from wsistain.runtime.progress import RunProgress
 
     markers = [m.name for m in parse_markers(marker)]
     typer.echo(f"Staining {slide} for {', '.join(markers)} with weights '{settings.weights}' into {output}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from wsistain.weights_import import ImportReport
+    from wsistain.weights.importing import ImportReport
 
 group = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 
@@ -65,11 +65,11 @@ def list_weights(
     marker: str | None = typer.Option(None, "--marker", "-m", help="Only those that stain this marker."),
 ) -> None:
     """List weights; see LIST_HELP."""
-    from wsistain.catalogue import CATALOGUE, installed_files, installed_folder
     from wsistain.errors import WeightsError
-    from wsistain.generators import shipped_folder
     from wsistain.markers import find_marker
-    from wsistain.weights import read_header
+    from wsistain.published.catalogue import CATALOGUE, installed_files, installed_folder
+    from wsistain.weights.file import read_header
+    from wsistain.weights.find import shipped_folder
 
     wanted = find_marker(marker).name if marker else None
     rows: list[tuple[str, ...]] = []
@@ -103,9 +103,9 @@ def list_weights(
 
 def show(name: str = typer.Argument(..., help="A name of 'weights list', or a weights file.")) -> None:
     """Show weights; see SHOW_HELP."""
-    from wsistain.catalogue import CATALOGUE, find_entry, installed_files
-    from wsistain.generators import shipped_folder
-    from wsistain.weights import read_header
+    from wsistain.published.catalogue import CATALOGUE, find_entry, installed_files
+    from wsistain.weights.file import read_header
+    from wsistain.weights.find import shipped_folder
 
     shipped = shipped_folder() / f"{name}.safetensors"
     path = Path(name) if Path(name).is_file() else installed_files().get(name, shipped if shipped.is_file() else None)
@@ -128,7 +128,7 @@ def show(name: str = typer.Argument(..., help="A name of 'weights list', or a we
 
 
 def _report(name: str, report: "ImportReport") -> None:
-    from wsistain.weights import read_header
+    from wsistain.weights.file import read_header
 
     header = read_header(report.path)
     folded = f", {report.n_folded} spectrally normalised kernels folded" if report.n_folded else ""
@@ -160,7 +160,7 @@ def import_weights(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace weights of that name."),
 ) -> None:
     """Import a checkpoint; see IMPORT_HELP."""
-    from wsistain.weights_import import import_checkpoint
+    from wsistain.weights.importing import import_checkpoint
 
     report = import_checkpoint(
         file,
@@ -191,10 +191,10 @@ def fetch(
     """Fetch weights; see FETCH_HELP."""
     import sys
 
-    from wsistain.catalogue import find_entry, installed_folder
     from wsistain.errors import OutputError, WeightsError
-    from wsistain.weights import SUFFIX
-    from wsistain.weights_fetch import fetch_checkpoint
+    from wsistain.published.catalogue import find_entry, installed_folder
+    from wsistain.published.fetch import fetch_checkpoint
+    from wsistain.weights.file import SUFFIX
 
     entry = find_entry(name)
     if entry.hub is None and folder is None:
@@ -212,6 +212,6 @@ def fetch(
             raise WeightsError(f"the licence of {name} was not accepted; nothing was fetched")
     checkpoint = fetch_checkpoint(entry, folder=folder, file=file)
 
-    from wsistain.weights_import import import_checkpoint
+    from wsistain.weights.importing import import_checkpoint
 
     _report(name, import_checkpoint(checkpoint, name, mpp=mpp, overwrite=overwrite))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain.evaluation import svg
-from wsistain.evaluation.catalogue import LONG_NAMES, METRICS, PAPER_COLUMNS
+from wsistain.evaluation.metrics import LONG_NAMES, METRICS, PAPER_COLUMNS
 from wsistain.evaluation.tables import Results, best_of, columns_of, formatted, metric_value, missing_by_reason
 
 if TYPE_CHECKING:

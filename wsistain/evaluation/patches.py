@@ -18,9 +18,9 @@ from wsistain.data.layouts import PatchRef
 from wsistain.data.patches import read_pair
 from wsistain.data.pictures import read_picture, resize
 from wsistain.errors import DataError, WsistainError
-from wsistain.evaluation.candidates import Stainer
 from wsistain.evaluation.deep import DeepMetrics
-from wsistain.evaluation.measure import CellPlaces, PairMeasures, measure_pair
+from wsistain.evaluation.pair import CellPlaces, PairMeasures, measure_pair
+from wsistain.evaluation.rows import Stainer
 
 RGB = NDArray[np.uint8]
 T = TypeVar("T")

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from wsistain import __version__
 from wsistain.data.layouts import PatchRef, list_patches
 from wsistain.errors import ConfigError, DataError, OutputError
-from wsistain.evaluation.candidates import Candidate, Identity, Stainer, find_candidates, mean_colour
-from wsistain.evaluation.catalogue import LONG_NAMES, METRICS
 from wsistain.evaluation.deep import DeepMetrics, load_deep, phv
 from wsistain.evaluation.distribution import asp_subset, frechet_distance, kernel_distance
+from wsistain.evaluation.metrics import LONG_NAMES, METRICS
 from wsistain.evaluation.page import to_html
 from wsistain.evaluation.patches import Pass, PatchResult, Unusable, run_pass
+from wsistain.evaluation.rows import Candidate, Identity, Stainer, find_candidates, mean_colour
 from wsistain.evaluation.summary import Estimate, SlideBootstrap, summarise
 from wsistain.evaluation.tables import Results, pairs_to_csv, to_csv, to_markdown
 from wsistain.evaluation.truth import PhantomTruth, cell_table, gather_cells, read_truth, truth_facts
@@ -112,7 +112,7 @@ def finite(value: Any) -> Any:
 
 
 def _device(device: str) -> str:
-    from wsistain.stainer import choose_device
+    from wsistain.generators.network import choose_device
 
     return str(choose_device(device))
 

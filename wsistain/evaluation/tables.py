@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wsistain.evaluation.catalogue import METRICS, PAPER_COLUMNS, Metric
+from wsistain.evaluation.metrics import METRICS, PAPER_COLUMNS, Metric
 
 Results = dict[str, Any]
 

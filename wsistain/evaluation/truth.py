@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsistain.data.layouts import PatchRef
 from wsistain.errors import DataError
-from wsistain.evaluation.measure import CellPlaces
+from wsistain.evaluation.pair import CellPlaces
 from wsistain.evaluation.pathology import area_under_curve
 from wsistain.evaluation.summary import Estimate, SlideBootstrap, mean_estimate, summarise_cells
 from wsistain.markers import Marker

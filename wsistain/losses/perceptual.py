@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from wsistain.networks.alexnet import AlexNetFeatures
-from wsistain.networks.published import load_into, read_published
 from wsistain.networks.vgg import Vgg16Features
+from wsistain.published.tensors import load_into, read_published
 
 Backbone = Literal["vgg", "alex"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from wsistain.networks.published import load_into, read_published
+from wsistain.published.tensors import load_into, read_published
 
 
 class AlexNetFeatures(nn.Module):

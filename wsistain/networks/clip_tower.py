@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsistain.errors import WeightsError
-from wsistain.networks.local_models import find_hub_folder
-from wsistain.networks.published import load_into, read_published
+from wsistain.published.places import find_hub_folder
+from wsistain.published.tensors import load_into, read_published
 
 CLIP_HUB = "openai/clip-vit-base-patch32"
 END_OF_TEXT = 49407

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsistain.networks.published import load_into, read_published
+from wsistain.published.tensors import load_into, read_published
 
 Variant = Literal["fid", "torchvision"]
 

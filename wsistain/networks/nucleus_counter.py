@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsistain.networks.published import load_into, read_published
+from wsistain.published.tensors import load_into, read_published
 
 _PX_PER_UNIT = 100.0  # of a density in nuclei: keeps the small counter's activations near 1
 SHIPPED = Path(__file__).with_name("nucleus_counter.safetensors")

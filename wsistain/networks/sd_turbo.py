@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wsistain.errors import WeightsError
-from wsistain.networks.local_models import find_hub_folder
+from wsistain.published.places import find_hub_folder
 
 SD_TURBO = "stabilityai/sd-turbo"
 _PROBE = "unet/config.json"

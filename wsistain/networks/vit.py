@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from wsistain.errors import WeightsError
 from wsistain.networks.layers import ResidualBlock
-from wsistain.networks.published import read_published
 from wsistain.networks.slide_norm import FieldNorm
+from wsistain.published.tensors import read_published
 
 N_EXTRA_TOKENS = 2  # pretext token, class token
 ENCODER_PREFIXES = ("pretext_token", "cls_token", "pos_embed", "patch_embed.", "blocks.")

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from wsistain import __version__
 from wsistain.errors import OutputError
-from wsistain.output.files import replacing, reporting
 from wsistain.output.reading import StoredStain, open_level, read_stain, read_window
+from wsistain.runtime.files import replacing, reporting
 
 _WINDOW = 2048
 """Columns read at a time, px."""

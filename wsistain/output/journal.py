@@ -19,9 +19,9 @@ import google_crc32c
 
 from wsistain import __version__
 from wsistain.errors import OutputError
-from wsistain.output.files import PART, reporting
 from wsistain.output.layout import WORK
 from wsistain.output.store import BlockDone
+from wsistain.runtime.files import PART, reporting
 
 OTHER_INPUT = "it was begun with something else"
 """What the refusal to resume says when slide, weights or plan are not those of the output."""

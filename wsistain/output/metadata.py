@@ -19,8 +19,8 @@ from numcodecs import Blosc
 from zarr.codecs import ZstdCodec
 
 from wsistain import __version__
-from wsistain.output.files import reporting, write_file
 from wsistain.output.layout import GLASS, OutputSpec
+from wsistain.runtime.files import reporting, write_file
 
 AXES = ("c", "y", "x")
 _COLOURS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from wsistain.output.files import replacing, reporting
 from wsistain.output.layout import OutputSpec
 from wsistain.output.reading import open_level, read_stain, read_window
+from wsistain.runtime.files import replacing, reporting
 
 
 def write_preview(spec: OutputSpec, path: Path | str, longest_px: int) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain.errors import OutputError
-from wsistain.output.files import reporting
 from wsistain.output.layout import GLASS, OutputSpec
 from wsistain.output.shard import Mapper, Planes, ShardSink, decode_shard, mapper
+from wsistain.runtime.files import reporting
 
 _SLAB = 32
 """Rows halved at a time: their intermediate sums stay in the first-level cache."""

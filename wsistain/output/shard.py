@@ -26,8 +26,8 @@ from numcodecs import zstd
 from numpy.typing import NDArray
 
 from wsistain.errors import OutputError
-from wsistain.output.files import FileDone, remove_file, write_file
 from wsistain.output.layout import GLASS, OutputSpec
+from wsistain.runtime.files import FileDone, remove_file, write_file
 
 Planes = NDArray[np.uint8]
 """uint8 (3, h, w): red, green, blue."""

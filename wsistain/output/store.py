@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.output.files import FileDone, reporting
 from wsistain.output.layout import GLASS, WORK, OutputSpec
 from wsistain.output.pyramid import half_into
 from wsistain.output.shard import Planes, ShardSink, is_glass, mapper
+from wsistain.runtime.files import FileDone, reporting
 
 __all__ = ["BlockDone", "OutputSpec", "create_output", "write_block"]
 

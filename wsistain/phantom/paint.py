@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from wsistain.phantom.anatomy import Anatomy, cleft_um, nearest_blob, vacuole_um
 from wsistain.phantom.cells import LUMINAL, MARKERS, TUMOUR, Block, Cells
 from wsistain.phantom.config import PhantomConfig
+from wsistain.phantom.nearest_centres import nearest_centres
 from wsistain.phantom.noise import F32, Floats, Grain, Texture, draw, fractal, salt_of, smooth_noise
 from wsistain.phantom.nuclei import NuclearMaps, paint_nuclei
 from wsistain.phantom.sections import Section
-from wsistain.phantom.territory import nearest_centres
 
 MARGIN_UM = 16.0
 NODE_UM = 4.0

@@ -16,11 +16,13 @@ from wsistain import __version__
 from wsistain.errors import ConfigError
 from wsistain.markers import parse_markers
 from wsistain.phantom.config import Pairing, PhantomConfig
+from wsistain.phantom.manifest import begin, digest, write_json
 from wsistain.phantom.noise import draw, salt_of
+from wsistain.phantom.processes import Progress, mapper, phantom_of, quiet
 from wsistain.phantom.render import PRODUCTS, Product
 from wsistain.phantom.tables import Attainable, Name, cell_table, write_table, write_tables
 from wsistain.phantom.tiff import write_pyramid
-from wsistain.phantom.work import Progress, Together, begin, digest, mapper, phantom_of, quiet, write_json
+from wsistain.phantom.together import Together
 
 RGB = NDArray[np.uint8]
 BLOCK_PX, WIDE_PX = 1024, 16_384

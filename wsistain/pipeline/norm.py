@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from wsistain.generators.network import NetworkGenerator
 from wsistain.networks.slide_norm import NormField
 from wsistain.slide.base import Slide
 from wsistain.slide.resample import read_window
-from wsistain.stainer import NetworkGenerator
 from wsistain.tiling.plan import RunPlan
 
 NormMode = Literal["tile", "slide", "field"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from wsistain import __version__
 from wsistain.config import RunConfig
-from wsistain.generators import GeneratorSpec
+from wsistain.generators.spec import GeneratorSpec
 from wsistain.pipeline.tasks import Times, Written, peak_rss_mb
 from wsistain.slide.base import SlideInfo
 from wsistain.tiling.plan import RunPlan

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wsistain.allocator import share_arenas
 from wsistain.config import RunConfig
 from wsistain.errors import ConfigError, OutputError, SlideError
-from wsistain.generators import GeneratorSpec, exact_tiling, find_generator, with_tiling
+from wsistain.generators.load import find_generator
+from wsistain.generators.spec import GeneratorSpec
+from wsistain.generators.tiling import exact_tiling, with_tiling
 from wsistain.markers import find_marker
-from wsistain.output.files import replacing, reporting
 from wsistain.output.journal import Journal, open_journal
 from wsistain.output.layout import WORK
 from wsistain.output.metadata import write_metadata
@@ -31,6 +31,8 @@ from wsistain.pipeline.graph import (
 )
 from wsistain.pipeline.report import RunReport, Tally, make_report, provenance
 from wsistain.pipeline.tasks import Job, Written, release_kits
+from wsistain.runtime.files import replacing, reporting
+from wsistain.runtime.heap import share_arenas
 from wsistain.slide.base import Slide, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
 from wsistain.slide.reader import open_slide
@@ -340,9 +342,9 @@ def _with_norm(slide: Slide, job: Job, modes: Sequence[str], config: RunConfig) 
         if mode == "tile":
             files.append("")
             continue
-        from wsistain.generators import build_generator
+        from wsistain.generators.load import build_generator
+        from wsistain.generators.network import NetworkGenerator
         from wsistain.pipeline.norm import measure, save_norm
-        from wsistain.stainer import NetworkGenerator
 
         path = output.folder / ".wsistain" / "norm.safetensors"
         if not path.is_file():

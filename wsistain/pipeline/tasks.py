@@ -20,10 +20,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.allocator import share_arenas, undo_trimming
 from wsistain.errors import SlideError
-from wsistain.generators import Generator, GeneratorSpec, build_generator
+from wsistain.generators.load import build_generator
+from wsistain.generators.spec import Generator, GeneratorSpec
 from wsistain.output.store import BlockDone, OutputSpec, write_block
+from wsistain.runtime.heap import share_arenas, undo_trimming
 from wsistain.slide.base import Slide
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import read_window

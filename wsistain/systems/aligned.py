@@ -19,8 +19,8 @@ from torch.optim import Adam, Optimizer
 from wsistain.config import Strict, preset_of
 from wsistain.markers import Marker
 from wsistain.networks.context import ContextResnet, reset_parameters
-from wsistain.networks.published import load_into, read_published
 from wsistain.networks.resnet import ResnetGenerator
+from wsistain.published.tensors import load_into, read_published
 from wsistain.systems.base import Batch, Progress, Update, weighted_sum
 
 

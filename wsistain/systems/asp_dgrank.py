@@ -39,7 +39,7 @@ from wsistain.networks.patchgan import PatchDiscriminator, TimeConditioning
 from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
 from wsistain.numerics import in_float32
 from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
-from wsistain.systems.contrastive_parts import adam, check_taps, resnet_generator
+from wsistain.systems.resnet_family import adam, check_taps, resnet_generator
 
 generator_network = resnet_generator
 

@@ -27,7 +27,7 @@ from wsistain.networks.patch_head import PatchHead, uniform_positions
 from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
 from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
-from wsistain.systems.contrastive_parts import adam, check_taps, resnet_generator
+from wsistain.systems.resnet_family import adam, check_taps, resnet_generator
 
 generator_network = resnet_generator
 

@@ -6,7 +6,7 @@ was published; the nearest relative is EGSDE (Zhao et al. 2022).
 Training sees IHC alone: a score model learns what IHC looks like (section 2.1), an estimator learns how much an image
 and its edge map say of each other (section 2.2). Staining starts from the H&E without colour, noised part of the way,
 and runs back under an energy that asks for stain early and for the H&E's structure late (Eqs. 1 to 3), optionally
-tuning the score model on the image near the end (section 2.3); see `miu_parts`.
+tuning the score model on the image near the end (section 2.3); see `miu_sampling`.
 
 Decided here, because the paper does not say; options in brackets. `official` reads the paper to the letter:
 - Chain of 1000 steps, run from S = N = 300, guidance at every step. (`chain`, `sampling.start`, `sampling.guide_from`)
@@ -36,10 +36,10 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from wsistain.config import Strict, preset_of, validate
 from wsistain.networks.mi_estimator import gradient_map, without_colour
-from wsistain.networks.published import load_into, read_published
 from wsistain.numerics import in_float32
+from wsistain.published.tensors import load_into, read_published
 from wsistain.systems.base import Batch, Progress, Update
-from wsistain.systems.miu_parts import EstimatorOptions, MiuStainer, SamplingOptions, ScoreOptions
+from wsistain.systems.miu_sampling import EstimatorOptions, MiuStainer, SamplingOptions, ScoreOptions
 
 
 class NetworkOptions(Strict):

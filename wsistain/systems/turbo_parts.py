@@ -21,7 +21,6 @@ from wsistain.losses.perceptual import Lpips
 from wsistain.markers import Marker
 from wsistain.networks.clip_critic import ClipCritic
 from wsistain.networks.clip_tower import CLIP_HUB, ClipImageTower, load_image_tower, load_text_tower, pad_tokens
-from wsistain.networks.local_models import find_lpips_file, find_torch_file
 from wsistain.networks.sd_turbo import (
     BUILT_IN,
     SD_TURBO,
@@ -33,6 +32,7 @@ from wsistain.networks.sd_turbo import (
     tokenize,
 )
 from wsistain.networks.turbo import OneStepTranslator, SkipVae, Training, adapt_unet, adapt_vae, recompute_activations
+from wsistain.published.places import find_lpips_file, find_torch_file
 
 VGG_FILE = "vgg16-397923af.pth"
 VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"

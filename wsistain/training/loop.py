@@ -26,7 +26,7 @@ from wsistain.training.log import TrainingLog
 from wsistain.training.processes import make_update, seed_everything, share_from_first, start_processes, stop_processes
 from wsistain.training.samples import SheetRow, stain_rows, to_unit, write_sheet
 from wsistain.training.schedule import Ema, Length, linear_factor, set_learning_rates
-from wsistain.weights import Header, save_weights
+from wsistain.weights.file import Header, save_weights
 
 _BUILD, _STEP = 0, 1  # streams of seeds
 

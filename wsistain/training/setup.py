@@ -21,7 +21,7 @@ from wsistain.systems import find_system
 from wsistain.systems.base import Reversible
 from wsistain.training.samples import SheetRow, sheet_rows
 from wsistain.training.schedule import Length
-from wsistain.weights import Header
+from wsistain.weights.file import Header
 
 TINY_STEPS = 4
 TINY_LONGEST = 64

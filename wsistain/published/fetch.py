@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsistain.catalogue import Entry
 from wsistain.errors import WeightsError
 from wsistain.markers import MARKERS
+from wsistain.published.catalogue import Entry
 
 _CHECKPOINT = (".pth", ".pt", ".safetensors")
 _DATASETS = ("mist", "ihc4bc", "bci")

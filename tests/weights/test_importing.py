@@ -7,8 +7,8 @@ from tests.authors_checkpoints import resnet, save, unet
 from tests.networks.test_resnet import authors_state
 from wsistain.errors import OutputError, WeightsError
 from wsistain.networks.resnet import ResnetGenerator
-from wsistain.weights import load_network, read_header
-from wsistain.weights_import import import_checkpoint, read_checkpoint
+from wsistain.weights.file import load_network, read_header
+from wsistain.weights.importing import import_checkpoint, read_checkpoint
 
 PICTURE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(9)) * 2 - 1
 

@@ -2,19 +2,16 @@
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsistain.allocator import keep_freed_memory
 from wsistain.errors import ConfigError, WsistainError
+from wsistain.generators.spec import GeneratorSpec
 from wsistain.networks.slide_norm import NormField, Where, freeze, norm_layers, pooled_statistics
-
-if TYPE_CHECKING:
-    from wsistain.generators import GeneratorSpec
+from wsistain.runtime.heap import keep_freed_memory
 
 RGB = NDArray[np.uint8]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,7 +45,7 @@ class NetworkGenerator:
     def __init__(
         self,
         network: nn.Module,
-        spec: "GeneratorSpec",
+        spec: GeneratorSpec,
         *,
         device: str = "auto",
         precision: str = "auto",

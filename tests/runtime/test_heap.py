@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import ctypes, sys
 from concurrent.futures import ThreadPoolExecutor
-from wsistain.allocator import share_arenas
+from wsistain.runtime.heap import share_arenas
 if sys.argv[1] == "shared":
     share_arenas()
 with ThreadPoolExecutor(4) as pool:
@@ -29,7 +29,7 @@ def test_threads_share_one_heap_once_told_to(how: str, is_one: bool) -> None:
 
 AGAIN = """
 import resource, sys
-from wsistain.allocator import undo_trimming
+from wsistain.runtime.heap import undo_trimming
 undo_trimming()
 for _ in range(50):
     b"x" * 10_000_000

@@ -15,17 +15,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from wsistain.catalogue import CATALOGUE, installed_folder
 from wsistain.errors import OutputError, WeightsError
 from wsistain.markers import find_marker
 from wsistain.networks.layers import folded_state
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.networks.turbo import SIZE_MULTIPLE
 from wsistain.networks.unet import UnetGenerator
+from wsistain.published.catalogue import CATALOGUE, installed_folder
 from wsistain.systems import SYSTEMS, find_system
-from wsistain.weights import SUFFIX, Header, file_hash, load_network, match_tensors, save_weights
-from wsistain.weights_import_atst import ATST_KINDS, convert_atst
-from wsistain.weights_import_turbo import TURBO_KINDS, convert_turbo
+from wsistain.weights.file import SUFFIX, Header, file_hash, load_network, match_tensors, save_weights
+from wsistain.weights.import_atst import ATST_KINDS, convert_atst
+from wsistain.weights.import_turbo import TURBO_KINDS, convert_turbo
 
 KINDS = ("cut", "asp", "usigan", "asp_dgrank", "cyclegan", "pix2pix", "pyramidp2p", *ATST_KINDS, *TURBO_KINDS)
 """Systems whose published generators can be imported; the number of blocks and widths is read from the file."""
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint at {path}")
     if path.suffix == SUFFIX:
-        from wsistain.weights import load_tensors
+        from wsistain.weights.file import load_tensors
 
         return _unwrap(load_tensors(path), path)
     try:

@@ -8,8 +8,8 @@ import torch
 from wsistain.errors import WeightsError
 from wsistain.networks.stain_unet import StainUNet
 from wsistain.systems.atst_net import Config, generator_network
-from wsistain.weights_import import KINDS, _unwrap
-from wsistain.weights_import_atst import convert_atst
+from wsistain.weights.import_atst import convert_atst
+from wsistain.weights.importing import KINDS, _unwrap
 
 TINY = Config.tiny({})
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1

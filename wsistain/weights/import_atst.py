@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wsistain.errors import WeightsError
 from wsistain.networks import stain_unet, vit
-from wsistain.networks.published import load_into
+from wsistain.published.tensors import load_into
 from wsistain.systems.atst_net import UnetOptions, VitOptions, generator_network
 
 ATST_KINDS = ("atst_net",)

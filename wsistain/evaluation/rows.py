@@ -12,7 +12,7 @@ from wsistain.errors import DataError, WeightsError
 
 if TYPE_CHECKING:
     from wsistain.data.layouts import PatchRef
-    from wsistain.generators import Generator, GeneratorSpec
+    from wsistain.generators.spec import Generator, GeneratorSpec
 
 RGB = NDArray[np.uint8]
 
@@ -147,7 +147,7 @@ class Candidate:
 
     def load(self, device: str, patch_mpp: float | None) -> Network:
         """The generator, ready to stain patches of `patch_mpp` um per px."""
-        from wsistain.generators import build_generator
+        from wsistain.generators.load import build_generator
 
         return Network(self.name, build_generator(self.spec, device=device), patch_mpp)
 
@@ -163,8 +163,8 @@ def find_candidates(weights: Sequence[str | Path], marker: str) -> list[Candidat
     A folder of runs stands for all its runs that stain `marker`. Raises WeightsError when there is none, or when
     one that is named does not fit. `identity` may be named; it is in the table anyway.
     """
-    from wsistain.generators import find_generator
-    from wsistain.weights import read_header
+    from wsistain.generators.load import find_generator
+    from wsistain.weights.file import read_header
 
     found: list[Candidate] = []
     names: set[str] = set()

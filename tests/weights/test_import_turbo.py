@@ -14,8 +14,8 @@ from tests.networks.turbo_folder import write_base
 from wsistain.errors import WeightsError
 from wsistain.networks.sd_turbo import SD_TURBO, embed_prompt, load_base
 from wsistain.networks.turbo import SIZE_MULTIPLE, UNET_TARGETS, VAE_TARGETS, clean_latent
-from wsistain.weights import load_network
-from wsistain.weights_import import import_checkpoint
+from wsistain.weights.file import load_network
+from wsistain.weights.importing import import_checkpoint
 
 pytest.importorskip("diffusers", reason="the extra 'train' is not installed")
 pytest.importorskip("peft", reason="the extra 'train' is not installed")

@@ -1,0 +1,130 @@
+"""From a name to a generator that stains: built-in generators, and networks loaded from weights."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wsistain import __version__
+from wsistain.errors import WeightsError
+from wsistain.generators.spec import RGB, Generator, GeneratorSpec
+from wsistain.generators.tiling import default_overlap, default_stride
+from wsistain.markers import MARKERS, find_marker
+
+
+class IdentityGenerator:
+    """Returns the H&E; for checks and benchmarks."""
+
+    device = "cpu"
+
+    def __init__(self, spec: GeneratorSpec) -> None:
+        self.spec = spec
+
+    def stain(self, tiles: RGB, positions: Sequence[tuple[int, int]]) -> RGB:
+        """The tiles themselves."""
+        return tiles
+
+
+def _builtin_hash(name: str) -> str:
+    return hashlib.sha256(f"{name} {__version__}".encode()).hexdigest()
+
+
+def _identity_spec(marker: str) -> GeneratorSpec:
+    return GeneratorSpec(
+        name="identity",
+        weights="identity",
+        weights_hash=_builtin_hash("identity"),
+        marker=marker,
+        mpp=None,
+        tile_px=1024,
+        radius=0,
+        stride=1024,
+        overlap=128,
+        halo=0,
+        size_multiple=1,
+        norm="frozen",
+        note="identity: this is the H&E itself, not a stain",
+    )
+
+
+def find_generator(weights: str, marker: str, *, direction: str = "he-to-ihc") -> GeneratorSpec:
+    """What is known of the generator that `weights` (see `wsistain.weights.find`) means for `marker`, without loading it.
+
+    Raises WeightsError when the weights are for another marker or direction.
+    """
+    marker = find_marker(marker).name
+    if weights == "identity":
+        return _identity_spec(marker)
+    from wsistain.weights.file import file_hash, read_header
+    from wsistain.weights.find import find_weights
+
+    path = find_weights(weights, marker, direction)
+    header = read_header(path)
+    if marker not in header.markers:
+        raise WeightsError(
+            f"{path} stains {', '.join(header.markers)}, not {marker}; choose other weights or --marker {header.markers[0]}"
+        )
+    if header.direction != direction:
+        raise WeightsError(f"{path} goes {header.direction}; wanted {direction} (see --direction)")
+    overlap = default_overlap(header.tile_px)
+    return GeneratorSpec(
+        name="demo" if weights == "demo" else header.system,
+        weights=str(path.resolve()),
+        weights_hash=file_hash(path),
+        marker=marker,
+        mpp=header.mpp,
+        tile_px=header.tile_px,
+        radius=header.halo_px,
+        stride=default_stride(header.tile_px, overlap),
+        overlap=overlap,
+        halo=0,
+        size_multiple=header.size_multiple,
+        norm=header.norm,
+        training_data=header.training_data,
+        licence=header.licence,
+        note=header.note,
+    )
+
+
+def build_generator(
+    spec: GeneratorSpec, *, device: str = "auto", precision: str = "auto", compiled: bool = False
+) -> Generator:
+    """The generator that `spec` describes, ready to stain. Loads torch only where a network is needed."""
+    if spec.weights == "identity":
+        return IdentityGenerator(spec)
+    from wsistain.generators.network import NetworkGenerator
+    from wsistain.weights.file import load_network
+
+    network, header = load_network(Path(spec.weights))
+    if spec.seed is not None and hasattr(network, "seed"):
+        network.seed = spec.seed  # type: ignore[assignment]
+    return NetworkGenerator(
+        network,
+        spec,
+        device=device,
+        precision=precision,
+        compiled=compiled,
+        precision_hint=header.options.get("precision"),
+    )
+
+
+def load_generator(
+    weights: str | Path, marker: str | None = None, *, device: str = "auto", **options: Any
+) -> Generator:
+    """A generator from a file, folder, hub id or built-in name (`demo`, `identity`).
+
+    marker : needed unless the weights are a file for one marker only.
+    device : "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+
+    >>> load_generator("identity", "ER").stain(np.zeros((1, 4, 4, 3), np.uint8), [(0, 0)]).shape
+    (1, 4, 4, 3)
+    """
+    name = str(weights)
+    if marker is None:
+        path = Path(name)
+        if not path.is_file():
+            raise WeightsError(f"name the marker that {name} should stain: one of {', '.join(MARKERS)}")
+        from wsistain.weights.file import read_header
+
+        marker = read_header(path).markers[0]
+    return build_generator(find_generator(name, marker), device=device, **options)

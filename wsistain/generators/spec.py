@@ -1,0 +1,62 @@
+"""What is known of a generator before it is loaded, and what it must be able to do.
+
+A generator takes uint8 tiles and gives uint8 tiles, so that the pipeline never sees a tensor and a generator without
+a network never imports torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+RGB = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """What the pipeline must know of a generator before it is loaded; picklable, so workers load it themselves.
+
+    name          : for people and provenance, e.g. "usigan".
+    weights       : path of the weights file, or the built-in's name.
+    weights_hash  : SHA-256 of the file; of name and version for a built-in without one.
+    marker        : name of the marker that is stained.
+    mpp           : um per px at which it stains; None: the slide's own level 0.
+    tile_px       : edge of the tiles that it was trained on, px.
+    radius        : of its receptive field with fixed norm statistics, px; None where unknown or without bound.
+    stride        : step of the tile grid that suits it, px. overlap, halo: as in `Tiling`.
+    size_multiple : tile edges must be multiples of this.
+    norm          : as in the weights' `Header`.
+    training_data : what it was trained on.
+    note          : a sentence that is printed with every run and kept in the provenance; may be empty.
+    seed          : of the noise of a diffusion model; None: the one in the weights.
+    """
+
+    name: str
+    weights: str
+    weights_hash: str
+    marker: str
+    mpp: float | None
+    tile_px: int
+    radius: int | None
+    stride: int
+    overlap: int
+    halo: int
+    size_multiple: int
+    norm: str
+    training_data: str = "none"
+    licence: str = "Apache-2.0"
+    note: str = ""
+    seed: int | None = None
+
+
+class Generator(Protocol):
+    """Stains tiles. Thread-safe; the result for a tile depends on the tile and its position alone."""
+
+    spec: GeneratorSpec
+    device: str
+
+    def stain(self, tiles: RGB, positions: Sequence[tuple[int, int]]) -> RGB:
+        """Stained tiles, uint8 (n, h, w, 3) like `tiles`; `positions` are the (y, x) of their corners, output px."""
+        ...

@@ -1,0 +1,40 @@
+"""Doing many independent jobs in several processes, each with the phantom that it needs kept open."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+
+from wsistain.phantom.config import PhantomConfig
+from wsistain.phantom.render import Phantom
+
+J = TypeVar("J")
+R = TypeVar("R")
+Mapper = Callable[[Callable[[J], R], Iterable[J]], Iterator[R]]
+Progress = Callable[[str, int, int], None]
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+@lru_cache(maxsize=2)
+def _open(text: str) -> Phantom:
+    return Phantom(PhantomConfig.model_validate_json(text))
+
+
+def phantom_of(config: PhantomConfig) -> Phantom:
+    """The phantom of a configuration, kept open in this process for the next job."""
+    return _open(config.model_dump_json())
+
+
+@contextmanager
+def mapper(workers: int) -> Iterator[Any]:
+    """An ordered `map`: in this process for one worker, else over spawned processes."""
+    if workers <= 1:
+        yield map
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        # A few neighbours at a time go to one process, which keeps what they share.
+        yield partial(pool.imap, chunksize=4)

@@ -1,0 +1,1 @@
+"""What others have made: their weights and feature networks, where they lie and how they are read."""

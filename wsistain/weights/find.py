@@ -1,0 +1,68 @@
+"""Which file of weights a name means: a path, a folder, an installed or shipped name, or a hub id."""
+
+from pathlib import Path
+
+from wsistain.errors import WeightsError
+from wsistain.published.catalogue import installed_folder
+from wsistain.weights.file import SUFFIX, read_header
+
+DEMO_NOTE = "DEMONSTRATION only: trained on synthetic tissue, not on patients' slides"
+
+
+def shipped_folder() -> Path:
+    """Folder of the weights that are part of the package."""
+    return Path(__file__).parents[1] / "shipped"
+
+
+def _demo_file(marker: str) -> Path:
+    return shipped_folder() / f"demo-{marker.lower()}.safetensors"
+
+
+def find_weights(name: str, marker: str, direction: str = "he-to-ihc") -> Path:
+    """The weights file that `name` means for `marker`.
+
+    `name` is a file, a folder (with `<anything>.safetensors` for the marker, `weights.safetensors` of a training run
+    included), an installed or shipped name, or a hub id (`owner/repository`, looked up in the local hub cache).
+    Raises WeightsError with what was looked for.
+    """
+    if name == "demo":
+        return _demo_file(marker)
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        files = sorted(path.glob(f"*{SUFFIX}"))
+        headers = {f: read_header(f) for f in files}
+        fitting = [f for f, h in headers.items() if marker in h.markers and h.direction == direction]
+        if len(fitting) == 1:
+            return fitting[0]
+        if not files:
+            raise WeightsError(f"the folder {name} holds no {SUFFIX} file")
+        found = ", ".join(f"{f.name} ({'/'.join(h.markers)}, {h.direction})" for f, h in list(headers.items())[:3])
+        problem = "none" if not fitting else f"{len(fitting)} files"
+        raise WeightsError(
+            f"{problem} of the weights in {name} fit marker {marker} {direction}: found {found}; name the file"
+        )
+    installed = _installed(name, marker)
+    if installed is not None:
+        return installed
+    raise WeightsError(
+        f"weights {name!r} were not found: no such file or folder, not built in (demo, identity), not installed; "
+        "see 'wsistain weights list'"
+    )
+
+
+def _installed(name: str, marker: str) -> Path | None:
+    candidates = [installed_folder() / f"{name}{SUFFIX}", installed_folder() / f"{name}-{marker.lower()}{SUFFIX}"]
+    if "/" in name and not Path(name).is_absolute() and ".." not in name:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        for file in (f"{marker}{SUFFIX}", f"{marker.lower()}{SUFFIX}", f"weights{SUFFIX}"):
+            try:
+                hit = try_to_load_from_cache(name, file)
+            except HFValidationError:
+                break
+            if isinstance(hit, str):
+                candidates.append(Path(hit))
+    return next((c for c in candidates if c.is_file()), None)
