@@ -32,12 +32,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "published": BASE | {"published", "weights"},
     "weights": MATHS | {"systems", "weights"},
     "generators": MATHS | {"systems", "weights", "generators"},
-    "evaluation": MATHS
-    | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "phantom"},
+    "evaluation": MATHS | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "phantom"},
     "training": MATHS | {"systems", "data", "weights", "generators", "evaluation", "training"},
     "batch": BASE | {"slide", "output", "optics", "packaged", "pipeline", "batch"},
-    "pipeline": BASE
-    | {"slide", "tiling", "output", "weights", "generators", "networks", "systems", "pipeline"},
+    "pipeline": BASE | {"slide", "tiling", "output", "weights", "generators", "networks", "systems", "pipeline"},
 }
 NO_TORCH = ("slide", "tiling", "output", "phantom")
 

@@ -11,7 +11,7 @@ from wsistain.data.annotation import annotate_patches, mask_folder
 from wsistain.data.layouts import list_patches
 from wsistain.data.patches import Look, PatchDataset, read_pair
 from wsistain.data.pictures import read_mask
-from wsistain.errors import DataError
+from wsistain.errors import DataError, OutputError
 from wsistain.optics.masks import Annotation, annotate
 
 SETTINGS = Annotation(closing_radius=3)
@@ -52,7 +52,7 @@ def test_a_sample_cuts_the_mask_with_its_pictures(tmp_path, refs):
 
 def test_a_folder_that_cannot_be_written_and_a_patch_that_cannot_be_read_are_told(tmp_path, refs):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="automatic masks cannot be written"):
+    with pytest.raises(OutputError, match="masks cannot be written: a part of the path is a file"):
         annotate_patches(refs, tmp_path / "file" / "masks", SETTINGS)
     Path(refs[2].ihc).write_bytes(b"")
     with pytest.raises(DataError, match=refs[2].ihc.name):

@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(
     ("fault", "kind", "text"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), TrainingError, "not enough memory for batch_size 2"),
-        (OSError(28, "No space left on device"), OutputError, "No space left .* make room and go on with --resume"),
+        (OSError(28, "No space left on device"), OutputError, "the disk is full; free .* go on with --resume"),
         (SafetensorError("I/O error: No space left"), OutputError, "make room and go on with --resume"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), TrainingError, "lower data.workers"),
         (RuntimeError("a fault of ours"), RuntimeError, "a fault of ours"),

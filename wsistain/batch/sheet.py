@@ -11,6 +11,7 @@ import openslide
 
 from wsistain.errors import ConfigError, SlideError
 from wsistain.markers import parse_markers
+from wsistain.runtime.files import replacing
 from wsistain.slide.reader import open_slide
 
 SLIDE_SUFFIXES = (
@@ -250,10 +251,8 @@ def check_entries(entries: Sequence[Entry], *, mpp: float | None, reader: str) -
 
 def write_sheet(path: Path, entries: Sequence[Entry]) -> None:
     """Write the sample sheet of the workflow in one move, tab-separated."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(COLUMNS)
         for e in entries:
             writer.writerow((e.slide, e.path, ",".join(e.markers), "" if e.mpp is None else f"{e.mpp:.8g}", e.folder))
-    part.replace(path)

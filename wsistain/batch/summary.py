@@ -16,6 +16,7 @@ from wsistain.optics.scoring import dab_od
 from wsistain.output.journal import OTHER_INPUT
 from wsistain.output.reading import open_level, read_stain, read_window
 from wsistain.pipeline.run import output_name
+from wsistain.runtime.files import replacing, reporting
 
 SCORE_MPP = 2.0
 """The positive fraction is measured on the coarsest level that is at least as fine as this; a nucleus is 6 to 10 um."""
@@ -124,15 +125,14 @@ def _row(output: Path, entry: Entry, marker: str, logs: Path) -> Row:
 
 def write_summary(path: Path, rows: Sequence[Row]) -> None:
     """Write `summary.csv` in one move. Raises OutputError."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: _cell(v) for k, v in asdict(row).items()} for row in rows)
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+    with (
+        reporting(path, retry="run again"),
+        replacing(path) as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: _cell(v) for k, v in asdict(row).items()} for row in rows)
 
 
 def _cell(value: object) -> object:

@@ -19,6 +19,7 @@ from wsistain.config import RunConfig, dump_yaml
 from wsistain.errors import ConfigError, OutputError
 from wsistain.output.journal import begun_key, open_journal
 from wsistain.packaged import packaged_folder
+from wsistain.runtime.files import reporting, write_text
 from wsistain.slide.fingerprint import fingerprint
 
 WORK = "batch"
@@ -131,7 +132,7 @@ def _prepare(
         "run": f"{WORK}/run.yaml",
         "mode": "overwrite" if overwrite else "resume",
     }
-    try:
+    with reporting(work, retry="run again"):
         write_sheet(work / "slides.tsv", entries)
         _write_if_new(work / "config.yaml", yaml.safe_dump(values, sort_keys=False))
         _write_if_new(work / "run.yaml", dump_yaml(config))
@@ -142,8 +143,6 @@ def _prepare(
             if overwrite or not finished:
                 done.unlink(missing_ok=True)
                 (work / "logs" / f"{entry.slide}.{entry.tag}.log").unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{work} cannot be written: {error.strerror or error}") from None
 
 
 def _forget_replaced(folder: Path, entry: Entry) -> None:
@@ -165,9 +164,7 @@ def _write_if_new(path: Path, text: str) -> None:
     """Write a file unless it says the same already: Snakemake takes a newer file for a change."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_text(path, text)
 
 
 def _snakemake(folder: Path, snakefile: Path, flags: Sequence[str]) -> int:

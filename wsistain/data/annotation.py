@@ -6,7 +6,6 @@ positive), named as the H&E patch, so that `data.masks` may also name it.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +17,7 @@ from wsistain.data.layouts import PatchRef
 from wsistain.data.patches import read_pair
 from wsistain.errors import DataError
 from wsistain.optics.masks import Annotation, annotate
+from wsistain.runtime.files import reporting, write_bytes, write_json
 
 
 def mask_folder(parent: Path, name: str, settings: Annotation) -> Path:
@@ -36,19 +36,17 @@ def annotate_patches(
     workers : threads that decode and annotate (about 10 patches of 1024 px a second and thread).
 
     Each mask is written in one move: several processes may do this at once. Raises DataError where a patch has no
-    IHC, cannot be read, or the folder cannot be written.
+    IHC or cannot be read, OutputError where the folder cannot be written.
     """
     wanted = [(ref, folder / f"{ref.name}.png") for ref in refs if ref.he is not None]
     todo = [(ref, path) for ref, path in wanted if not path.is_file()]
-    try:
+    with reporting(folder, retry="run again"):
         if todo:
             folder.mkdir(parents=True, exist_ok=True)
-            _write(json.dumps(settings.as_dict(), indent=1).encode() + b"\n", folder / "settings.json")
+            write_json(folder / "settings.json", settings.as_dict(), indent=1)
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             for future in [pool.submit(_annotate_file, ref, path, settings) for ref, path in todo]:
                 future.result()
-    except OSError as error:
-        raise DataError(f"the automatic masks cannot be written: {error}") from None
     places = {ref.name: path for ref, path in wanted}
     return [replace(ref, mask=places.get(ref.name)) for ref in refs]
 
@@ -61,10 +59,4 @@ def _annotate_file(ref: PatchRef, path: Path, settings: Annotation) -> None:
         raise DataError(f"{ref.name} has no IHC picture to annotate")
     mask = annotate(ihc, settings).astype(np.uint8) * 255
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(bytes(png_encode(mask)), path)
-
-
-def _write(content: bytes, path: Path) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    write_bytes(path, bytes(png_encode(mask)))

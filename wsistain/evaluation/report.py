@@ -24,6 +24,7 @@ from wsistain.evaluation.summary import Estimate, SlideBootstrap, summarise
 from wsistain.evaluation.tables import Results, pairs_to_csv, to_csv, to_markdown
 from wsistain.evaluation.truth import PhantomTruth, cell_table, gather_cells, read_truth, truth_facts
 from wsistain.markers import Marker, find_marker
+from wsistain.runtime.files import reporting, write_text
 
 Progress = Callable[[str, int, int], None]
 Table = dict[str, Estimate]
@@ -380,11 +381,7 @@ def write_results(
         "report.html": to_html(results, rows, shown),
         "results.json": json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
-    try:
+    with reporting(folder, retry="run again"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            part = folder / f"{name}.part"
-            part.write_text(text, encoding="utf-8")
-            part.replace(folder / name)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from None
+            write_text(folder / name, text)

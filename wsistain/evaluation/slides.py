@@ -23,6 +23,7 @@ from wsistain.evaluation.seams import SeamCounter
 from wsistain.evaluation.stain_map import StainMap, map_stain
 from wsistain.evaluation.tables import markdown_table
 from wsistain.output.reading import read_stain
+from wsistain.runtime.files import replacing, reporting, write_bytes, write_text
 from wsistain.slide.base import RGB, Slide
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import choose_sampling, read_window
@@ -373,13 +374,13 @@ def _write(results: dict[str, Any], reports: Sequence[SlideReport], folder: Path
         "report.html": _html(results, reports),
         "results.json": json.dumps(results, indent=2, allow_nan=False) + "\n",
     }
-    try:
+    with reporting(folder, retry="run again"):
         folder.mkdir(parents=True, exist_ok=True)
         for report in reports:
             for kind in ("positive", "h_score"):
                 data = imagecodecs.png_encode(np.ascontiguousarray(report.pictures[kind]))
-                (folder / f"{report.facts['name']}.{kind}.png").write_bytes(data)
-            with (folder / f"{report.facts['name']}.map.npz").open("wb") as file:
+                write_bytes(folder / f"{report.facts['name']}.{kind}.png", data)
+            with replacing(folder / f"{report.facts['name']}.map.npz") as part, part.open("wb") as file:
                 np.savez_compressed(
                     file,
                     positive_fraction=report.map.positive_map(),
@@ -388,8 +389,4 @@ def _write(results: dict[str, Any], reports: Sequence[SlideReport], folder: Path
                     cell_um=report.map.cell_um,
                 )
         for name, text in texts.items():
-            part = folder / f"{name}.part"
-            part.write_text(text, encoding="utf-8")
-            part.replace(folder / name)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from None
+            write_text(folder / name, text)

@@ -83,7 +83,7 @@ def export_ome_tiff(
     encode = _deflate_tile if lossless else _jpeg_encoder(quality)
     raw = sum(3 * -(-h // tile) * -(-w // tile) * tile * tile for h, w in stain.levels)
     bigtiff = raw > _CLASSIC_BYTES
-    with reporting(target), replacing(target) as part:
+    with reporting(target, retry="export again"), replacing(target) as part:
         with tifffile.TiffWriter(part, bigtiff=bigtiff, ome=True) as writer:
             _write_levels(writer, stain, tile, encode, lossless, threads, progress)
         _chain_reduced_images(part)

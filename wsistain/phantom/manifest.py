@@ -7,19 +7,13 @@ from typing import Any
 
 from wsistain import __version__
 from wsistain.errors import OutputError
+from wsistain.runtime.files import reporting, sweep_parts, write_json
 
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file by way of `.part`."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def begin(folder: Path, parameters: dict[str, Any], *, overwrite: bool) -> Path:
@@ -29,8 +23,9 @@ def begin(folder: Path, parameters: dict[str, Any], *, overwrite: bool) -> Path:
     `overwrite`, which forgets it (files are then made anew).
     """
     manifest = folder / "manifest.json"
-    try:
+    with reporting(folder, retry="run again"):
         folder.mkdir(parents=True, exist_ok=True)
+        sweep_parts(folder)
         if manifest.is_file() and not overwrite:
             try:
                 found = json.loads(manifest.read_text(encoding="utf-8")).get("parameters")
@@ -41,7 +36,6 @@ def begin(folder: Path, parameters: dict[str, Any], *, overwrite: bool) -> Path:
                     f"{folder} holds a phantom with other parameters; pass --overwrite or choose another folder"
                 )
         else:
-            write_json(manifest, {"parameters": parameters, "finished": False, "wsistain": __version__})
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from None
+            facts = {"parameters": parameters, "finished": False, "wsistain": __version__}
+            write_json(manifest, facts, sort_keys=True)
     return manifest

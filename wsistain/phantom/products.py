@@ -16,13 +16,14 @@ from wsistain import __version__
 from wsistain.errors import ConfigError
 from wsistain.markers import parse_markers
 from wsistain.phantom.config import Pairing, PhantomConfig
-from wsistain.phantom.manifest import begin, digest, write_json
+from wsistain.phantom.manifest import begin, digest
 from wsistain.phantom.noise import draw, salt_of
 from wsistain.phantom.processes import Progress, mapper, phantom_of, quiet
 from wsistain.phantom.render import PRODUCTS, Product
 from wsistain.phantom.tables import Attainable, Name, cell_table, write_table, write_tables
 from wsistain.phantom.tiff import write_pyramid
 from wsistain.phantom.together import Together
+from wsistain.runtime.files import write_bytes, write_json
 
 RGB = NDArray[np.uint8]
 BLOCK_PX, WIDE_PX = 1024, 16_384
@@ -139,7 +140,7 @@ def make_slide(
         "her2_score": phantom_of(config).clone.her2_score,
         "truth": None if he_only else reach.facts(),
     }
-    write_json(manifest, facts)
+    write_json(manifest, facts, sort_keys=True)
     return facts
 
 
@@ -184,14 +185,11 @@ def _make_patch(job: PatchJob) -> int:
             write_table(cell_table(phantom, key, job.y, job.x, job.size, job.size), path)  # type: ignore[arg-type]
             continue
         rgb = phantom.render(key, job.y, job.x, job.size, job.size)  # type: ignore[arg-type]
-        part = path.with_name(path.name + ".part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(
-            imagecodecs.jpeg8_encode(
-                rgb, level=job.config.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
-            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encoded = imagecodecs.jpeg8_encode(
+            rgb, level=job.config.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
         )
-        part.replace(path)
+        write_bytes(path, encoded)
     return made
 
 
@@ -294,7 +292,7 @@ def make_patches(
             for done, _ in enumerate(run(_make_patch, jobs), start=1):
                 progress(f"{marker.name} patches", done, len(jobs))
         result[marker.name] = _summary(folder, parameters, jobs)
-        write_json(manifest, result[marker.name])
+        write_json(manifest, result[marker.name], sort_keys=True)
     return result
 
 

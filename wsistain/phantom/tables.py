@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wsistain.phantom.biology import rank_auc
 from wsistain.phantom.cells import MARKERS, TUMOUR, TYPES
 from wsistain.phantom.render import COUNTED_UM, Phantom
+from wsistain.runtime.files import replacing
 
 Name = Literal["a", "b"]
 
@@ -62,29 +63,29 @@ def cell_table(phantom: Phantom, section: Name, y: int, x: int, h: int, w: int) 
 
 
 def write_table(table: pa.Table, path: Path) -> Path:
-    """Path of a finished Parquet file; written as `.part` and renamed."""
+    """Path of a finished Parquet file; it appears in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    pq.write_table(table, part, compression="zstd")
-    return part.replace(path)
+    with replacing(path) as part:
+        pq.write_table(table, part, compression="zstd")
+    return path
 
 
 def write_tables(tables: Iterator[pa.Table], path: Path, seen: Callable[[pa.Table], None]) -> Path:
     """Path of one Parquet file made of many tables, one row group each, in bounded memory; each is shown to `seen`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     writer: pq.ParquetWriter | None = None
-    try:
-        for table in tables:
-            if writer is None:
-                writer = pq.ParquetWriter(part, table.schema, compression="zstd")
-            if table.num_rows:
-                writer.write_table(table)
-            seen(table)
-    finally:
-        if writer is not None:
-            writer.close()
-    return part.replace(path)
+    with replacing(path) as part:
+        try:
+            for table in tables:
+                if writer is None:
+                    writer = pq.ParquetWriter(part, table.schema, compression="zstd")
+                if table.num_rows:
+                    writer.write_table(table)
+                seen(table)
+        finally:
+            if writer is not None:
+                writer.close()
+    return path
 
 
 class Attainable:

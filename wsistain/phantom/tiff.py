@@ -16,7 +16,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsistain.errors import ConfigError, OutputError
+from wsistain.errors import ConfigError
+from wsistain.runtime.files import replacing, reporting
 
 RGB = NDArray[np.uint8]
 Window = Callable[[int, int, int, int], RGB]
@@ -184,7 +185,7 @@ def write_pyramid(
 ) -> Path:
     """Path of a finished pyramidal TIFF; it appears under its name only when complete.
 
-    path        : target; written as `<name>.part` and renamed.
+    path        : target; appears in one move.
     shape       : (height, width) of level 0, px.
     mpp         : um per px at level 0, stored in the resolution tags.
     window      : (y, x, h, w) -> uint8 (h, w, 3); asked once for each block of level 0, row by row.
@@ -207,7 +208,6 @@ def write_pyramid(
             f"(2, 4 or 8), shape {shape} and mpp {mpp} (positive) do not make a pyramid"
         )
     path = Path(path)
-    part = path.with_name(path.name + ".part")
     shapes = level_shapes(shape, levels, downsample, tile_px)
     is_aperio = (description or "").startswith("Aperio")
     thumbnail: list[RGB] = []
@@ -227,9 +227,9 @@ def write_pyramid(
             del strip
             yield from encoded
 
-    try:
+    with reporting(path, retry="run again"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, replacing(path) as part:
             for level in chain[1:]:
                 level.scratch = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
             big = shape[0] * shape[1] * (3 if compression in ("none", "deflate", "lzw") else 1) > 2**31
@@ -260,12 +260,4 @@ def write_pyramid(
                             metadata=None,
                             software=False,
                         )
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}; free space or choose another folder"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
     return path

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from wsistain.generators.network import NetworkGenerator
 from wsistain.networks.slide_norm import NormField
+from wsistain.runtime.files import replacing
 from wsistain.slide.base import Slide
 from wsistain.slide.resample import read_window
 from wsistain.tiling.plan import RunPlan
@@ -25,9 +26,9 @@ NODE_WINDOWS = 9
 def save_norm(path: Path, field: NormField) -> None:
     """Write a field in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file({k: np.ascontiguousarray(v) for k, v in field.nodes.items()}, str(part), {"spacing": repr(field.spacing)})
-    part.replace(path)
+    nodes = {k: np.ascontiguousarray(v) for k, v in field.nodes.items()}
+    with replacing(path) as part:
+        save_file(nodes, str(part), {"spacing": repr(field.spacing)})
 
 
 def load_norm(path: str) -> NormField:

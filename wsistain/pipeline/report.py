@@ -1,6 +1,5 @@
 """What a run says of itself: `run.json` beside the output, and the provenance inside it."""
 
-import json
 import platform
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from wsistain import __version__
 from wsistain.config import RunConfig
 from wsistain.generators.spec import GeneratorSpec
 from wsistain.pipeline.tasks import Times, Written, peak_rss_mb
+from wsistain.runtime.files import write_json
 from wsistain.slide.base import SlideInfo
 from wsistain.tiling.plan import RunPlan
 from wsistain.tiling.seams import SeamSums
@@ -69,9 +69,7 @@ class RunReport:
 
     def write(self, path: Path) -> None:
         """Write `run.json` in one move."""
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_json(path, asdict(self))
 
 
 def provenance(

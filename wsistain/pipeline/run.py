@@ -31,7 +31,7 @@ from wsistain.pipeline.graph import (
 )
 from wsistain.pipeline.report import RunReport, Tally, make_report, provenance
 from wsistain.pipeline.tasks import Job, Written, release_kits
-from wsistain.runtime.files import replacing, reporting
+from wsistain.runtime.files import reporting, write_json
 from wsistain.runtime.heap import share_arenas
 from wsistain.slide.base import Slide, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
@@ -385,8 +385,8 @@ def _run_blocks(
 
     def done(written: Written) -> None:
         if not written.unreadable <= tally.unreadable:
-            with reporting(kept), replacing(kept) as part:
-                part.write_text(json.dumps(sorted(map(list, tally.unreadable | written.unreadable))))
+            with reporting(kept):
+                write_json(kept, sorted(map(list, tally.unreadable | written.unreadable)), indent=None)
         for journal, record in zip(journals, written.done, strict=True):
             journal.append(record)
         tally.add(written)

@@ -1,12 +1,15 @@
 """Writing files so that a reader sees all of a file or none of it, and saying clearly why a write failed."""
 
 import errno
+import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 
@@ -16,28 +19,30 @@ PART = ".part"
 """Ending of a file that is still being written."""
 
 _REASONS = {
-    errno.ENOSPC: "the disk is full; free some space and run again with --resume",
-    errno.EDQUOT: "the disk quota is used up; free some space and run again with --resume",
+    errno.ENOSPC: "the disk is full; free some space and {retry}",
+    errno.EDQUOT: "the disk quota is used up; free some space and {retry}",
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "permission denied; choose a folder that you may write to",
     errno.EROFS: "the file system is read-only; choose a folder that you may write to",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another output",
+    errno.EISDIR: "it is a folder; choose another output",
     errno.ENAMETOOLONG: "the path is too long; choose a shorter one",
-    errno.EIO: "the disk reported an error; look at its health and run again with --resume",
-    errno.EMFILE: "too many files are open; raise the limit (ulimit -n) and run again with --resume",
+    errno.EIO: "the disk reported an error; look at its health and {retry}",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n) and {retry}",
 }
 
 
 @contextmanager
-def reporting(path: Path | str) -> Iterator[None]:
-    """Nothing; an OSError inside becomes an OutputError that names `path`, the reason and what to try."""
+def reporting(path: Path | str, *, retry: str = "run again with --resume") -> Iterator[None]:
+    """Nothing; an OSError inside becomes an OutputError that names `path`, the reason and what to try.
+
+    retry : what to do once the fault is mended, in words that the command at hand understands.
+    """
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(
-            error.errno or 0, f"{error.strerror or error}; look at the disk and run again with --resume"
-        )
-        raise OutputError(f"{path} cannot be written: {reason}") from error
+        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}; look at the disk and {{retry}}")
+        raise OutputError(f"{path} cannot be written: {reason.format(retry=retry)}") from error
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,30 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a small file in one move. OSError passes through."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file of UTF-8 text in one move. OSError passes through."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, values: Any, *, indent: int | None = 2, sort_keys: bool = False) -> None:
+    """Write plain JSON values in one move, ended by a newline; ValueError on NaN and infinity, which JSON has not."""
+    write_text(path, json.dumps(values, indent=indent, sort_keys=sort_keys, allow_nan=False) + "\n")
+
+
+def sweep_parts(folder: Path, *, idle_s: float = 3600.0) -> None:
+    """Remove what writers that were killed left directly in `folder`: unfinished files untouched for `idle_s` seconds."""
+    for part in folder.glob(f"*{PART}"):
+        with suppress(OSError):  # another writer may finish or sweep it meanwhile
+            if part.is_file() and time.time() - part.stat().st_mtime > idle_s:
+                part.unlink()
 
 
 def write_file(folder: Path, name: str, buffers: Sequence[bytes]) -> FileDone:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wsistain.errors import OutputError
+from wsistain.runtime.files import PART
 from wsistain.training.schedule import Ema
 
 FORMAT = 1
@@ -96,9 +97,9 @@ def save_checkpoint(
     run : what has to be the same to resume (JSON), compared by `check_same_run`.
     """
     final = folder / f"step_{step:08d}"
-    part = final.with_name(final.name + ".part")
+    part = final.with_name(final.name + PART)  # one name for all processes, which write into it together
     if accelerator.is_main_process:
-        for stale in folder.glob("step_*.part"):
+        for stale in folder.glob(f"step_*{PART}"):
             shutil.rmtree(stale)
         part.mkdir(parents=True)
     accelerator.wait_for_everyone()

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from wsistain.runtime.files import write_text
+
 _PLAIN_EVERY_S = 10.0
 
 
@@ -31,9 +33,7 @@ def drop_lines_after(path: Path, step: int) -> float:
         if isinstance(record, dict) and record.get("step", step + 1) <= step:
             kept.append(line + "\n")
             seconds = float(record.get("seconds", seconds))
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    part.replace(path)
+    write_text(path, "".join(kept))
     return seconds
 
 

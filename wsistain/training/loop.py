@@ -18,6 +18,7 @@ from wsistain.config import TrainConfig
 from wsistain.data.patches import Fault, PatchDataset, PatchOrder, Samples, patch_loader, steps_per_epoch
 from wsistain.errors import DataError, OutputError, TrainingError
 from wsistain.markers import Marker
+from wsistain.runtime.files import reporting
 from wsistain.systems import find_system, system_class
 from wsistain.systems.base import Batch, Reversible, System
 from wsistain.training import setup
@@ -49,7 +50,8 @@ def train(cfg: TrainConfig, output: Path, *, tiny: bool = False, resume: bool = 
     cfg = setup.tiny_config(cfg, module.Config) if tiny else cfg
     accelerator = start_processes(cfg)
     try:
-        _train(cfg, output, accelerator, tiny=tiny, resume=resume, overwrite=overwrite)
+        with reporting(output, retry="go on with --resume"):
+            _train(cfg, output, accelerator, tiny=tiny, resume=resume, overwrite=overwrite)
     except torch.OutOfMemoryError:  # a RuntimeError, so it stands first
         raise TrainingError(
             f"{accelerator.device} has not enough memory for batch_size {cfg.batch_size} and data.crop_px "
@@ -61,10 +63,8 @@ def train(cfg: TrainConfig, output: Path, *, tiny: bool = False, resume: bool = 
         raise TrainingError(
             f"a process that decodes patches died ({error}); lower data.workers and go on with --resume"
         ) from error
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"{output} could not be written ({error}); what is finished stays: make room and go on with --resume"
-        ) from error
+    except SafetensorError as error:  # what its writer makes of a full disk
+        raise OutputError(f"{output} cannot be written: {error}; make room and go on with --resume") from error
     finally:
         stop_processes(accelerator)
     return output / "weights.safetensors"

@@ -15,6 +15,7 @@ from wsistain.data.layouts import PatchRef
 from wsistain.data.patches import read_pair
 from wsistain.data.pictures import read_picture, resize
 from wsistain.errors import DataError
+from wsistain.runtime.files import replacing
 
 N_ROWS = 4
 _GAP = 6
@@ -100,6 +101,5 @@ def write_sheet(path: Path, rows: Sequence[SheetRow], virtual: Sequence[np.ndarr
             if picture is not None:
                 sheet.paste(Image.fromarray(picture), (column * step, _HEAD + row * step))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    sheet.save(part, format="JPEG", quality=92)
-    part.replace(path)
+    with replacing(path) as part:
+        sheet.save(part, format="JPEG", quality=92)

@@ -1,7 +1,6 @@
 """What a run needs before its first step, and what identifies it."""
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from wsistain.data.layouts import PatchRef, split_report
 from wsistain.data.patches import Look, check_patches, load_patches
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.markers import Marker, find_marker
+from wsistain.runtime.files import reporting, write_json, write_text
 from wsistain.systems import find_system
 from wsistain.systems.base import Reversible
 from wsistain.training.samples import SheetRow, sheet_rows
@@ -109,7 +109,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
 
 def claim_output(output: Path, *, overwrite: bool) -> None:
     """Make the output folder; with `overwrite` delete what an earlier run wrote there, and nothing else."""
-    try:
+    with reporting(output, retry="train again"):
         for name in _OURS if overwrite else ():
             path = output / name
             if path.is_dir():
@@ -117,8 +117,6 @@ def claim_output(output: Path, *, overwrite: bool) -> None:
             else:
                 path.unlink(missing_ok=True)
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error}") from None
 
 
 def usable_sizes(cfg: TrainConfig, options: Strict, patches: Sequence[PatchRef], listing: Path) -> set[tuple[int, int]]:
@@ -252,7 +250,7 @@ def write_record(cfg: TrainConfig, output: Path, job: Job) -> None:
     """`config.yaml` (everything resolved: it trains the same run again) and `data.json` (the split)."""
     resolved = cfg.model_copy(update={"options": job.options.model_dump(mode="json")})
     write_text(output / "config.yaml", dump_yaml(resolved))
-    write_text(output / "data.json", json.dumps(job.report, indent=1) + "\n")
+    write_json(output / "data.json", job.report, indent=1)
 
 
 def summary(cfg: TrainConfig, job: Job, length: Length, start: int, n_processes: int, device: str) -> str:
@@ -271,10 +269,3 @@ def summary(cfg: TrainConfig, job: Job, length: Length, start: int, n_processes:
     if unknown:
         text += f"\n{unknown} patches have no slide in their name: leaks between splits cannot be checked"
     return text
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file in one move."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

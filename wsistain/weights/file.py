@@ -15,6 +15,7 @@ from pydantic import Field
 from wsistain import __version__
 from wsistain.config import Strict, validate
 from wsistain.errors import ConfigError, WeightsError
+from wsistain.runtime.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,12 +56,11 @@ def save_weights(path: Path, header: Header, tensors: "Mapping[str, Tensor]") ->
     """Write a weights file in one move: `tensors` (name to tensor, saved contiguous on the CPU) under `header`."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     clean = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    save_file(clean, str(part), metadata={"wsistain": header.model_dump_json()})
-    part.chmod(0o644)  # safetensors makes files that only their owner reads
-    part.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        save_file(clean, str(part), metadata={"wsistain": header.model_dump_json()})
+        part.chmod(0o644)  # safetensors makes files that only their owner reads
 
 
 def read_header(path: Path) -> Header:

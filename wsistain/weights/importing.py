@@ -22,6 +22,7 @@ from wsistain.networks.resnet import ResnetGenerator
 from wsistain.networks.turbo import SIZE_MULTIPLE
 from wsistain.networks.unet import UnetGenerator
 from wsistain.published.catalogue import CATALOGUE, installed_folder
+from wsistain.runtime.files import reporting
 from wsistain.systems import SYSTEMS, find_system
 from wsistain.weights.file import SUFFIX, Header, file_hash, load_network, match_tensors, save_weights
 from wsistain.weights.import_atst import ATST_KINDS, convert_atst
@@ -276,7 +277,8 @@ def import_checkpoint(
         licence=licence or (entry.licence if entry else "unstated"),
         note=_note(entry.method if entry else "", entry.note if entry else "", path, digest),
     )
-    save_weights(target, header, state)
+    with reporting(target, retry="import again"):
+        save_weights(target, header, state)
     load_network(target)
     return ImportReport(target, n_used, n_folded, tuple(surplus), digest)
 
