@@ -18,6 +18,7 @@ from wsistain.networks.layers import count_parameters
 from wsistain.networks.mi_estimator import (
     MiEstimator,
     colour_entropy,
+    cut_patches,
     gradient_map,
     histogram_entropy,
     without_colour,
@@ -26,7 +27,7 @@ from wsistain.pipeline.run import run
 from wsistain.slide.roi import parse_region
 from wsistain.systems.base import Batch, Progress
 from wsistain.systems.miu_diff import Config, MiuDiff, generator_network
-from wsistain.systems.miu_sampling import Energy, SamplingOptions, _Run, to_relative
+from wsistain.systems.miu_sampling import Energy, SamplingOptions, _Run, low_pass, to_relative
 from wsistain.training.checkpoint import find_checkpoints
 from wsistain.training.loop import train
 from wsistain.weights.file import Header, load_network, read_header, save_weights
@@ -122,13 +123,91 @@ def test_raw_guidance_is_the_energys_gradient_as_it_comes():
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "sde2m"])
+@pytest.mark.parametrize("n_steps", [4, 8])
+def test_guidance_in_score_units_is_its_weight_of_the_score_whatever_the_steps(solver, n_steps):
+    stainer = _stainer(solver=solver, n_steps=n_steps, strength="score", weight=0.2)
+    reverse = _Run(stainer, stainer.score, _tiles(1), [(0, 0)])
+    for t in (2, 6):
+        score = 1 / float(stainer.schedule().noise_var[t]) ** 0.5  # root mean square of -noise / sqrt(1 - alpha_bar)
+        found = reverse.guide(_tiles(1, seed=9), t)
+        assert found.square().mean().sqrt().item() == pytest.approx(0.2 * score, rel=1e-4)
+
+
+def test_each_gradient_is_brought_to_one_size_before_its_factor_acts():
+    torch.manual_seed(0)
+    estimator = MiEstimator(patch=8, widths=(8, 8, 8, 8), time_width=16)
+    y, edges = _tiles(1), gradient_map(_tiles(1, seed=6))
+    size = lambda k: k.square().mean().sqrt().item()  # noqa: E731
+    mi, unique, both = (Energy(estimator, 8, g, combine="each") for g in ("mi", "unique", "both"))
+    of_information = mi.gradient(y, edges, 6)  # -(1 - 6/8) of a gradient of size 1
+    assert size(of_information) == pytest.approx(0.25, rel=1e-4)
+    share, others = both.weights(6)
+    of_entropy = both.gradient(y, edges, 6) + 4 * others * -of_information
+    assert size(of_entropy) == pytest.approx(share, rel=1e-3)
+    of_each = unique.gradient(y, edges, 6)  # -0.75 of H's and 0.75 of I's
+    torch.testing.assert_close(of_each, both.gradient(y, edges, 6) - of_information, atol=1e-6, rtol=1e-4)
+
+
+def test_the_grid_of_patches_moves_by_step_and_seed_alone_and_leaves_no_pixel_out():
+    stainer = _stainer(grid="moving")
+    runs = [_Run(stainer, stainer.score, _tiles(1, seed=s), [(0, 8 * s)]) for s in (1, 2)]
+    offsets = [runs[0]._grid_offset(t) for t in range(1, 9)]
+    assert offsets == [runs[1]._grid_offset(t) for t in range(1, 9)]  # tiles agree
+    assert len(set(offsets)) > 4
+    assert all(0 <= n < stainer.estimator.patch for offset in offsets for n in offset)
+    stainer.seed = 7
+    assert offsets != [_Run(stainer, stainer.score, _tiles(1), [(0, 0)])._grid_offset(t) for t in range(1, 9)]
+    patches = cut_patches(torch.arange(32 * 32.0).view(1, 1, 32, 32), 8, 0, (3, 5))
+    assert patches.shape == (1, 25, 1, 8, 8)
+    assert set(patches.flatten().tolist()) == set(range(32 * 32))
+    fixed = _stainer(grid="fixed")
+    assert _Run(fixed, fixed.score, _tiles(1), [(0, 0)])._grid_offset(3) == (0, 0)
+
+
+def test_glass_is_not_guided():
+    x = torch.full((1, 3, 48, 48), 0.95)
+    x[..., :24] = -0.2  # the left half is tissue
+    stainer = _stainer(spare_glass=True)
+    reverse = _Run(stainer, stainer.score, x, [(0, 0)])
+    k = reverse.guide(torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(3)), 4)
+    assert not k[..., 32:].any()
+    assert (k[..., :16].abs() > 0).float().mean() > 0.9
+
+
+def test_a_visited_step_tunes_as_often_as_the_steps_it_stands_for(monkeypatch):
+    counts = {}
+    for solver, n_steps in (("ancestral", 8), ("sde2m", 4)):
+        stainer = _stainer(solver=solver, n_steps=n_steps, tune_from=3, guidance="none")
+        tuned = []
+        monkeypatch.setattr(_Run, "_tune", lambda self, y, t, tuned=tuned: tuned.append(t))
+        stainer(_tiles(1))
+        counts[solver] = tuned
+    assert counts["ancestral"] == [3, 2, 1]
+    assert counts["sde2m"] == [2, 2]  # steps 8, 6, 4, 2, 0
+
+
+def test_ilvr_keeps_the_low_frequencies_of_the_he():
+    x = _tiles(1)
+    kept, free = (_stainer(solver="ancestral", guidance=g, ilvr_factor=8, n_steps=8)(x) for g in ("ilvr", "none"))
+    gray = without_colour(x)
+    near = [(low_pass(made, 8) - low_pass(gray, 8)).square().mean() for made in (kept, free)]
+    assert near[0] < 0.5 * near[1]
+    flat = torch.full((1, 3, 32, 32), 0.3)
+    torch.testing.assert_close(low_pass(flat, 8), flat)
+    with pytest.raises(ConfigError, match="ancestral"):
+        Config.tiny({"sampling": {"guidance": "ilvr", "solver": "sde2m"}})
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "sde2m"])
 def test_the_energy_guides_only_from_the_step_that_is_asked_for(solver):
     """N, the paper's number of guided steps: the run is the unguided one before, and another after."""
     stainer, x = _stainer(solver=solver, guide_from=4, n_steps=8), _tiles(1)
     asked = []
     original = Energy.gradient
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Energy, "gradient", lambda self, y, edges, t: asked.append(t) or original(self, y, edges, t))
+        patch.setattr(
+            Energy, "gradient", lambda self, y, edges, t, *o: asked.append(t) or original(self, y, edges, t, *o)
+        )
         late = stainer(x)
     assert asked == ([3, 2, 1] if solver == "ancestral" else [4, 3, 2, 1])
     none, full, always = (

@@ -54,9 +54,9 @@ def test_the_mean_follows_its_formula_and_is_applied_for_a_while_only() -> None:
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 1.0)
     ema = Ema(layer, 0.9)
-    for value in (2.0, 3.0):
+    for step, value in ((100, 2.0), (101, 3.0)):  # past the warm-up
         nn.init.constant_(layer.weight, value)
-        ema.update()
+        ema.update(step)
     expected = 0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3
     assert ema.mean["weight"].item() == pytest.approx(expected)
     with ema.applied():
@@ -64,3 +64,15 @@ def test_the_mean_follows_its_formula_and_is_applied_for_a_while_only() -> None:
     assert layer.weight.item() == 3.0
     with pytest.raises(ValueError, match="ema_decay"):
         Ema(layer, 1.0)
+
+
+def test_a_short_run_does_not_save_its_random_start() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 1.0)
+    ema = Ema(layer, 0.9999)
+    nn.init.constant_(layer.weight, 0.0)
+    ema.update(0)
+    assert ema.mean["weight"].item() == pytest.approx(0.1)  # min(0.9999, 1 / 10) of the start
+    for step in range(1, 200):
+        ema.update(step)
+    assert ema.mean["weight"].item() < 1e-6

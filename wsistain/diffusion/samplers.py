@@ -121,10 +121,16 @@ def sample_ancestral(
     noise: Noise,
     guide: Field | None = None,
     at: Literal["mean", "state"] = "mean",
+    after: Field | None = None,
 ) -> Tensor:
-    """The clean image of a run through every step from `start` down; `y` is the state at `start`."""
+    """The clean image of a run through every step from `start` down; `y` is the state at `start`.
+
+    after : what becomes of the state at step t - 1 once it is made (ILVR, Choi et al. 2021, arXiv:2108.02938).
+    """
     for t in range(start, 0, -1):
         y = ancestral_step(schedule, y, t, predict(y, t), noise(t), guide=guide, at=at)
+        if after is not None:
+            y = after(y, t - 1)
     return y
 
 

@@ -40,11 +40,16 @@ def gradient_map(x: Tensor, of: Edges = "gray") -> Tensor:
     return (dy.square() + dx.square() + 1e-6).sqrt()
 
 
-def cut_patches(x: Tensor, size: int, overlap: int = 0) -> Tensor:
+def cut_patches(x: Tensor, size: int, overlap: int = 0, offset: tuple[int, int] = (0, 0)) -> Tensor:
     """The whole `size` px patches of (b, c, h, w) in reading order: (b, L, c, size, size); what is left is dropped.
 
     overlap : px that neighbours share.
+    offset  : (y, x) in [0, size) by which the grid of patches is moved up and to the left. The image is then continued
+              by reflection on all sides, so that every pixel lies in some patch.
     """
+    if offset != (0, 0):
+        top, left = offset
+        x = F.pad(x, (left, size - left, top, size - top), mode="reflect")
     b, c, h, w = x.shape
     step = size - overlap
     rows, cols = ((n - size) // step + 1 if n >= size else 0 for n in (h, w))
@@ -61,6 +66,8 @@ class MiEstimator(nn.Module):
     widths     : of the four halving convolutions.
     time_width : of the code that tells the noise level; 0 for an estimator of clean images.
     edges      : which edge maps it takes, see `gradient_map`.
+    kernel     : edge of the convolutions. A stride of 2 goes over the pixels of a kernel of 4 evenly; one of 3 weighs
+                 every other row and column more, and its gradient is a comb.
     """
 
     log_mean: Tensor
@@ -74,6 +81,7 @@ class MiEstimator(nn.Module):
         widths: tuple[int, ...] = _WIDTHS,
         time_width: int = 64,
         edges: Edges = "gray",
+        kernel: Literal[3, 4] = 3,
     ) -> None:
         super().__init__()
         if not 0 <= overlap < patch:
@@ -81,7 +89,7 @@ class MiEstimator(nn.Module):
         self.patch, self.overlap, self.time_width, self.edges = patch, overlap, time_width, edges
         n_in = 4 if edges == "gray" else 6
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip((n_in, *widths[:-1]), widths, strict=True)
+            nn.Conv2d(a, b, kernel, stride=2, padding=1) for a, b in zip((n_in, *widths[:-1]), widths, strict=True)
         )
         self.head = nn.Linear(widths[-1], 1)
         if time_width:
@@ -101,15 +109,15 @@ class MiEstimator(nn.Module):
         out: Tensor = self.head(x.mean((2, 3))).view(b, n)
         return out
 
-    def forward(self, edges: Tensor, image: Tensor, t: Tensor) -> Tensor:
+    def forward(self, edges: Tensor, image: Tensor, t: Tensor, offset: tuple[int, int] = (0, 0)) -> Tensor:
         """Lower bound of the mutual information of each image with its edge map, in nats: (b,), differentiable.
 
-        edges : (b, 1 or 3, h, w); image : (b, 3, h, w); t : (b,) noise steps of both.
+        edges : (b, 1 or 3, h, w); image : (b, 3, h, w); t : (b,) noise steps of both; offset : see `cut_patches`.
 
         The product of marginals is made by pairing each patch with the edges half of the patches further on, in
         reading order: no chance is involved, so an image's value does not depend on its batch.
         """
-        joint_edges, patches = (cut_patches(i, self.patch, self.overlap) for i in (edges, image))
+        joint_edges, patches = (cut_patches(i, self.patch, self.overlap, offset) for i in (edges, image))
         joint = self.scores(joint_edges, patches, t)
         shuffled = self.scores(joint_edges, patches.roll(patches.shape[1] // 2, dims=1), t)
         return _bound(joint, shuffled)
@@ -144,13 +152,13 @@ def _bound(joint: Tensor, shuffled: Tensor) -> Tensor:
 
 
 @in_float32
-def colour_entropy(image: Tensor, patch: int, *, floor: float = 1e-4) -> Tensor:
+def colour_entropy(image: Tensor, patch: int, offset: tuple[int, int] = (0, 0), *, floor: float = 1e-4) -> Tensor:
     """Entropy of the colours in an image up to a constant, float (b,): mean over patches of half the log-determinant.
 
     image : float (b, 3, h, w); `patch` px patches, each seen as one Gaussian of colours with covariance
     Cov + floor * I. The paper does not say how it estimates the entropy.
     """
-    pixels = cut_patches(image, patch).flatten(3)  # (b, L, 3, n)
+    pixels = cut_patches(image, patch, 0, offset).flatten(3)  # (b, L, 3, n)
     centred = pixels - pixels.mean(-1, keepdim=True)
     covariance = centred @ centred.transpose(-1, -2) / pixels.shape[-1]
     covariance = covariance + floor * torch.eye(3, device=image.device, dtype=image.dtype)
@@ -158,13 +166,15 @@ def colour_entropy(image: Tensor, patch: int, *, floor: float = 1e-4) -> Tensor:
 
 
 @in_float32
-def histogram_entropy(image: Tensor, patch: int, *, bins: int = 16, reach: float = 2.0) -> Tensor:
+def histogram_entropy(
+    image: Tensor, patch: int, offset: tuple[int, int] = (0, 0), *, bins: int = 16, reach: float = 2.0
+) -> Tensor:
     """Entropy of soft histograms in nats, float (b,), differentiable: mean over patches and channels of (b, 3, h, w).
 
     bins, reach : bins evenly over -reach to reach, which noised images seldom leave; what does counts for the outer
                   ones. A value belongs to the bins near it by a Gaussian of one bin's width.
     """
-    values = cut_patches(image, patch).flatten(3)[..., None]  # (b, L, 3, n, 1)
+    values = cut_patches(image, patch, 0, offset).flatten(3)[..., None]  # (b, L, 3, n, 1)
     width = 2 * reach / bins
     centres = torch.linspace(-reach + width / 2, reach - width / 2, bins, device=image.device, dtype=image.dtype)
     share = torch.softmax(-0.5 * ((values - centres) / width).square(), dim=-1).mean(-2)

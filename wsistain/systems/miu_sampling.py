@@ -34,8 +34,13 @@ from wsistain.networks.mi_estimator import (
 )
 from wsistain.networks.score_unet import ScoreUNet
 
+GLASS_PX, GLASS_LIGHT = 15, (0.86, 0.93)
 _START_NOISE = 0  # stream of the noise that a run starts from; step t of the run draws from stream t
-ENTROPIES: dict[str, Callable[[Tensor, int], Tensor]] = {"gaussian": colour_entropy, "histogram": histogram_entropy}
+_GRID_STREAM = 0x6D6975  # of the numbers that move the estimator's grid of patches
+ENTROPIES: dict[str, Callable[[Tensor, int, tuple[int, int]], Tensor]] = {
+    "gaussian": colour_entropy,
+    "histogram": histogram_entropy,
+}
 
 
 class ScoreOptions(Strict):
@@ -56,6 +61,7 @@ class EstimatorOptions(Strict):
     edges: Edges = Field("gray", description="edge maps of the brightness, or of each colour channel")
     widths: tuple[int, ...] = (32, 64, 128, 128)
     time_width: int = Field(64, ge=0, description="0: not told the noise level")
+    kernel: Literal[3, 4] = Field(3, description="edge of the convolutions; 4 leaves no comb in the gradient")
 
 
 class SamplingOptions(Strict):
@@ -68,8 +74,19 @@ class SamplingOptions(Strict):
     start: int = Field(300, ge=2, description="S: the noise level, of the chain's steps, at which the H&E goes in")
     n_steps: int = Field(30, ge=1, description="steps of the run; ancestral: always `start`")
     solver: Literal["ancestral", "sde2m", "ode2m"] = "sde2m"
-    guidance: Literal["both", "mi", "unique", "none"] = Field("both", description="terms of the energy")
-    strength: Literal["relative", "raw"] = Field("relative", description="how the energy's gradient is scaled")
+    guidance: Literal["both", "mi", "unique", "ilvr", "none"] = Field(
+        "both", description="terms of the energy; ilvr: no energy, the H&E's low frequencies are kept instead"
+    )
+    strength: Literal["score", "relative", "raw"] = Field(
+        "relative", description="unit of the energy's gradient: the score, a step's noise, or as it comes"
+    )
+    weight: float = Field(0.1, ge=0, description="score: the gradient's root mean square, of the score's")
+    combine: Literal["each", "sum"] = Field(
+        "sum", description="are the two gradients brought to one size before they are added, or their sum"
+    )
+    grid: Literal["moving", "fixed"] = Field("fixed", description="does the energy's grid of patches move by the step")
+    spare_glass: bool = Field(False, description="no guidance where the H&E is glass")
+    ilvr_factor: int = Field(8, ge=2, description="ilvr: how far the images are shrunk whose likeness is kept")
     guide_from: int | None = Field(None, ge=1, description="N: from this step down the energy guides; None: all along")
     entropy: Literal["gaussian", "histogram"] = Field("gaussian", description="of a patch's colours")
     he_noise: Literal["fixed", "fresh"] = Field(
@@ -100,6 +117,8 @@ class SamplingOptions(Strict):
             raise ValueError(f"guide_from {self.guide_from} is more than start {self.start}")
         if self.n_steps > self.start:
             raise ValueError(f"n_steps {self.n_steps} is more than start {self.start}")
+        if self.guidance == "ilvr" and self.solver != "ancestral":
+            raise ValueError("guidance ilvr replaces the state after every step of the chain: set solver to ancestral")
         if self.window_stride > self.window:
             raise ValueError(f"window_stride {self.window_stride} is more than window {self.window}")
         return self
@@ -115,8 +134,9 @@ class Energy:
 
     estimator: MiEstimator
     start: int
-    guidance: Literal["both", "mi", "unique", "none"] = "both"
+    guidance: Literal["both", "mi", "unique", "ilvr", "none"] = "both"
     entropy: Literal["gaussian", "histogram"] = "gaussian"
+    combine: Literal["each", "sum"] = "sum"
 
     def weights(self, t: int) -> tuple[float, float]:
         """Factors of H and of I in -M at step t: (lambda, 1 - 2 lambda), or those of the terms that are on.
@@ -128,25 +148,60 @@ class Energy:
         shared = 1 - share if self.guidance in ("both", "mi") else 0.0
         return unique, shared - unique
 
-    def __call__(self, y: Tensor, edges: Tensor, t: int) -> Tensor:
-        """M of each state, float (b,), differentiable; y (b, 3, h, w), edges as the estimator takes them."""
-        of_entropy, of_information = self.weights(t)
+    def __call__(self, y: Tensor, edges: Tensor, t: int, offset: tuple[int, int] = (0, 0)) -> Tensor:
+        """M of each state, float (b,), differentiable; y (b, 3, h, w), edges as the estimator takes them.
+
+        offset : of the grid of patches, see `cut_patches`.
+        """
         value = y.new_zeros(len(y))
-        if of_entropy:
-            value = value - of_entropy * ENTROPIES[self.entropy](y, self.estimator.patch)
-        if of_information:
-            steps = torch.full((len(y),), t, device=y.device)
-            value = value - of_information * self.estimator(edges, y, steps)
+        for factor, term in self._terms(y, edges, t, offset):
+            value = value - factor * term()
         return value
 
-    def gradient(self, y: Tensor, edges: Tensor, t: int) -> Tensor:
-        """k, the gradient of M at each state, like y; each image's own, whatever else is in the batch."""
-        if not any(self.weights(t)):  # mutual information alone counts for nothing at the first step
-            return torch.zeros_like(y)
+    def _terms(
+        self, y: Tensor, edges: Tensor, t: int, offset: tuple[int, int]
+    ) -> list[tuple[float, Callable[[], Tensor]]]:
+        """The factors that are not 0, each with its term: H of y, I of y and the edges."""
+        of_entropy, of_information = self.weights(t)
+        steps = torch.full((len(y),), t, device=y.device)
+        terms: list[tuple[float, Callable[[], Tensor]]] = [
+            (of_entropy, lambda: ENTROPIES[self.entropy](y, self.estimator.patch, offset)),
+            (of_information, lambda: self.estimator(edges, y, steps, offset)),
+        ]
+        return [(factor, term) for factor, term in terms if factor]
+
+    def gradient(self, y: Tensor, edges: Tensor, t: int, offset: tuple[int, int] = (0, 0)) -> Tensor:
+        """k, the gradient of M at each state, like y; each image's own, whatever else is in the batch.
+
+        With `combine` "each" both terms' gradients are brought to a root mean square of 1 before their factors act:
+        as they come, that of H is some twenty times smaller, and what is called unique is the information alone.
+        """
         with torch.enable_grad():
             y = y.detach().requires_grad_(True)
-            (k,) = torch.autograd.grad(self(y, edges, t).sum(), y)
+            k = torch.zeros_like(y)
+            for factor, term in self._terms(y, edges, t, offset):
+                (part,) = torch.autograd.grad(term().sum(), y)
+                k = k - factor * (to_relative(part) if self.combine == "each" else part)
         return k.detach()
+
+
+def on_tissue(gray: Tensor) -> Tensor:
+    """How far a place is tissue: 1 on tissue, 0 on glass, (b, 1, h, w); gray (b, 3, h, w) in [-1, 1], as a batch's H&E.
+
+    Light, averaged over `GLASS_PX` px, falls from glass (`GLASS_LIGHT` of the range and more) to tissue evenly.
+    """
+    pad = GLASS_PX // 2
+    light = nn.functional.pad(gray[:, :1].add(1).div(2), (pad, pad, pad, pad), mode="replicate")
+    light = nn.functional.avg_pool2d(light, GLASS_PX, stride=1)
+    full, none = GLASS_LIGHT
+    return ((none - light) / (none - full)).clamp(0, 1)
+
+
+def low_pass(x: Tensor, factor: int) -> Tensor:
+    """(b, c, h, w) shrunk `factor` times and grown again, antialiased (ILVR's low-pass filter), like x."""
+    h, w = x.shape[-2:]
+    small = nn.functional.interpolate(x, (max(h // factor, 1), max(w // factor, 1)), mode="bicubic", antialias=True)
+    return nn.functional.interpolate(small, (h, w), mode="bicubic")
 
 
 def to_relative(k: Tensor) -> Tensor:
@@ -211,7 +266,10 @@ class _Run:
         h, w = x.shape[-2:]
         self.windows = Windows(corners, h, w, options.window, options.window_stride, options.window_batch)
         self.gray = without_colour(x.float())
-        self.energy = Energy(stainer.estimator, options.start, options.guidance, options.entropy)
+        self.energy = Energy(stainer.estimator, options.start, options.guidance, options.entropy, options.combine)
+        self.tissue = on_tissue(self.gray) if options.spare_glass else None
+        is_ancestral = options.solver == "ancestral"
+        self.steps = visited_steps(options.start, options.start if is_ancestral else options.n_steps)
         self.start_noise = self._draw(_START_NOISE)
         self.optimiser: torch.optim.Optimizer | None = None
         if options.tune_from:
@@ -225,19 +283,35 @@ class _Run:
     def stained(self) -> Tensor:
         options, start = self.options, self.options.start
         y = self._noised(start)
-        off = options.guidance == "none" or (options.strength == "relative" and options.rho == 0)
-        guide = None if off else self.guide
+        off = (
+            options.guidance == "none"
+            or {"relative": options.rho, "score": options.weight, "raw": 1}[options.strength] == 0
+        )
+        guide = None if off or options.guidance == "ilvr" else self.guide
         if options.solver == "ancestral":
+            after = self.keep_low if options.guidance == "ilvr" else None
             y = sample_ancestral(
-                self.schedule, y, start, predict=self.predict, noise=self._draw, guide=guide, at=options.guide_at
+                self.schedule,
+                y,
+                start,
+                predict=self.predict,
+                noise=self._draw,
+                guide=guide,
+                at=options.guide_at,
+                after=after,
             )
         else:
-            steps = visited_steps(start, options.n_steps)
             stochastic = options.solver == "sde2m"
             y = sample_2m(
-                self.schedule, y, steps, predict=self.predict, noise=self._draw, guide=guide, stochastic=stochastic
+                self.schedule, y, self.steps, predict=self.predict, noise=self._draw, guide=guide, stochastic=stochastic
             )
         return y.clamp(-1, 1)
+
+    def keep_low(self, y: Tensor, t: int) -> Tensor:
+        """ILVR: y at step t with the low frequencies of the H&E noised to the same step."""
+        if t == 0:
+            return y
+        return y + low_pass(self._noised(t) - y, self.options.ilvr_factor)
 
     def _noised(self, t: int) -> Tensor:
         """The H&E without colour at step t, with the noise of the start unless a fresh one is asked for."""
@@ -247,24 +321,55 @@ class _Run:
         return self.schedule.q_sample(self.gray, steps, noise)
 
     def predict(self, y: Tensor, t: int) -> Tensor:
-        """The noise in y; from `tune_from` down the score model is tuned one step before it is asked."""
+        """The noise in y; from `tune_from` down the score model is tuned before it is asked.
+
+        A visited step that stands for several of the chain tunes as often as they would, so that a short run makes
+        the updates that the paper's makes.
+        """
         if self.optimiser is not None and t <= self.options.tune_from:
-            for _ in range(self.options.tune_updates):
+            stands_for = t - self.steps[self.steps.index(t) + 1]
+            for _ in range(self.options.tune_updates * stands_for):
                 self._tune(y, t)
         return self.windows.fuse(lambda part: _noise_in(self.score, part, t).float(), y)
 
     def guide(self, y: Tensor, t: int) -> Tensor:
-        """The energy's gradient at y, scaled: root mean square rho / sigma in each window, or as it comes."""
-        is_mean = self.options.solver == "ancestral" and self.options.guide_at == "mean"  # of the step that leads to t
+        """k at y, scaled in each window: to `weight` of the score, to `rho` of the step's noise, or as it comes.
+
+        The score of noised images has a root mean square of 1 / sqrt(1 - alpha_bar), whatever the number of steps.
+        """
+        options = self.options
+        is_mean = options.solver == "ancestral" and options.guide_at == "mean"  # of the step that leads to t
         leaving = t + 1 if is_mean else t
-        if self.options.guide_from is not None and leaving > self.options.guide_from:
+        if options.guide_from is not None and leaving > options.guide_from:
             return torch.zeros_like(y)
-        edges = gradient_map(self._noised(t), self.energy.estimator.edges)
-        if self.options.strength == "raw":
-            return self.options.scale * self.windows.fuse(lambda a, b: self.energy.gradient(a, b, t), y, edges)
-        k = self.windows.fuse(lambda a, b: to_relative(self.energy.gradient(a, b, t)), y, edges)
+        edges, offset = gradient_map(self._noised(t), self.energy.estimator.edges), self._grid_offset(t)
+        of_sum = options.strength != "raw" and options.combine == "sum"
+
+        def gradient(states: Tensor, maps: Tensor) -> Tensor:
+            k = self.energy.gradient(states, maps, t, offset)
+            return to_relative(k) if of_sum else k
+
+        k = self.windows.fuse(gradient, y, edges) * self._unit(t, leaving)
+        return k if self.tissue is None else k * self.tissue
+
+    def _unit(self, t: int, leaving: int) -> float:
+        """Factor on a gradient of root mean square 1 (raw: on the gradient as it comes)."""
+        options = self.options
+        if options.strength == "raw":
+            return options.scale
+        if options.strength == "score":
+            return options.weight / math.sqrt(float(self.schedule.noise_var[max(t, 1)]))
         step = torch.tensor(max(leaving, 2), device=self.gray.device)
-        return k * (self.options.rho / math.sqrt(float(self.schedule.reverse_variance(step))))
+        return options.rho / math.sqrt(float(self.schedule.reverse_variance(step)))
+
+    def _grid_offset(self, t: int) -> tuple[int, int]:
+        """How far the grid of patches is moved at step t: a hash of the seed and the step, the same for all tiles."""
+        if self.options.grid == "fixed":
+            return 0, 0
+        patch = self.energy.estimator.patch
+        chance = torch.Generator().manual_seed(_one_number(self.seed, t, _GRID_STREAM))
+        dy, dx = torch.randint(patch, (2,), generator=chance).tolist()
+        return int(dy), int(dx)
 
     def _tune(self, y: Tensor, t: int) -> None:
         """One step of Adam so that the next state resembles the H&E at equal places, in the untuned model's features.

@@ -111,7 +111,7 @@ def _train(
             with accelerator.autocast():
                 terms = system.training_step(batch, progress, update)
             if ema is not None:
-                ema.update()
+                ema.update(step)
             values = torch.stack([t.detach().float().mean() for t in terms.values()])
             healthy &= values.isfinite().all()
             done, images = step + 1, images + len(batch.names) * n_processes

@@ -63,7 +63,11 @@ def set_learning_rates(optimizers: Mapping[str, Optimizer], factor: float) -> No
 
 
 class Ema:
-    """Exponential mean of a network's parameters: mean <- decay mean + (1 - decay) parameter after each step."""
+    """Exponential mean of a network's parameters: mean <- d mean + (1 - d) parameter after each step.
+
+    d is min(decay, (1 + step) / (10 + step)), steps counted from 0: early means forget fast, or a short run would save
+    its random start (at 0.9999 82 % of it are left after 2,000 steps). As in TensorFlow's ExponentialMovingAverage.
+    """
 
     def __init__(self, network: nn.Module, decay: float):
         if not 0 <= decay < 1:
@@ -72,10 +76,11 @@ class Ema:
         self.mean = {name: p.detach().clone() for name, p in network.named_parameters()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the parameters as they are now."""
+    def update(self, step: int) -> None:
+        """Take in the parameters as they are after `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in self.network.named_parameters():
-            self.mean[name].lerp_(parameter, 1 - self.decay)
+            self.mean[name].lerp_(parameter, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
