@@ -15,9 +15,10 @@ import zarr
 from tests.output.making import block_of, mean_pyramid, places, small_spec, tissue_like, tree_hash, write_all
 from wsistain.errors import OutputError
 from wsistain.output import shard
-from wsistain.output.shard import decode_shard, mapper, shard_buffers
+from wsistain.output.shard import decode_shard, shard_buffers
 from wsistain.output.store import BlockDone, create_output, write_block
 from wsistain.runtime import files
+from wsistain.runtime.ahead import thread_pool
 
 SIZES = [(1, 1), (64, 64), (65, 33), (127, 300), (513, 257)]
 
@@ -223,10 +224,10 @@ def test_blocks_may_be_written_in_any_order(tmp_path: Path) -> None:
 
 def test_a_shard_decodes_to_what_was_encoded_and_a_damaged_index_is_noticed() -> None:
     planes = tissue_like(50, 70).transpose(2, 0, 1)
-    with mapper(2) as run:
-        chunks = [data for data, _ in shard.encode_chunks(planes, 32, lambda c: shard.zstd.compress(c, 1), run)]
+    with thread_pool(2, "encode") as pool:
+        chunks = [data for data, _ in shard.encode_chunks(planes, 32, lambda c: shard.zstd.compress(c, 1), pool.map)]
         data = b"".join(shard_buffers(chunks, 2, 3, 4))
-        assert np.array_equal(decode_shard(data, 50, 70, 32, 4, run), planes)
+        assert np.array_equal(decode_shard(data, 50, 70, 32, 4, pool.map), planes)
     with pytest.raises(OutputError, match="damaged index"):
         decode_shard(data[:-10] + b"\0" + data[-9:], 50, 70, 32, 4)
     with pytest.raises(ValueError, match="18 chunks for 2 x 2 x 3 places"):
@@ -234,5 +235,5 @@ def test_a_shard_decodes_to_what_was_encoded_and_a_damaged_index_is_noticed() ->
 
 
 def test_threads_below_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="threads 0"), mapper(0):
+    with pytest.raises(ValueError, match="threads 0"), thread_pool(0, "encode"):
         raise AssertionError("the body must not run")

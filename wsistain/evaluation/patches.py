@@ -3,13 +3,11 @@
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from threading import Lock
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +19,9 @@ from wsistain.errors import DataError, WsistainError
 from wsistain.evaluation.deep import DeepMetrics
 from wsistain.evaluation.pair import CellPlaces, PairMeasures, measure_pair
 from wsistain.evaluation.rows import Stainer
+from wsistain.runtime.ahead import in_order
 
 RGB = NDArray[np.uint8]
-T = TypeVar("T")
-R = TypeVar("R")
 
 THUMBNAIL_PX = 320
 _INLINE_PAIRS = 12
@@ -71,23 +68,6 @@ def measuring(workers: int, n_pairs: int) -> Iterator[Callable[..., PairMeasures
                 ) from None
 
         yield measure
-
-
-def in_order(pool: Executor, function: Callable[[T], R], items: Sequence[T], ahead: int) -> Iterator[R]:
-    """`function` of each item in the order of `items`, at most `ahead` of them begun and not yet taken."""
-    waiting: list[Future[R]] = []
-    source = iter(items)
-    for item in islice(source, ahead):
-        waiting.append(pool.submit(function, item))
-    try:
-        while waiting:
-            result = waiting.pop(0).result()
-            for item in islice(source, 1):
-                waiting.append(pool.submit(function, item))
-            yield result
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def thumbnail(picture: RGB) -> RGB:
@@ -181,7 +161,7 @@ def run_pass(
                 result.pictures = {n: thumbnail(p) for n, p in shown.items()}
             return result
 
-        for done, outcome in enumerate(in_order(threads, one, refs, ahead=2 * n_workers + 1), start=1):
+        for done, outcome in enumerate(in_order(threads, one, refs, 2 * n_workers + 1), start=1):
             if isinstance(outcome, Unusable):
                 unusable.append(outcome)
             else:

@@ -10,11 +10,8 @@ Source: OME-TIFF specification 6, "Sub-resolutions"; OpenSlide, "Generic tiled T
 import json
 import struct
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from numpy.typing import NDArray
 from wsistain import __version__
 from wsistain.errors import OutputError
 from wsistain.output.reading import StoredStain, open_level, read_stain, read_window
+from wsistain.runtime.ahead import in_order, thread_pool
 from wsistain.runtime.files import replacing, reporting
 
 _WINDOW = 2048
@@ -169,14 +167,9 @@ def _encoded_tiles(
         pixels = read_window(array, *place, tile, step)
         return [encode(_whole_tile(pixels[:, x : x + tile], tile)) for x in range(0, pixels.shape[1], tile)]
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="export") as pool:
-        ahead: deque[Future[list[bytes]]] = deque(pool.submit(work, w) for w in islice(windows, 2 * threads))
-        try:
-            while ahead:
-                yield from ahead.popleft().result()
-                ahead.extend(pool.submit(work, w) for w in islice(windows, 1))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with thread_pool(threads, "export") as pool:
+        for tiles in in_order(pool, work, windows, 2 * threads):
+            yield from tiles
 
 
 def _whole_tile(pixels: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:

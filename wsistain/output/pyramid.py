@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from wsistain.errors import OutputError
 from wsistain.output.layout import GLASS, OutputSpec
-from wsistain.output.shard import Mapper, Planes, ShardSink, decode_shard, mapper
+from wsistain.output.shard import Mapper, Planes, ShardSink, decode_shard
+from wsistain.runtime.ahead import thread_pool
 from wsistain.runtime.files import reporting
 
 _SLAB = 32
@@ -59,8 +60,8 @@ def finish_pyramid(spec: OutputSpec, *, threads: int = 1) -> int:
     """
     if not spec.has_pieces:
         return 0
-    with reporting(spec.path), mapper(threads) as run:
-        sink = ShardSink(spec, run)
+    with reporting(spec.path), thread_pool(threads, "encode") as pool:
+        sink = ShardSink(spec, pool)
         _build(spec, len(spec.levels) - 1, 0, 0, sink)
         sink.finish()
     return len(sink.files)
@@ -72,7 +73,7 @@ def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) ->
     y, x = row * spec.shard, col * spec.shard
     size = min(spec.shard, height - y), min(spec.shard, width - x)
     if level == spec.block_levels:
-        planes = _from_pieces(spec, y, x, size, sink.run)
+        planes = _from_pieces(spec, y, x, size, sink.pool.map)
     else:
         planes = None
         rows, cols = spec.shard_grid(level - 1)

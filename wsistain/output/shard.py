@@ -13,8 +13,7 @@ Source: Zarr v3 core specification, codec "sharding_indexed" 1.0; c-blosc 1 fram
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from wsistain.errors import OutputError
 from wsistain.output.layout import GLASS, OutputSpec
+from wsistain.runtime.ahead import in_order
 from wsistain.runtime.files import FileDone, remove_file, write_file
 
 Planes = NDArray[np.uint8]
@@ -39,21 +39,6 @@ MISSING = 2**64 - 1
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@contextmanager
-def mapper(threads: int) -> Iterator[Mapper]:
-    """`map` for one thread, else the ordered `map` of a pool of `threads`; ValueError below 1."""
-    if threads < 1:
-        raise ValueError(f"threads {threads} is not positive")
-    if threads == 1:
-        yield map
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
-        try:
-            yield pool.map
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def is_glass(pixels: NDArray[np.uint8]) -> bool:
@@ -153,7 +138,7 @@ class ShardSink:
     """
 
     spec: OutputSpec
-    run: Mapper
+    pool: Executor
     files: list[FileDone] = field(default_factory=list)
     seconds_encode: float = 0.0
     seconds_waited: float = 0.0
@@ -173,21 +158,12 @@ class ShardSink:
 
     def ahead(self, work: Callable[[T], tuple[R, float]], items: Iterable[T], depth: int) -> Iterator[R]:
         """Results of `work`, which gives (result, seconds), in the order of `items`, `depth` of them begun ahead."""
-        begun: deque[Iterator[tuple[R, float]]] = deque()
-
-        def take() -> R:
-            start = perf_counter()
-            result, seconds = next(begun.popleft())
+        start = perf_counter()
+        for result, seconds in in_order(self.pool, work, items, depth + 1):
             self.seconds_encode += seconds
             self.seconds_waited += perf_counter() - start
-            return result
-
-        for item in items:
-            begun.append(iter(self.run(work, [item])))
-            if len(begun) > depth:
-                yield take()
-        while begun:
-            yield take()
+            yield result
+            start = perf_counter()
 
     def add_piece(self, row: int, col: int, planes: Planes | None) -> None:
         """Takes the reduced piece of a block, to be stored like a shard; None is glass."""
@@ -213,7 +189,7 @@ class ShardSink:
                 return zstd.compress(chunk, level)
             return _blosc_frame(chunk, level)
 
-        self._pending.append((store, encode_chunks(planes, edge, compress, self.run)))
+        self._pending.append((store, encode_chunks(planes, edge, compress, self.pool.map)))
         if len(self._pending) > 1:
             self._store()
 

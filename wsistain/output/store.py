@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from wsistain.output.layout import GLASS, WORK, OutputSpec
 from wsistain.output.pyramid import half_into
-from wsistain.output.shard import Planes, ShardSink, is_glass, mapper
+from wsistain.output.shard import Planes, ShardSink, is_glass
+from wsistain.runtime.ahead import thread_pool
 from wsistain.runtime.files import FileDone, reporting
 
 __all__ = ["BlockDone", "OutputSpec", "create_output", "write_block"]
@@ -69,8 +70,8 @@ def write_block(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8],
     size = spec.block_size(row, col)
     if pixels.shape != (*size, 3) or pixels.dtype != np.uint8:
         raise ValueError(f"block ({row}, {col}) takes uint8 {(*size, 3)}, found {pixels.dtype} {pixels.shape}")
-    with reporting(spec.path), mapper(threads) as run:
-        sink = ShardSink(spec, run)
+    with reporting(spec.path), thread_pool(threads, "encode") as pool:
+        sink = ShardSink(spec, pool)
         start = perf_counter()
         above = _level_0(spec, row, col, pixels, sink, threads)
         for level in range(1, spec.block_levels):

@@ -7,15 +7,13 @@ generators once (`kit_for`).
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from wsistain.errors import SlideError
 from wsistain.generators.load import build_generator
 from wsistain.generators.spec import Generator, GeneratorSpec
 from wsistain.output.store import BlockDone, OutputSpec, write_block
+from wsistain.runtime.ahead import in_order
 from wsistain.runtime.heap import share_arenas, undo_trimming
 from wsistain.slide.base import Slide
 from wsistain.slide.reader import open_slide
@@ -35,7 +34,6 @@ from wsistain.tiling.seams import SeamSums, seam_sums
 
 RGB = NDArray[np.uint8]
 CUDA_BATCH = 16
-T = TypeVar("T")
 IDLE_KITS = 2
 """What a process keeps open besides what is in use: runs that share a cluster's workers take turns."""
 
@@ -265,10 +263,10 @@ def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, li
         return tile, stained, seconds, time.perf_counter() - start
 
     if kit.is_on_cpu:
-        yield from _ahead(kit.pool, read_and_stain, tiles, 2 * job.threads)
+        yield from in_order(kit.pool, read_and_stain, tiles, 2 * job.threads)
         return
     size = job.batch_size or CUDA_BATCH
-    pairs = zip(tiles, _ahead(kit.pool, read, tiles, 2 * size), strict=True)
+    pairs = zip(tiles, in_order(kit.pool, read, tiles, 2 * size), strict=True)
     while group := list(islice(pairs, size)):
         # always the same batch shape, so that the device always picks the same algorithm
         pixels = np.full((size, t.tile, t.tile, 3), 255, np.uint8)
@@ -282,21 +280,6 @@ def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, li
         seconds = (time.perf_counter() - start) / len(group)
         for k, (tile, (_, seconds_read)) in enumerate(group):
             yield tile, [r[k][core, core] for r in results], seconds_read, seconds
-
-
-def _ahead(pool: ThreadPoolExecutor, call: Callable[[Tile], T], tiles: Sequence[Tile], n: int) -> Iterator[T]:
-    """`call` of each tile in order, run on the pool at most `n` tiles ahead of whoever takes the results."""
-    waiting: deque[Future[T]] = deque()
-    try:
-        for tile in tiles:
-            waiting.append(pool.submit(call, tile))
-            if len(waiting) >= n:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def generate_block(
