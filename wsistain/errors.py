@@ -7,12 +7,32 @@ our fault: exit code 1 with a traceback in a log file.
 _MOST = 800
 
 
+def shown(text: object) -> str:
+    """`text` as it may stand on a terminal or in a table: what is not printable is written as an escape.
+
+    Names, notes and licences come from files of others. Control characters (a terminal obeys them), marks that turn
+    the direction of writing, and bytes of a file name that are no text in this locale become `\\x1b`, `\\u202e`, `\\xe4`.
+    Line breaks, tabs and spaces stay.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t\xa0" else _escaped(c) for c in str(text))
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte of a file name that it cannot decode
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
 class WsistainError(Exception):
     """Base of every error that bad input or the user's machine causes."""
 
     def __str__(self) -> str:
-        """The sentence; a message that quotes megabytes of a damaged file is cut in the middle."""
+        """The sentence, printable; a message that quotes megabytes of a damaged file is cut in the middle."""
         text = super().__str__()
+        if len(text) > 2 * _MOST:
+            text = f"{text[:_MOST]} ... {text[-_MOST:]}"
+        text = shown(text)
         return text if len(text) <= _MOST else f"{text[: _MOST // 2]} ... {text[-_MOST // 2 :]}"
 
 

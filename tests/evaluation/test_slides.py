@@ -152,3 +152,15 @@ def test_the_heat_map_darkens_with_the_value_and_greys_what_is_not_known():
     light = picture.mean(axis=2)[::side, ::side]
     assert light[0, 0] > light[0, 1] > light[1, 0]
     assert len(set(picture[-1, -1].tolist())) == 1
+
+
+def test_two_results_of_one_name_are_told_apart_by_their_folders(stained, tmp_path):
+    import shutil
+
+    path, _ = stained
+    places = [tmp_path / name / path.name for name in ("one", "two")]
+    for place in places:
+        shutil.copytree(path, place)
+    results = evaluate_slides(places, output=tmp_path / "report")
+    assert [s["name"] for s in results["slides"]] == ["one.case.ER", "two.case.ER"]
+    assert {p.name for p in (tmp_path / "report").glob("*.map.npz")} == {"one.case.ER.map.npz", "two.case.ER.map.npz"}

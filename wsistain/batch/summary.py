@@ -1,6 +1,5 @@
 """What a batch came to: one row a slide and marker, as `summary.csv` and as a table."""
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -16,7 +15,8 @@ from wsistain.optics.scoring import dab_od
 from wsistain.output.journal import OTHER_INPUT
 from wsistain.output.reading import open_level, read_stain, read_window
 from wsistain.pipeline.run import output_name
-from wsistain.runtime.files import replacing, reporting
+from wsistain.runtime.files import reporting, write_text
+from wsistain.runtime.spreadsheet import csv_text
 
 SCORE_MPP = 2.0
 """The positive fraction is measured on the coarsest level that is at least as fine as this; a nucleus is 6 to 10 um."""
@@ -125,18 +125,5 @@ def _row(output: Path, entry: Entry, marker: str, logs: Path) -> Row:
 
 def write_summary(path: Path, rows: Sequence[Row]) -> None:
     """Write `summary.csv` in one move. Raises OutputError."""
-    with (
-        reporting(path, retry="run again"),
-        replacing(path) as part,
-        part.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _cell(v) for k, v in asdict(row).items()} for row in rows)
-
-
-def _cell(value: object) -> object:
-    """A value as it may stand in a table that people open with a spreadsheet: text never begins a formula."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
-        return f"'{value}"
-    return value
+    with reporting(path, retry="run again"):
+        write_text(path, csv_text([f.name for f in fields(Row)], [asdict(row) for row in rows]))

@@ -14,6 +14,7 @@ import typer
 
 from wsistain import __version__
 from wsistain.errors import WsistainError
+from wsistain.runtime.say import say
 
 app = typer.Typer(
     name="wsistain",
@@ -28,7 +29,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"wsistain {__version__}")
+        say(f"wsistain {__version__}")
         raise typer.Exit
 
 
@@ -63,16 +64,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, standalone_mode=True)
     except WsistainError as error:
-        typer.echo(f"wsistain: {' '.join(str(error).split())}", err=True)
+        say(f"wsistain: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        typer.echo("wsistain: stopped by the user", err=True)
+        say("wsistain: stopped by the user", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the last line of defence: every fault becomes one line and a log
         path = _log_fault(error)
-        typer.echo(f"wsistain: internal error: {type(error).__name__}: {error}. The traceback is in {path}", err=True)
+        say(f"wsistain: internal error: {type(error).__name__}: {error}. The traceback is in {path}", err=True)
         sys.exit(1)
 
 

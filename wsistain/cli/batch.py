@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from wsistain.runtime.say import say
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -67,20 +69,20 @@ def batch(
     markers = [m.name for m in parse_markers(marker)]
     for name in markers if settings.weights != "identity" else ():
         find_weights(settings.weights, name, settings.direction)
-    typer.echo(f"Staining {source} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
+    say(f"Staining {source} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
     try:
         rows = run_batch(
             source, markers, output, config=settings, recursive=recursive, overwrite=overwrite, flags=flags or []
         )
     except KeyboardInterrupt:
-        typer.echo("wsistain: stopped by the user; the same command goes on where it stopped", err=True)
+        say("wsistain: stopped by the user; the same command goes on where it stopped", err=True)
         raise typer.Exit(130) from None
     if not rows:
         return
     _print_table(rows)
     count = {state: sum(r.state == state for r in rows) for state in ("done", "failed", "skipped", "missing")}
     told = ", ".join(f"{n} {state}" for state, n in count.items() if n)
-    typer.echo(f"{output / 'summary.csv'}: {told}")
+    say(f"{output / 'summary.csv'}: {told}")
     if count["failed"] or count["missing"]:
         raise typer.Exit(2)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from wsistain.runtime.say import say
+
 HELP = """
 Measure weights on patches, or finished slides, and write results.json, results.csv, results.md and report.html.
 
@@ -72,7 +74,7 @@ class PairProgress:
         elif now - self._last >= PLAIN_SECONDS and done < n:
             self._last = now
             left = f", {(n - done) / rate:.0f} s left" if rate else ""
-            typer.echo(f"{what}: {done} of {n} {self._unit}, {rate:.1f} a second{left}", err=True)
+            say(f"{what}: {done} of {n} {self._unit}, {rate:.1f} a second{left}", err=True)
 
 
 def evaluate(
@@ -124,12 +126,12 @@ def evaluate(
                 overwrite=overwrite,
                 progress=progress,
             )
-        typer.echo(_slide_line(report))
+        say(_slide_line(report))
     elif board:
         from wsistain.evaluation.leaderboard import leaderboard
 
         merged = leaderboard(board, output, overwrite=overwrite)
-        typer.echo(f"{len(merged['systems'])} rows")
+        say(f"{len(merged['systems'])} rows")
     else:
         from wsistain.evaluation.report import evaluate as measure
 
@@ -157,7 +159,7 @@ def evaluate(
                 progress=progress,
             )
         _print_results(results)
-    typer.echo(f"report: {output / 'report.html'}")
+    say(f"report: {output / 'report.html'}")
 
 
 def _print_results(results: dict[str, Any]) -> None:
@@ -179,11 +181,11 @@ def _print_results(results: dict[str, Any]) -> None:
         table.add_row(system["label"], *(formatted(v, METRICS[n]) for v, n in zip(values, names, strict=True)))
     Console(width=max(100, Console().width)).print(table)
     for labels, reason, _ in missing_by_reason(results):
-        typer.echo(f"missing: {', '.join(labels)}: {reason} (commands in the report)")
+        say(f"missing: {', '.join(labels)}: {reason} (commands in the report)")
     unreadable = results["data"]["unreadable"]
     if unreadable:
         first = "; ".join(f"{u['name']}: {u['why']}" for u in unreadable[:3])
-        typer.echo(f"{len(unreadable)} patches could not be used: {first}")
+        say(f"{len(unreadable)} patches could not be used: {first}")
 
 
 def _slide_line(report: dict[str, Any]) -> str:

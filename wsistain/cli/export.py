@@ -8,6 +8,8 @@ from pathlib import Path
 
 import typer
 
+from wsistain.runtime.say import say
+
 EXAMPLES = """
 Write a finished stain as a pyramidal OME-TIFF that QuPath, OpenSlide and tifffile open as brightfield.
 
@@ -39,7 +41,7 @@ def export(
     from wsistain.output.export import export_ome_tiff
 
     codec = "lossless" if lossless else f"JPEG quality {quality}"
-    typer.echo(f"exporting {source} to {target}: {codec}, tiles of {tile} px")
+    say(f"exporting {source} to {target}: {codec}, tiles of {tile} px")
     with _showing() as show:
         done = export_ome_tiff(
             source,
@@ -51,7 +53,7 @@ def export(
             threads=threads,
             progress=show,
         )
-    typer.echo(f"{done.path}: {done.levels} levels, {done.size / 1e6:.1f} MB")
+    say(f"{done.path}: {done.levels} levels, {done.size / 1e6:.1f} MB")
 
 
 @contextmanager
@@ -84,6 +86,6 @@ def _plain_lines() -> Callable[[int, int], None]:
         if now - last >= PLAIN_SECONDS and done < total:
             last = now
             left = (total - done) * (now - start) / done
-            typer.echo(f"exporting: tile {done} of {total}, {left:.0f} s left", err=True)
+            say(f"exporting: tile {done} of {total}, {left:.0f} s left", err=True)
 
     return show

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from wsistain.runtime.say import say
+
 if TYPE_CHECKING:
     from wsistain.pipeline.run import Group
     from wsistain.slide.base import Slide
@@ -95,7 +97,7 @@ def info(
     finally:
         opened.close()
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     from rich.console import Console
     from rich.table import Table

@@ -7,6 +7,8 @@ from types import TracebackType
 
 import typer
 
+from wsistain.runtime.say import say
+
 SLIDE = """
 Make one synthetic slide, three times: H&E, the IHC of the next section (weak pair), and the IHC of the same
 section (aligned truth), with tables of every cell.
@@ -74,7 +76,7 @@ class _Shown:
         elif now - self.last >= PLAIN_SECONDS and done < total:
             self.last = now
             left = f", {(total - done) / rate:.0f} s left" if rate else ""
-            typer.echo(f"{what}: {done} of {total}, {rate:.1f} a second{left}", err=True)
+            say(f"{what}: {done} of {total}, {rate:.1f} a second{left}", err=True)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -114,15 +116,15 @@ def slide(
         "contrast": contrast, "pairing": pairing,
     }  # fmt: skip
     config = validate(PhantomConfig, values, "phantom slide")
-    typer.echo(f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, into {folder}")
+    say(f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, into {folder}")
     with _Shown() as show:
         facts = make_slide(folder, config, workers=workers, progress=show, overwrite=overwrite, he_only=he_only)
     truth = facts["truth"]
     if truth is None:
-        typer.echo(f"{folder}: he_a.tiff and manifest.json")
+        say(f"{folder}: he_a.tiff and manifest.json")
         return
     auc = "none (one class only)" if truth["attainable_auc"] is None else f"{truth['attainable_auc']:.3f}"
-    typer.echo(
+    say(
         f"{folder}: he_a.tiff, ihc_b.tiff, ihc_a.tiff, cell tables and manifest.json; "
         f"{truth['tumour_cells']} tumour cells, best attainable AUC {auc}"
     )
@@ -152,9 +154,7 @@ def patches(
 
     if pairing not in PAIRINGS:
         raise ConfigError(f"--pairing {pairing!r} is not known; wanted one of {', '.join(PAIRINGS)}")
-    typer.echo(
-        f"phantom patches: {train} + {val} of {size} px for {markers} from {slides} slides, seed {seed}, into {root}"
-    )
+    say(f"phantom patches: {train} + {val} of {size} px for {markers} from {slides} slides, seed {seed}, into {root}")
     with _Shown() as show:
         result = make_patches(
             root, markers=markers, train=train, val=val, size=size, slides=slides, seed=seed, mpp=mpp,
@@ -165,4 +165,4 @@ def patches(
     for name, facts in result.items():
         auc = facts["truth"]["val" if val else "train"]["attainable_auc"]
         aucs.append(f"{name} {'none' if auc is None else format(auc, '.3f')}")
-    typer.echo(f"{root}: {', '.join(result)}; best attainable AUC: {', '.join(aucs)}")
+    say(f"{root}: {', '.join(result)}; best attainable AUC: {', '.join(aucs)}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from wsistain.errors import ConfigError
+from wsistain.runtime.say import say
 
 if TYPE_CHECKING:
     from wsistain.config import RunConfig
@@ -108,10 +109,10 @@ def run(
     from wsistain.runtime.progress import RunProgress
 
     markers = [m.name for m in parse_markers(marker)]
-    typer.echo(f"Staining {slide} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
+    say(f"Staining {slide} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
     for note in dict.fromkeys(find_generator(settings.weights, m, direction=settings.direction).note for m in markers):
         if note:
-            typer.echo(f"Note: {note}")
+            say(f"Note: {note}")
     share_arenas()  # before the progress bar starts its thread
     try:
         with RunProgress() as progress:
@@ -129,10 +130,10 @@ def run(
                 on_event=progress,
             )
     except KeyboardInterrupt:
-        typer.echo("wsistain: stopped by the user; finished blocks are kept, go on with --resume", err=True)
+        say("wsistain: stopped by the user; finished blocks are kept, go on with --resume", err=True)
         raise typer.Exit(130) from None
     if not reports:
-        typer.echo(f"Nothing to do: the results in {output} are finished")
+        say(f"Nothing to do: the results in {output} are finished")
     for report in reports:
         unread = (
             f"; {report.unreadable_tiles} native tiles could not be decoded and are glass"
@@ -140,7 +141,7 @@ def run(
             else ""
         )
         seams = "" if report.seam_score is None else f", seam score {report.seam_score:.2f}"
-        typer.echo(
+        say(
             f"{report.output}: {report.tiles_generated} tiles, {report.megapixels:.1f} MP in {report.seconds['total']:.1f} s "
             f"({report.mp_per_second:.1f} MP/s), peak {report.peak_rss_mb:.0f} MB{seams}{unread}"
         )
@@ -158,6 +159,6 @@ def _print_plan(slide: str, marker: str, settings: "RunConfig", region: "Roi | N
         specs = [make_spec(settings, m.name) for m in parse_markers(marker)]
         groups = plan_groups(opened, specs, settings, region or roi, crop=roi is None)
         plans = [{"markers": [s.marker for s in g.specs], **g.plan.describe()} for g in groups]
-        typer.echo(json.dumps(plans, indent=2))
+        say(json.dumps(plans, indent=2))
     finally:
         opened.close()

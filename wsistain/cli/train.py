@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from wsistain.runtime.say import say
+
 
 def train(
     config: Annotated[
@@ -47,7 +49,7 @@ def train(
 
     weights = run_training(cfg, folder, tiny=tiny, resume=resume, overwrite=overwrite)
     if os.environ.get("RANK", "0") == "0":  # one line, not one a process
-        typer.echo(f"weights: {weights}")
+        say(f"weights: {weights}")
 
 
 def register(app: typer.Typer) -> None:

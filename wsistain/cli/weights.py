@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from wsistain.runtime.say import say
+
 if TYPE_CHECKING:
     from wsistain.weights.importing import ImportReport
 
@@ -55,10 +57,10 @@ def register(app: typer.Typer) -> None:
 
 
 def _print_rows(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    typer.echo(title)
+    say(title)
     widths = [max(len(r[i]) for r in (columns, *rows)) for i in range(len(columns))]
     for row in (columns, *rows):
-        typer.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def list_weights(
@@ -87,7 +89,7 @@ def list_weights(
             rows.append((name, header.system, ",".join(header.markers), f"{header.mpp:g}", header.training_data))
     _print_rows("Here:", ("name", "system", "marker", "um/px", "training data"), rows)
     for line in damaged:
-        typer.echo(line)
+        say(line)
     entries = [e for e in CATALOGUE.values() if e.name not in installed_files() and wanted in (None, e.marker)]
     columns = ("name", "system", "marker", "um/px", "how", "licence")
     _print_rows(
@@ -98,7 +100,7 @@ def list_weights(
             for e in entries
         ],
     )
-    typer.echo(f"\nInstalled weights lie in {installed_folder()}")
+    say(f"\nInstalled weights lie in {installed_folder()}")
 
 
 def show(name: str = typer.Argument(..., help="A name of 'weights list', or a weights file.")) -> None:
@@ -123,8 +125,8 @@ def show(name: str = typer.Argument(..., help="A name of 'weights list', or a we
             else f"save the generator's checkpoint with a browser, then: wsistain weights import FILE --as {name}"
         )
     for key, value in facts.items():
-        typer.echo(f"{key:>18}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
-    typer.echo(ending)
+        say(f"{key:>18}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    say(ending)
 
 
 def _report(name: str, report: "ImportReport") -> None:
@@ -132,14 +134,12 @@ def _report(name: str, report: "ImportReport") -> None:
 
     header = read_header(report.path)
     folded = f", {report.n_folded} spectrally normalised kernels folded" if report.n_folded else ""
-    typer.echo(f"{report.n_tensors} tensors matched{folded}, none missing")
+    say(f"{report.n_tensors} tensors matched{folded}, none missing")
     if report.surplus:
-        typer.echo(
-            f"{len(report.surplus)} left out because the network computes them itself: {', '.join(report.surplus)}"
-        )
-    typer.echo(f"licence: {header.licence}")
-    typer.echo(f"run: wsistain run SLIDE --marker {header.markers[0]} --weights {name}")
-    typer.echo(f"weights: {report.path}")
+        say(f"{len(report.surplus)} left out because the network computes them itself: {', '.join(report.surplus)}")
+    say(f"licence: {header.licence}")
+    say(f"run: wsistain run SLIDE --marker {header.markers[0]} --weights {name}")
+    say(f"weights: {report.path}")
 
 
 def import_weights(
@@ -203,8 +203,8 @@ def fetch(
         raise OutputError(f"{name} is installed already; pass --overwrite to fetch it again")
     if entry.mpp is None and mpp is None:
         raise WeightsError(f"{name}: {entry.note or 'its um per px is not known'}; pass --mpp")
-    typer.echo(f"{entry.method}, {entry.marker}, trained on {entry.training_data}")
-    typer.echo(f"licence: {entry.licence}\npublished at {entry.page}")
+    say(f"{entry.method}, {entry.marker}, trained on {entry.training_data}")
+    say(f"licence: {entry.licence}\npublished at {entry.page}")
     if not accept_license:
         if not sys.stdin.isatty():
             raise WeightsError(f"the licence of {name} has to be accepted: pass --accept-license")

@@ -7,6 +7,7 @@ from typing import Any
 from wsistain.errors import DataError, OutputError
 from wsistain.evaluation.report import write_results
 from wsistain.evaluation.tables import Results
+from wsistain.runtime.files import local_path
 
 _SAME = ("marker", "layout", "split", "n_pairs", "n_slides", "sizes", "limit")
 
@@ -57,7 +58,7 @@ def leaderboard(folder: str | Path, output: str | Path, *, overwrite: bool = Fal
 
     Raises DataError when there are none, or they do not belong together; OutputError when `output` holds results.
     """
-    folder, output = Path(folder), Path(output)
+    folder, output = Path(folder), local_path(output)
     if (output / "results.json").exists() and not overwrite:
         raise OutputError(f"{output} holds results already; choose another --output or pass --overwrite")
     paths = [p for p in sorted(folder.rglob("results.json")) if p.parent.resolve() != output.resolve()]

@@ -24,7 +24,7 @@ from wsistain.evaluation.summary import Estimate, SlideBootstrap, summarise
 from wsistain.evaluation.tables import Results, pairs_to_csv, to_csv, to_markdown
 from wsistain.evaluation.truth import PhantomTruth, cell_table, gather_cells, read_truth, truth_facts
 from wsistain.markers import Marker, find_marker
-from wsistain.runtime.files import reporting, write_text
+from wsistain.runtime.files import local_path, reporting, write_text
 
 Progress = Callable[[str, int, int], None]
 Table = dict[str, Estimate]
@@ -71,7 +71,7 @@ def evaluate(
     """
     started = time.monotonic()
     known = find_marker(marker)
-    folder = None if output is None else Path(output)
+    folder = None if output is None else local_path(output)
     refs = _choose(Path(data_root), layout, known, split, limit)
     if folder is not None:
         _refuse_existing(folder, overwrite)

@@ -1,7 +1,5 @@
 """Finished slides: seams, stain map, tissue area, and how they compare with a real IHC slide of the same block."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +21,8 @@ from wsistain.evaluation.seams import SeamCounter
 from wsistain.evaluation.stain_map import StainMap, map_stain
 from wsistain.evaluation.tables import markdown_table
 from wsistain.output.reading import read_stain
-from wsistain.runtime.files import replacing, reporting, write_bytes, write_text
+from wsistain.runtime.files import local_path, replacing, reporting, write_bytes, write_text
+from wsistain.runtime.spreadsheet import csv_text
 from wsistain.slide.base import RGB, Slide
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import choose_sampling, read_window
@@ -67,14 +66,12 @@ def evaluate_slides(
 
     Raises OutputError, SlideError, DataError (nothing to register) or ConfigError.
     """
-    folder = None if output is None else Path(output)
+    folder = None if output is None else local_path(output)
     if not slides:
         raise ConfigError("there are no slides to evaluate")
     if folder is not None and (folder / "results.json").exists() and not overwrite:
         raise OutputError(f"{folder} holds results already; choose another --output or pass --overwrite")
-    names = [_name(Path(s)) for s in slides]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two slides are called alike: {', '.join(n for n in names if names.count(n) > 1)}")
+    names = _names([Path(s) for s in slides])
     reports = [_evaluate_slide(Path(s), n, marker, progress) for s, n in zip(slides, names, strict=True)]
     if reference is not None:
         real = open_slide(reference, mpp=mpp)
@@ -105,6 +102,30 @@ CONVENTIONS = {
     "area_r_256um": "the same for squares of 256 um",
     "residual_um": "local displacements left after the affine map, by phase correlation of windows with structure",
 }
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What each slide is called in the report: its file name, and where two meet the folders above it that tell them apart.
+
+    Raises ConfigError for a slide that is given twice.
+    """
+    places = [path.resolve() for path in paths]
+    twice = [str(path) for path, place in zip(paths, places, strict=True) if places.count(place) > 1]
+    if twice:
+        raise ConfigError(
+            f"two slides are called alike, since they are one: {twice[0]} is given twice; name every slide once"
+        )
+    places = [path.absolute() for path in paths]
+    names = [_name(place) for place in places]
+    for above in range(2, max(len(place.parts) for place in places)):
+        lowered = [name.lower() for name in names]
+        if len(set(lowered)) == len(lowered):
+            break
+        names = [
+            ".".join((*place.parts[-above:-1], _name(place)))[-160:] if lowered.count(name.lower()) > 1 else name
+            for place, name in zip(places, names, strict=True)
+        ]
+    return [name if names.count(name) == 1 else f"{name}.{k + 1}" for k, name in enumerate(names)]
 
 
 def _name(path: Path) -> str:
@@ -363,13 +384,9 @@ def _write(results: dict[str, Any], reports: Sequence[SlideReport], folder: Path
     """The files of a slide report, results.json last. Raises OutputError."""
     header, rows = _rows(results)
     flat = [_flat(s) for s in results["slides"]]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(dict.fromkeys(k for f in flat for k in f)), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(flat)
     conventions = "".join(f"- `{k}`: {v}.\n" for k, v in CONVENTIONS.items())
     texts = {
-        "results.csv": table.getvalue(),
+        "results.csv": csv_text(list(dict.fromkeys(k for f in flat for k in f)), flat),
         "results.md": f"# Virtual slides\n\n{markdown_table(header, rows)}\n## Conventions\n\n{conventions}",
         "report.html": _html(results, reports),
         "results.json": json.dumps(results, indent=2, allow_nan=False) + "\n",

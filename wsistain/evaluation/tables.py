@@ -1,12 +1,11 @@
 """Results as CSV, and as Markdown tables in the form of the papers."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wsistain.evaluation.metrics import METRICS, PAPER_COLUMNS, Metric
+from wsistain.runtime.spreadsheet import csv_text
 
 Results = dict[str, Any]
 
@@ -56,17 +55,16 @@ def to_csv(results: Results) -> str:
     columns = ["system", "kind", "level"]
     for name in names:
         columns += [name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    rows = []
     for system, facts in results["systems"].items():
         for level, table in {"all": facts["metrics"], **facts["levels"]}.items():
-            row: list[Any] = [system, facts["kind"], level]
+            row: dict[str, Any] = {"system": system, "kind": facts["kind"], "level": level}
             for name in names:
                 entry = table.get(name)
-                row += [""] * 4 if entry is None else [entry[k] for k in ("value", "ci_low", "ci_high", "n")]
-            writer.writerow(["" if v is None else v for v in row])
-    return text.getvalue()
+                if entry is not None:
+                    row |= {name: entry["value"], **{f"{name}_{k}": entry[k] for k in ("ci_low", "ci_high", "n")}}
+            rows.append(row)
+    return csv_text(columns, rows)
 
 
 def pairs_to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -74,11 +72,7 @@ def pairs_to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     columns: dict[str, None] = {}
     for row in rows:
         columns |= dict.fromkeys(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(list(columns), rows)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

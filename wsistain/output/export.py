@@ -25,7 +25,7 @@ from wsistain import __version__
 from wsistain.errors import OutputError
 from wsistain.output.reading import StoredStain, open_level, read_stain, read_window
 from wsistain.runtime.ahead import in_order, thread_pool
-from wsistain.runtime.files import replacing, reporting
+from wsistain.runtime.files import local_path, replacing, reporting
 
 _WINDOW = 2048
 """Columns read at a time, px."""
@@ -66,7 +66,7 @@ def export_ome_tiff(
     Memory holds a few windows of 2048 px by a row of tiles per thread. Raises OutputError when the input is not a
     finished stain, the output exists or cannot be written, or an argument is out of range.
     """
-    target = Path(tiff_path)
+    target = local_path(tiff_path)
     if not 1 <= quality <= 100:
         raise OutputError(f"JPEG quality {quality} is not in 1 to 100; try 90")
     if threads < 1:
@@ -76,6 +76,8 @@ def export_ome_tiff(
     if not target.name.lower().endswith((".tif", ".tiff")):
         raise OutputError(f"{target} does not end in .ome.tif; viewers choose their reader by that name")
     stain = read_stain(zarr_path)
+    if target.exists() and target.samefile(zarr_path):
+        raise OutputError(f"{target} is the stain itself; choose another name for the export")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists; pass --overwrite to replace it or choose another name")
     encode = _deflate_tile if lossless else _jpeg_encoder(quality)

@@ -23,7 +23,7 @@ from wsistain.phantom.render import PRODUCTS, Product
 from wsistain.phantom.tables import Attainable, Name, cell_table, write_table, write_tables
 from wsistain.phantom.tiff import write_pyramid
 from wsistain.phantom.together import Together
-from wsistain.runtime.files import write_bytes, write_json
+from wsistain.runtime.files import local_path, write_bytes, write_json
 
 RGB = NDArray[np.uint8]
 BLOCK_PX, WIDE_PX = 1024, 16_384
@@ -111,7 +111,7 @@ def make_slide(
     manifest.json into `folder`; with `he_only` he_a.tiff and manifest.json alone, and the truth stays unknown until a
     later call makes the rest. Files that are finished already are kept when the manifest's parameters agree. The bytes do not depend on `workers`. Raises OutputError (other parameters there, not writable).
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     parameters = {"format": FORMAT, "kind": "slide", **config.facts()}
     manifest = begin(folder, parameters, overwrite=overwrite)
     reach = Attainable(config.marker)
@@ -285,7 +285,7 @@ def make_patches(
             "slides": slides, "seed": seed, "mpp": mpp, "visibility": visibility,
             "contrast": contrast, "pairing": pairing, "quality": quality,
         }  # fmt: skip
-        folder = Path(root) / marker.name
+        folder = local_path(root) / marker.name
         manifest = begin(folder, parameters, overwrite=overwrite)
         jobs = _plan(folder / "TrainValAB", parameters, overwrite)
         with mapper(workers) as run:

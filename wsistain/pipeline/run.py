@@ -17,8 +17,10 @@ from wsistain.markers import find_marker
 from wsistain.output.journal import Journal, open_journal
 from wsistain.output.layout import WORK
 from wsistain.output.metadata import write_metadata
+from wsistain.output.names import output_name
 from wsistain.output.preview import write_preview
 from wsistain.output.pyramid import finish_pyramid
+from wsistain.output.recognise import refuse_virtual
 from wsistain.output.store import OutputSpec, create_output
 from wsistain.pipeline.graph import (
     LOCAL_AHEAD,
@@ -31,7 +33,7 @@ from wsistain.pipeline.graph import (
 )
 from wsistain.pipeline.report import RunReport, Tally, make_report, provenance
 from wsistain.pipeline.tasks import Job, Written, release_kits
-from wsistain.runtime.files import reporting, write_json
+from wsistain.runtime.files import local_path, reporting, write_json
 from wsistain.runtime.heap import share_arenas
 from wsistain.slide.base import Slide, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
@@ -103,11 +105,6 @@ def plan_groups(
     return groups
 
 
-def output_name(slide: str, marker: str) -> str:
-    """Stem of everything that a run writes for a slide and marker: `<slide stem>.<MARKER>`."""
-    return f"{Path(slide.rstrip('/')).name.removesuffix('.ome.zarr').rsplit('.', 1)[0]}.{marker}"
-
-
 def preview_path(output: OutputSpec) -> Path:
     """Where the preview of an output lies: beside it."""
     return Path(f"{output.path.removesuffix('.ome.zarr')}.preview.jpg")
@@ -154,10 +151,12 @@ def run(
     Raises WsistainError children; what was finished before an error can be resumed.
     """
     share_arenas()
-    config = config or RunConfig()
+    config, folder = config or RunConfig(), local_path(output)
     names = [m.strip() for m in markers.split(",")] if isinstance(markers, str) else list(markers)
     wanted = list(dict.fromkeys(find_marker(m).name for m in names))
     specs = [make_spec(config, m) for m in wanted]
+    if config.direction == "he-to-ihc":
+        refuse_virtual(slide)
     opened = open_slide(slide, mpp=config.mpp, reader=config.reader)
     try:
         groups = plan_groups(opened, specs, config, region or roi, crop=roi is None)
@@ -166,7 +165,7 @@ def run(
         reports = []
         with connect(scheduler, workers) as client:
             for group in groups:
-                reports += _run_group(opened, group, Path(output), config, resume, overwrite, client, on_event)
+                reports += _run_group(opened, group, folder, config, resume, overwrite, client, on_event)
         return reports
     finally:
         release_kits()

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,23 @@ _REASONS = {
     errno.EIO: "the disk reported an error; look at its health and {retry}",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n) and {retry}",
 }
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/:]")
+
+
+def local_path(path: Path | str) -> Path:
+    """`path` of something to write. OutputError for a URL: results are written to local and mounted folders only.
+
+    As a path `s3://bucket/x` would be a folder called `s3:` in the current one.
+    """
+    if _URL.match(str(path)):
+        text = re.sub(r":/+", "://", str(path), count=1)
+        raise OutputError(
+            f"{text} is a URL, and results are written to local folders only; write to a folder here (or a mounted bucket) "
+            "and copy it there, for example with 'aws s3 sync' or 'rclone copy'"
+        )
+    return Path(path)
 
 
 @contextmanager
@@ -77,8 +95,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file of UTF-8 text in one move. OSError passes through."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a small file of UTF-8 text in one move; what is no text, as in names of files, as escapes. OSError passes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, values: Any, *, indent: int | None = 2, sort_keys: bool = False) -> None:

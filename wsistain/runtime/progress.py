@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import typer
+from wsistain.runtime.say import say
 
 if TYPE_CHECKING:
     from wsistain.pipeline.run import RunEvent
@@ -65,7 +65,7 @@ class RunProgress:
         elif event.done and now - self._last >= PLAIN_SECONDS and event.done < event.total:
             self._last = now
             left = (event.total_megapixels - event.megapixels) / rate if rate > 0 else float("nan")
-            typer.echo(
+            say(
                 f"{event.stage}: block {event.done} of {event.total}, {event.megapixels:.0f} of "
                 f"{event.total_megapixels:.0f} MP, {rate:.1f} MP/s, {left:.0f} s left",
                 err=True,

@@ -16,7 +16,7 @@ from wsistain.data.layouts import PatchRef, split_report
 from wsistain.data.patches import Look, check_patches, load_patches
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.markers import Marker, find_marker
-from wsistain.runtime.files import reporting, write_json, write_text
+from wsistain.runtime.files import local_path, reporting, write_json, write_text
 from wsistain.systems import find_system
 from wsistain.systems.base import Reversible
 from wsistain.training.samples import SheetRow, sheet_rows
@@ -98,6 +98,7 @@ def tiny_config(cfg: TrainConfig, options: type[Strict]) -> TrainConfig:
 
 def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     """OutputError naming --resume and --overwrite where a run is in `output` and neither was given; writes nothing."""
+    local_path(output)
     if resume and overwrite:
         raise OutputError("--resume and --overwrite exclude each other")
     present = [name for name in _OURS if (output / name).exists()]

@@ -22,7 +22,7 @@ from wsistain.networks.resnet import ResnetGenerator
 from wsistain.networks.turbo import SIZE_MULTIPLE
 from wsistain.networks.unet import UnetGenerator
 from wsistain.published.catalogue import CATALOGUE, installed_folder
-from wsistain.runtime.files import reporting
+from wsistain.runtime.files import local_path, reporting
 from wsistain.systems import SYSTEMS, find_system
 from wsistain.weights.file import SUFFIX, Header, file_hash, load_network, match_tensors, save_weights
 from wsistain.weights.import_atst import ATST_KINDS, convert_atst
@@ -243,7 +243,7 @@ def import_checkpoint(
             f"the um per px that {name} was trained at is not known; pass --mpp, for example --mpp 0.4661"
         )
     target = output or installed_folder() / f"{name if entry else f'{name}-{stains.lower()}'}{SUFFIX}"
-    if target.exists() and not overwrite:
+    if local_path(target).exists() and not overwrite:
         raise OutputError(f"{target} exists; pass --overwrite to replace it")
     digest = file_hash(path) if path.is_file() else ""
     if entry and entry.sha256 and digest and digest != entry.sha256:

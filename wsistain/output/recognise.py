@@ -1,0 +1,139 @@
+"""Is this file a virtual stain of ours? One test for every form in which a stain leaves: OME-Zarr, OME-TIFF, picture.
+
+A stain stained again is the fault that nobody sees: the result looks like tissue. So every form carries where it comes
+from inside, and whoever wants an H&E slide asks here. The name of a file makes it none, with one exception: previews
+written before they carried anything are known by theirs alone.
+"""
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import tifffile
+from PIL import Image
+
+from wsistain import __version__
+from wsistain.errors import SlideError
+
+KEY = "wsistain"
+"""Under this key the metadata of every form holds the provenance."""
+
+_PREVIEW = re.compile(r".+\.[A-Za-z0-9_-]+\.preview\.jpe?g", re.DOTALL)
+_MOST_BYTES = 16 << 20
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SyntaxError)
+_IMAGE_DESCRIPTION, _SOFTWARE = 270, 305  # Exif and TIFF tags
+
+
+def comment_of(provenance: dict[str, Any]) -> bytes:
+    """The comment by which a JPEG of a stain is known again: plain JSON with the facts that identify the stain."""
+    facts = {name: provenance[name] for name in ("marker", "system", "statement", "slide") if name in provenance}
+    return json.dumps({KEY: {"wsistain": __version__, **facts, "virtual": True}}, sort_keys=True).encode("ascii")
+
+
+def exif_of(provenance: dict[str, Any]) -> Image.Exif:
+    """The same for programs that show Exif and drop comments."""
+    exif = Image.Exif()
+    exif[_IMAGE_DESCRIPTION] = comment_of(provenance).decode("ascii")
+    exif[_SOFTWARE] = f"wsistain {__version__}"
+    return exif
+
+
+def virtual_stain(path: Path | str) -> str | None:
+    """What a file or folder is, in words ("a virtual ER stain"), when wsistain made it as one; None otherwise.
+
+    path : a local path; None for what is missing, damaged, or a URL: to refuse those is the readers' work.
+    """
+    if "://" in str(path):
+        return None
+    path = Path(path)
+    try:
+        if path.is_dir():
+            found = _of_zarr(path)
+        elif stat.S_ISREG(path.stat().st_mode):
+            found = _of_file(path)
+        else:
+            found = None
+    except _DAMAGED:
+        found = None
+    if found is None:
+        return None
+    marker = found.get("marker")
+    return f"a virtual {marker} stain" if isinstance(marker, str) and len(marker) <= 40 else "a virtual stain"
+
+
+def refuse_virtual(path: Path | str) -> None:
+    """SlideError when `path` is a virtual stain of ours, where an H&E slide is wanted."""
+    what = virtual_stain(path)
+    if what is not None:
+        raise SlideError(
+            f"{path} is {what} that wsistain made, not an H&E slide; name the H&E slide, "
+            "or pass --direction ihc-to-he if it is meant as IHC"
+        )
+
+
+def _of_zarr(folder: Path) -> dict[str, Any] | None:
+    for name in ("zarr.json", ".zattrs"):
+        text = _small(folder / name)
+        if text is not None:
+            values = json.loads(text)
+            return _ours(values.get("attributes", {}) if name == "zarr.json" else values)
+    return None
+
+
+def _of_file(path: Path) -> dict[str, Any] | None:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        with tifffile.TiffFile(path) as tiff:
+            return _of_text(str(tiff.pages.first.description))
+    if head.startswith(b"\xff\xd8\xff") and _PREVIEW.fullmatch(path.name):
+        return _of_picture(path) or {}
+    return _of_picture(path) if head.startswith((b"\xff\xd8\xff", b"\x89PNG")) else None
+
+
+def _of_picture(path: Path) -> dict[str, Any] | None:
+    """From the comment, Exif or text chunk of a JPEG or PNG; only its header is read."""
+    with Image.open(path, formats=["JPEG", "PNG"]) as picture:
+        texts = [picture.info.get("comment"), picture.info.get(KEY), picture.getexif().get(_IMAGE_DESCRIPTION)]
+    for text in texts:
+        words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        found = _of_text(words) if isinstance(words, str) else None
+        if found is not None:
+            return found
+    return None
+
+
+def _of_text(text: str) -> dict[str, Any] | None:
+    """From JSON as in our comments, or OME-XML with a map annotation of ours."""
+    if KEY not in text or len(text) > _MOST_BYTES:
+        return None
+    if text.lstrip().startswith("{"):
+        return _ours(json.loads(text))
+    for node in ElementTree.fromstring(text.strip("\0")).iter():
+        if node.tag.rpartition("}")[2] == "MapAnnotation" and node.get("Namespace") == KEY:
+            facts = {m.get("K"): m.text for m in node.iter() if m.tag.rpartition("}")[2] == "M"}
+            if facts.get("virtual") == "true":
+                return {str(name): value for name, value in facts.items()}
+    return None
+
+
+def _ours(values: Any) -> dict[str, Any] | None:
+    found = values.get(KEY) if isinstance(values, dict) else None
+    return found if isinstance(found, dict) and found.get("virtual") is True else None
+
+
+def _small(path: Path) -> bytes | None:
+    """The bytes of a regular file of metadata; None where it is none, or larger than metadata is."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO without a writer would wait for ever
+    except OSError:
+        return None
+    with os.fdopen(handle, "rb") as file:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MOST_BYTES:
+            return None
+        return file.read()
