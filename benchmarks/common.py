@@ -93,7 +93,7 @@ def random_resnet(folder: Path, *, ngf: int = 64, n_blocks: int = 6, tile_px: in
             mpp=0.5,
             tile_px=tile_px,
             size_multiple=4,
-            halo_px=network.halo_px,
+            halo_px=network.facts.halo_px,
             training_data="none: random values, for timing",
         )
         save_weights(path, header, network.state_dict())

@@ -68,7 +68,7 @@ def cost(weights: Path, patches: list[Any], marker: str, mpp: float, device: str
         start = clock()
         shown.stain(he)
         seconds += clock() - start
-        sizes = [round(n * shown.scale) + -round(n * shown.scale) % stainer.size_multiple for n in he.shape[:2]]
+        sizes = [round(n * shown.scale) + -round(n * shown.scale) % stainer.facts.size_multiple for n in he.shape[:2]]
         windows += len(Windows([(0, 0)], *sizes, stainer.sampling.window, stainer.sampling.window_stride).places())
     return {
         "passes": passes["score"] / windows,

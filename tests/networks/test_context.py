@@ -19,7 +19,7 @@ def test_window_means_equal_numpy_and_leave_out_what_lies_outside():
 def test_a_tile_with_its_halo_equals_one_pass_and_a_smaller_halo_does_not():
     torch.manual_seed(0)
     network = ContextResnet(2, 4, (5, 9), 11).eval().double()
-    halo = network.halo_px
+    halo = network.facts.halo_px
     margin = -(-halo // 4) * 4
     x = torch.rand(1, 3, 2 * margin + 96, 2 * margin + 64, dtype=torch.float64) * 2 - 1
     with torch.no_grad():

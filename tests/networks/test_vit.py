@@ -173,7 +173,7 @@ def test_an_image_smaller_than_a_window_is_mirrored_up_to_one(shape):
     cols = [i if i < shape[1] else 2 * shape[1] - 1 - i for i in cols]
     whole = windowed(x[..., rows, :][..., cols])
     torch.testing.assert_close(windowed(x), whole[..., : shape[0], : shape[1]])
-    assert windowed.least_px == 16
+    assert windowed.facts.least_px == 16
 
 
 def test_a_patch_that_does_not_fit_the_decoder_is_refused():

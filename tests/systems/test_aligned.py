@@ -56,7 +56,7 @@ def test_the_header_builds_the_network_with_its_windows():
     again.load_state_dict(system.generator_state())
     x = torch.rand(1, 3, 32, 48) * 2 - 1
     assert torch.equal(again.eval()(x), system.generator().eval()(x))
-    assert again.halo_px > generator_network({"n_blocks": 1, "ngf": 4}).halo_px
+    assert again.facts.halo_px > generator_network({"n_blocks": 1, "ngf": 4}).facts.halo_px
 
 
 def test_glass_lies_beyond_a_straight_edge_in_both_pictures_of_the_share():

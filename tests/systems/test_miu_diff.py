@@ -466,7 +466,8 @@ def test_the_paper_builds_the_published_size():
     with torch.device("meta"):
         network = generator_network({})
     assert count_parameters(network.score) == 113_673_219
-    assert (network.size_multiple, network.tile_px, network.norm) == (32, 1024, "tile")
+    facts = network.facts
+    assert (facts.size_multiple, facts.tile_px, facts.norm, facts.takes_positions) == (32, 1024, "tile", True)
 
 
 def test_training_through_the_loop_saves_the_mean_of_both_networks(tmp_path):

@@ -300,12 +300,7 @@ def test_crops_larger_than_patches_are_refused(tmp_path: Path) -> None:
         train(tiny_run(tmp_path / "data", data={"load_px": 72}), tmp_path / "run", tiny=True)
 
 
-def test_masks_reach_a_system_that_asks_for_them(
-    tmp_path: Path, patches: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pix2pix.Config, "needs_mask", True, raising=False)
-    with pytest.raises(ConfigError, match=r"set data\.masks to their folder"):
-        train(tiny_run(patches), tmp_path / "run", tiny=True)
+def test_masks_of_the_data_reach_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_mist(tmp_path / "data", n_train=2, n_val=2)
     for part in ("train", "val"):
         for path in (data / "ER" / "TrainValAB" / f"{part}A").iterdir():

@@ -37,7 +37,7 @@ CASES = {
 
 def theirs_halo(system):
     case = CASES[system]
-    return ResnetGenerator(case["n_blocks"], 2, blur=case["blur"]).halo_px
+    return ResnetGenerator(case["n_blocks"], 2, blur=case["blur"]).facts.halo_px
 
 
 @pytest.mark.parametrize("system", CASES)

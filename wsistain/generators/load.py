@@ -93,11 +93,12 @@ def build_generator(
     if spec.weights == "identity":
         return IdentityGenerator(spec)
     from wsistain.generators.network import NetworkGenerator
+    from wsistain.networks.facts import Seeded
     from wsistain.weights.file import load_network
 
     network, header = load_network(Path(spec.weights))
-    if spec.seed is not None and hasattr(network, "seed"):
-        network.seed = spec.seed  # type: ignore[assignment]
+    if spec.seed is not None and isinstance(network, Seeded):
+        network.seed = spec.seed
     return NetworkGenerator(
         network,
         spec,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wsistain.errors import ConfigError, WsistainError
 from wsistain.generators.spec import GeneratorSpec
+from wsistain.networks.facts import facts_of
 from wsistain.networks.slide_norm import NormField, Where, freeze, norm_layers, pooled_statistics
 from wsistain.runtime.heap import keep_freed_memory
 
@@ -32,6 +33,12 @@ def choose_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"device {device!r} is not supported; wanted auto, cpu, cuda or cuda:N")
     return chosen
+
+
+class _Threads(threading.local):
+    """Has this thread told torch to use one thread?"""
+
+    is_set = False
 
 
 class NetworkGenerator:
@@ -60,9 +67,9 @@ class NetworkGenerator:
             raise ConfigError(f"precision {wanted!r} is not known; wanted one of {', '.join(PRECISIONS)}")
         self.precision = wanted
         self.network = network.eval().requires_grad_(False).to(self._device)
-        self._takes_positions = bool(getattr(network, "takes_positions", False))
+        self._takes_positions = facts_of(network).takes_positions
         self._where: Where | None = None
-        self._threads = threading.local()
+        self._threads = _Threads()
         if self._device.type == "cpu":
             keep_freed_memory()
         else:
@@ -112,7 +119,7 @@ class NetworkGenerator:
 
     def _one_thread(self) -> None:
         # results of a convolution may change in the last bit with the number of threads; tiles are the parallel unit
-        if not getattr(self._threads, "is_set", False):
+        if not self._threads.is_set:
             torch.set_num_threads(1)
             self._threads.is_set = True
 

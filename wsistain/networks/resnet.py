@@ -10,11 +10,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from wsistain.networks.facts import NetworkFacts, norm_by_layers
 from wsistain.networks.layers import BlurDown, BlurUp, Norm, ResidualBlock, conv2d, initialise, norm2d
 from wsistain.networks.receptive_field import receptive_radius
 
 CUT_TAPS = (0, 4, 8, 12, 16)
 """Layers whose outputs the contrastive losses compare: padded RGB, two convolutions, 1st and 5th residual block."""
+
+SIZE_MULTIPLE = 4
 
 
 class ResnetGenerator(nn.Module):
@@ -29,8 +32,6 @@ class ResnetGenerator(nn.Module):
 
     Maps float (b, 3, h, w) in [-1, 1] to the same; h and w must be multiples of 4.
     """
-
-    size_multiple = 4
 
     def __init__(
         self,
@@ -82,7 +83,6 @@ class ResnetGenerator(nn.Module):
                 widths += [width] * 3
         layers += [nn.ReflectionPad2d(3), conv(ngf, out_channels, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
-        self.norm = "instance" if norm == "instance" else "frozen"  # as the header of a weights file says it
         self._widths = (*widths, ngf, out_channels, out_channels)
         self._shape = (n_blocks, norm, blur)
         initialise(self)
@@ -92,9 +92,9 @@ class ResnetGenerator(nn.Module):
         return tuple(self._widths[tap] for tap in taps)
 
     @property
-    def halo_px(self) -> int | None:
-        """Radius of the receptive field with norm statistics taken as fixed, px: the halo that makes tiling exact."""
-        return _halo(*self._shape)
+    def facts(self) -> NetworkFacts:
+        """Edges in multiples of 4; exact with a halo of the receptive field once its statistics are fixed."""
+        return NetworkFacts(norm_by_layers(self), size_multiple=SIZE_MULTIPLE, halo_px=_halo(*self._shape))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.model(x)
@@ -125,4 +125,4 @@ class ResnetGenerator(nn.Module):
 def _halo(n_blocks: int, norm: Norm, blur: bool) -> int | None:
     """Receptive-field radius of every ResNet of this shape: it does not depend on the width, so one channel tells."""
     narrow = ResnetGenerator(n_blocks, 1, norm=norm, blur=blur)
-    return receptive_radius(narrow, ResnetGenerator.size_multiple)
+    return receptive_radius(narrow, SIZE_MULTIPLE)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wsistain.networks.facts import NetworkFacts
 from wsistain.networks.layers import ResidualBlock, initialise
 
 UNUSED_PREFIXES = ("out_pathology_path.", "res_blocks_a.", "upa1.", "upa2.", "upa3.", "out_style_path_a.")
@@ -82,8 +83,12 @@ class StainUNet(nn.Module):
         self.res_blocks_2 = nn.Sequential(*(ResidualBlock(w[3], "instance") for _ in range(n_residual)))
         self.up1, self.up2, self.up3 = Up(w[3], w[2]), Up(w[2], w[1]), Up(w[1], w[0])
         self.out_style_path = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(w[0], 3, 7), nn.Tanh())
-        self.size_multiple = 8
         initialise(self, "normal")  # CycleGAN's start
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """Three halvings; instance norm."""
+        return NetworkFacts("instance", size_multiple=8)
 
     def forward(self, x: Tensor) -> Tensor:
         full = self.inc(x)

@@ -22,9 +22,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wsistain.errors import WeightsError
+from wsistain.networks.facts import NetworkFacts
 
 LAST_STEP = 999
 SIZE_MULTIPLE = 64  # eight-fold reduction in the VAE times eight-fold in the U-Net
+TURBO_FACTS = NetworkFacts("tile", size_multiple=SIZE_MULTIPLE)
+"""Group norm and attention: statistics of the tile that cannot be frozen."""
 
 UNET_TARGETS = (
     *("to_q", "to_k", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_in", "conv_shortcut", "conv_out"),
@@ -177,9 +180,6 @@ class OneStepTranslator(nn.Module):
     prompt: Tensor
     step: Tensor
 
-    size_multiple = SIZE_MULTIPLE
-    norm = "tile"  # group norm and attention: statistics of the tile that cannot be frozen
-
     def __init__(
         self,
         unet: nn.Module,
@@ -193,6 +193,11 @@ class OneStepTranslator(nn.Module):
         self.input_range, self.whole = input_range, whole
         self.register_buffer("prompt", prompt)
         self.register_buffer("step", torch.tensor(LAST_STEP), persistent=False)
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """Those of every such translator."""
+        return TURBO_FACTS
 
     def forward(self, image: Tensor, sample: bool = False) -> Tensor:
         """The translated image; `sample` draws the latent from its posterior instead of taking the mean."""

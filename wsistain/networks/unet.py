@@ -6,6 +6,7 @@ Source: Isola et al. 2017 (arXiv:1611.07004); sizes of junyanz/pytorch-CycleGAN-
 import torch
 from torch import Tensor, nn
 
+from wsistain.networks.facts import NetworkFacts, norm_by_layers
 from wsistain.networks.layers import Norm, initialise, norm2d
 
 
@@ -29,8 +30,7 @@ class UnetGenerator(nn.Module):
         super().__init__()
         if n_levels < 2:
             raise ValueError(f"n_levels is {n_levels}, wanted at least 2")
-        self.size_multiple = 2**n_levels
-        self.norm = "instance" if norm == "instance" else "frozen"  # as the header of a weights file says it
+        self._n_levels = n_levels
         bias = norm == "instance"
         widths = [ngf * min(2**level, 8) for level in range(n_levels)]
         self.down = nn.ModuleList()
@@ -56,6 +56,11 @@ class UnetGenerator(nn.Module):
                     above.append(nn.Dropout(dropout))
             self.up.append(nn.Sequential(*above))
         initialise(self, "normal")
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """Every level halves the edges. The innermost sees the whole tile, so no halo makes tiling exact."""
+        return NetworkFacts(norm_by_layers(self), size_multiple=2**self._n_levels)
 
     def forward(self, x: Tensor) -> Tensor:
         skips = []

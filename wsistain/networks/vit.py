@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsistain.errors import WeightsError
+from wsistain.networks.facts import NetworkFacts, norm_by_layers
 from wsistain.networks.layers import ResidualBlock
 from wsistain.networks.slide_norm import FieldNorm
 from wsistain.published.tensors import read_published
@@ -305,7 +306,7 @@ def _mirrored(n: int, least: int) -> list[int]:
 class Windowed(nn.Module):
     """Applies a fixed-size network on overlapping windows: float (b, 3, h, w) to the same.
 
-    An image smaller than a window is mirrored at its right and lower border up to one; training wants `least_px`.
+    An image smaller than a window is mirrored at its right and lower border up to one; training wants a whole window.
 
     network  : maps (n, 3, window, window) to the same.
     stride   : step between windows, px.
@@ -333,7 +334,11 @@ class Windowed(nn.Module):
         self.window, self.stride, self.together, self.merge = window, stride, together, merge
         ramp = torch.sin(math.pi * (torch.arange(window) + 0.5) / window) ** 2
         self.register_buffer("weight", ramp[:, None] * ramp, persistent=False)
-        self.size_multiple, self.least_px = 1, window
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """Any size from a window up; the norm is that of the network inside."""
+        return NetworkFacts(norm_by_layers(self.network), least_px=self.window)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

@@ -21,7 +21,7 @@ from wsistain.markers import Marker
 from wsistain.networks.context import ContextResnet, reset_parameters
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.published.tensors import load_into, read_published
-from wsistain.systems.base import Batch, Progress, Update, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, weighted_sum
 
 
 class Weights(Strict):
@@ -32,7 +32,7 @@ class Weights(Strict):
     stain: float = 30.0
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """Network and optimiser."""
 
     tiny_crop_px: ClassVar[int] = 32

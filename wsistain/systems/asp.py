@@ -11,7 +11,7 @@ that stains it (the code encodes it again for the losses), real IHC without grad
 same positions (the code draws twice).
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
@@ -25,7 +25,7 @@ from wsistain.networks.layers import folded_state
 from wsistain.networks.patch_head import PatchHead, uniform_positions
 from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 from wsistain.systems.resnet_family import adam, check_taps, resnet_generator
 
 generator_network = resnet_generator
@@ -40,7 +40,7 @@ class Weights(Strict):
     gp: float = 10.0
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """Values of the paper (sec. 3) and its code."""
 
     n_blocks: int = Field(6, ge=1, le=64)
@@ -57,8 +57,6 @@ class Config(Strict):
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
     weights: Weights = Weights()
-
-    tiny_crop_px: ClassVar[int] = 64
 
     @model_validator(mode="after")
     def _taps_exist(self) -> "Config":

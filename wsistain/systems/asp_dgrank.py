@@ -20,7 +20,7 @@ There is no published code, so there is no `preset: official`. What the paper le
 `sampling: uniform` and `diffuse: false` switch the two changes off (Table 5).
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -38,7 +38,7 @@ from wsistain.networks.patch_head import PatchHead, attended_positions, uniform_
 from wsistain.networks.patchgan import PatchDiscriminator, TimeConditioning
 from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
 from wsistain.numerics import in_float32
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 from wsistain.systems.resnet_family import adam, check_taps, resnet_generator
 
 generator_network = resnet_generator
@@ -57,7 +57,7 @@ class Weights(Strict):
     gp: float = 10.0
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """Values of the paper (sec. 4.2), else of ASP and Diffusion-GAN."""
 
     n_blocks: int = Field(6, ge=1, le=64)
@@ -87,8 +87,6 @@ class Config(Strict):
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
     weights: Weights = Weights()
-
-    tiny_crop_px: ClassVar[int] = 64
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

@@ -24,7 +24,7 @@ Decided here; `official` is what the authors' code does:
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -51,7 +51,7 @@ from wsistain.optics.masks import (
     soft_mask,
 )
 from wsistain.optics.stains import to_unit
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 
 PATCH_GRID = 4  # 16 patches, of which the 4 most and the 4 least stained count (Eq. 3)
 
@@ -114,10 +114,8 @@ class AnnotationOptions(Strict):
         return Annotation(**self.model_dump())
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """Networks, masks and losses of ATST-Net."""
-
-    tiny_crop_px: ClassVar[int] = 64
 
     encoder: str | None = Field(None, description="path of PathoDuet's checkpoint_HE.pth, or random")
     g_ihc: VitOptions = VitOptions()

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from wsistain.config import Strict
+from wsistain.optics.masks import Annotation
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,25 @@ Update = Callable[[Optimizer, Tensor], None]
 """Clears gradients, runs backward on the loss, averages over processes, clips, steps. Given by the loop."""
 
 
+class SystemConfig(Strict):
+    """Base of every system's `Config`: what training reads of it besides the system's own options.
+
+    Each also has two class methods that take the user's options and give a `Config`: `preset(name, overrides)` with the
+    values of a preset ("paper", "official"), `tiny(overrides)` with the smallest networks for a smoke run.
+    """
+
+    tiny_crop_px: ClassVar[int] = 64
+    """Edge of the crops of a smoke run."""
+
+    def automatic_masks(self) -> Annotation | None:
+        """What the loop makes masks with before training; None where the system looks at none."""
+        return None
+
+
 class System(Protocol):
     """One published method while it trains: an `nn.Module` with named parts, its optimisers and its step.
 
-    Two attributes are read where a system has them: `ema_decay` (float; the loop keeps an exponential mean of the
-    generator's parameters and saves that) and `clip_norm` (float; gradients are clipped to this norm). A system's
-    `Config` may have the class variables `tiny_crop_px` (edge of the crops of a smoke run, default 64) and
-    `needs_mask` (True: `data.masks` must be set and `Batch.mask` is there).
+    Its `Config` is a `SystemConfig`. A system may also be `Averaged`, `Clipped` and `Reversible`.
     """
 
     optimizers: dict[str, Optimizer]
@@ -65,11 +80,7 @@ class System(Protocol):
         ...
 
     def generator(self) -> nn.Module:
-        """The network that stains: float (b, 3, h, w) in [-1, 1] to the same shape and range.
-
-        Where it has them, its attributes `size_multiple` (edges must be multiples of it), `halo_px` and `norm`
-        ("instance" or "frozen": whether statistics depend on the tile; else told by its layers) go into the header.
-        """
+        """The network that stains, a `networks.facts.StainingNetwork`: its facts go into the weights' header."""
         ...
 
     def header_options(self) -> dict[str, object]:
@@ -79,6 +90,20 @@ class System(Protocol):
     def generator_state(self) -> dict[str, Tensor]:
         """The tensors of that network: fit `generator_network(header_options())` exactly."""
         ...
+
+
+@runtime_checkable
+class Averaged(System, Protocol):
+    """A system of whose generator's parameters the loop keeps an exponential mean, and saves that."""
+
+    ema_decay: float
+
+
+@runtime_checkable
+class Clipped(System, Protocol):
+    """A system whose gradients the loop clips to this norm."""
+
+    clip_norm: float
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ Every image passes the encoder once a step: the features of H&E and IHC are thos
 images. With `flip_equivariance` the generator sees a mirrored H&E half of the time, and the upright one is encoded too.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
@@ -26,7 +26,7 @@ from wsistain.networks.layers import folded_state
 from wsistain.networks.patch_head import PatchHead, uniform_positions
 from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 from wsistain.systems.resnet_family import adam, check_taps, resnet_generator
 
 generator_network = resnet_generator
@@ -40,7 +40,7 @@ class Weights(Strict):
     nce_idt: float = Field(0.5, description="contrastive term on real IHC; 0 skips its pass through the generator")
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """Values of the paper (sec. 4.1 and appendix C) and its code."""
 
     n_blocks: int = Field(9, ge=1, le=64)
@@ -56,8 +56,6 @@ class Config(Strict):
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
     weights: Weights = Weights()
-
-    tiny_crop_px: ClassVar[int] = 64
 
     @model_validator(mode="after")
     def _taps_exist(self) -> "Config":

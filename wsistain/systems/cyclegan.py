@@ -12,7 +12,7 @@ Decided here:
 """
 
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -25,7 +25,7 @@ from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.networks.replay import ReplayPool
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.numerics import in_float32
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 
 
 class Weights(Strict):
@@ -36,10 +36,8 @@ class Weights(Strict):
     identity: float = 5.0  # paper, section 5.2: half the cycle's
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """Networks and optimisers of CycleGAN."""
-
-    tiny_crop_px: ClassVar[int] = 64
 
     n_blocks: int = 9  # paper, section 7.2: for 256 px and more
     ngf: int = 64

@@ -8,7 +8,7 @@ the critics a batch, each after a new forward pass: `turbo_steps`. Their critics
 named after the picture they are shown last; ours after the domain that they hold for real.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wsistain.config import Strict, preset_of
 from wsistain.markers import Marker
 from wsistain.networks.turbo import OneStepTranslator
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 from wsistain.systems.turbo_parts import (
     TINY,
     Translators,
@@ -45,10 +45,8 @@ class Weights(Strict):
     identity_lpips: float = 1.0
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """CycleGAN-Turbo's options; values of the authors' code and of their worked example."""
-
-    tiny_crop_px: ClassVar[int] = 64
 
     model: TurboModel = TurboModel()
     critic: TurboCritic = TurboCritic()

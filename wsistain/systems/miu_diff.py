@@ -38,7 +38,7 @@ from wsistain.config import Strict, preset_of, validate
 from wsistain.networks.mi_estimator import gradient_map, without_colour
 from wsistain.numerics import in_float32
 from wsistain.published.tensors import load_into, read_published
-from wsistain.systems.base import Batch, Progress, Update
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update
 from wsistain.systems.miu_sampling import EstimatorOptions, MiuStainer, SamplingOptions, ScoreOptions
 
 
@@ -54,7 +54,7 @@ class NetworkOptions(Strict):
         return MiuStainer(self.score, self.estimator, self.sampling, chain=self.chain)
 
 
-class Config(NetworkOptions):
+class Config(NetworkOptions, SystemConfig):
     """Networks, training and staining of MIU-Diff."""
 
     tiny_crop_px: ClassVar[int] = 32

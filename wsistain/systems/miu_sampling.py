@@ -24,6 +24,7 @@ from wsistain.diffusion.samplers import (
 from wsistain.diffusion.sde import VPSchedule, linear_schedule
 from wsistain.diffusion.windows import Windows
 from wsistain.losses.contrastive import layer_mean, patch_nce
+from wsistain.networks.facts import NetworkFacts
 from wsistain.networks.mi_estimator import (
     Edges,
     MiEstimator,
@@ -211,15 +212,12 @@ def to_relative(k: Tensor) -> Tensor:
 
 
 class MiuStainer(nn.Module):
-    """Stains H&E: float (b, 3, h, w) in [-1, 1] to the same; h and w multiples of `size_multiple`.
+    """Stains H&E: float (b, 3, h, w) in [-1, 1] to the same; h and w multiples of what its facts say.
 
     The H&E loses its colour, is noised to step `start`, and the reverse run of the IHC's score model, guided by the
     energy, brings it back. Tiles larger than a window are denoised as one region whose windows share state and noise.
     The noise at a pixel depends on the seed and on the pixel's place on the slide: pass the tiles' corners.
     """
-
-    takes_positions = True
-    norm = "tile"  # group norms and attention see a window
 
     def __init__(
         self, score: ScoreOptions, estimator: EstimatorOptions, sampling: SamplingOptions, *, chain: int = 1000
@@ -228,13 +226,17 @@ class MiuStainer(nn.Module):
         self.score = ScoreUNet(**score.model_dump())
         self.estimator = MiEstimator(**estimator.model_dump())
         self.sampling, self.seed = sampling, sampling.seed  # a run may set another seed
-        self.size_multiple = self.score.size_multiple
-        self.tile_px = 4 * sampling.window  # few windows of a tile reach over its edge
         if sampling.start > chain:
             raise ValueError(f"start {sampling.start} is more than the chain's {chain} steps")
         if sampling.tune_from and min(sampling.tune_levels) >= len(score.multipliers):
             raise ValueError(f"tune_levels {sampling.tune_levels} are not among the {len(score.multipliers)} levels")
         self.chain = chain
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """Group norms and attention see a window; of a tile of four, few windows reach over its edge."""
+        multiple, tile = self.score.size_multiple, 4 * self.sampling.window
+        return NetworkFacts("tile", size_multiple=multiple, tile_px=tile, takes_positions=True)
 
     def schedule(self, device: torch.device | str = "cpu") -> VPSchedule:
         """The noising chain's tables."""

@@ -11,7 +11,7 @@ updates a batch and weight decay.
 """
 
 import copy
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ from wsistain.losses.semantic import aligned_features, feature_l1, feature_rows,
 from wsistain.markers import Marker
 from wsistain.networks.clip_tower import ClipImageTower
 from wsistain.networks.turbo import OneStepTranslator, SkipVae, encode_image, merge_adapters, run_down_blocks
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 from wsistain.systems.turbo_parts import (
     TINY,
     Translators,
@@ -68,10 +68,8 @@ class Semantic(Strict):
     reverse: bool = Field(False, description="the virtual H&E is supervised in the same way")
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """OT-StainNet's options; values of the paper, and of the base code where it gives none."""
-
-    tiny_crop_px: ClassVar[int] = 64
 
     model: TurboModel = TurboModel()
     critic: TurboCritic = TurboCritic()

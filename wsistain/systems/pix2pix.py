@@ -11,7 +11,7 @@ Decided here:
 - The pairs are weak (consecutive sections), which L1 punishes: the method is a baseline here.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from wsistain.markers import Marker
 from wsistain.networks.layers import initialise
 from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.networks.unet import UnetGenerator
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 
 
 class Weights(Strict):
@@ -33,10 +33,8 @@ class Weights(Strict):
     l1: float = 100.0
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """Networks and optimiser of Pix2Pix."""
-
-    tiny_crop_px: ClassVar[int] = 64
 
     n_levels: int = 8  # halvings of the U-Net; crops are multiples of 2 ** n_levels
     ngf: int = 64

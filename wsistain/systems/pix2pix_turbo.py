@@ -9,7 +9,7 @@ in [0, 1], a convention of the sketches it was made for; for stains [-1, 1] is t
 `preset: official` is the code in both.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from wsistain.errors import DataError
 from wsistain.markers import Marker
 from wsistain.networks.clip_tower import cosine_to
 from wsistain.networks.turbo import OneStepTranslator
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 from wsistain.systems.turbo_parts import (
     TINY,
     Translators,
@@ -48,10 +48,8 @@ class Weights(Strict):
     likeness: float = 5.0
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """Pix2Pix-Turbo's options; values of the authors' code."""
-
-    tiny_crop_px: ClassVar[int] = 64
 
     model: TurboModel = TurboModel(rank_unet=8)
     critic: TurboCritic = TurboCritic(real_target=0.8)

@@ -10,7 +10,7 @@ Decided here:
   mode; mention this when comparing.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from wsistain.markers import Marker
 from wsistain.networks.layers import initialise
 from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.networks.resnet import ResnetGenerator
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 
 
 class Weights(Strict):
@@ -33,10 +33,8 @@ class Weights(Strict):
     octaves: float = 25.0
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """Networks and optimiser of PyramidP2P."""
-
-    tiny_crop_px: ClassVar[int] = 64
 
     n_blocks: int = 9
     ngf: int = 64

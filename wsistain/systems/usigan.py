@@ -28,7 +28,7 @@ The authors' step encodes images up to twelve times; here H&E, real, virtual and
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -45,7 +45,7 @@ from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
 from wsistain.numerics import in_float32
 from wsistain.optics.stains import focal_density, to_unit
-from wsistain.systems.base import Batch, Progress, Update, frozen, weighted_sum
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 from wsistain.systems.resnet_family import adam, check_taps, resnet_generator
 
 generator_network = resnet_generator
@@ -65,7 +65,7 @@ class Weights(Strict):
     odc: float = Field(1.0, description="resemblance and amount of DAB; 0 skips it")
 
 
-class Config(Strict):
+class Config(SystemConfig):
     """Values of the paper (sec. IV-B) and, where it is silent, of the code."""
 
     n_blocks: int = Field(6, ge=1, le=64)
@@ -89,8 +89,6 @@ class Config(Strict):
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
     weights: Weights = Weights()
-
-    tiny_crop_px: ClassVar[int] = 64
 
     @model_validator(mode="after")
     def _taps_exist(self) -> "Config":

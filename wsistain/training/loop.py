@@ -20,7 +20,7 @@ from wsistain.errors import DataError, OutputError, TrainingError
 from wsistain.markers import Marker
 from wsistain.runtime.files import reporting
 from wsistain.systems import find_system, system_class
-from wsistain.systems.base import Batch, Reversible, System
+from wsistain.systems.base import Averaged, Batch, Clipped, Reversible, System
 from wsistain.training import setup
 from wsistain.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
 from wsistain.training.log import TrainingLog
@@ -83,8 +83,8 @@ def _train(
     seed_everything(cfg.seed, _BUILD)
     system = system_class(cfg.system)(job.options, job.marker).to(device).train()
     share_from_first(system, accelerator)
-    ema = Ema(system.generator(), system.ema_decay) if hasattr(system, "ema_decay") else None
-    update = make_update(accelerator, getattr(system, "clip_norm", None))
+    ema = Ema(system.generator(), system.ema_decay) if isinstance(system, Averaged) else None
+    update = make_update(accelerator, system.clip_norm if isinstance(system, Clipped) else None)
     header = setup.header_of(cfg, system, job)
 
     per_epoch = steps_per_epoch(job.n_sources, cfg.batch_size, n_processes)

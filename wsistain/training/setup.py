@@ -6,19 +6,18 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from torch import nn
-
-from wsistain.config import Strict, TrainConfig, dump_yaml
+from wsistain.config import TrainConfig, dump_yaml
 from wsistain.data.annotation import annotate_patches, mask_folder
 from wsistain.data.layouts import PatchRef, split_report
 from wsistain.data.patches import Look, check_patches, load_patches
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.markers import Marker, find_marker
+from wsistain.networks.facts import facts_of
 from wsistain.runtime.files import local_path, reporting, write_json, write_text
 from wsistain.systems import find_system
-from wsistain.systems.base import Reversible
+from wsistain.systems.base import Reversible, SystemConfig
 from wsistain.training.samples import SheetRow, sheet_rows
 from wsistain.training.schedule import Length
 from wsistain.weights.file import Header
@@ -43,7 +42,7 @@ class Job:
     """
 
     marker: Marker
-    options: Strict
+    options: SystemConfig
     patches: list[PatchRef]
     rows: list[SheetRow]
     sizes: set[tuple[int, int]]
@@ -76,12 +75,12 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Job:
     )
 
 
-def tiny_config(cfg: TrainConfig, options: type[Strict]) -> TrainConfig:
+def tiny_config(cfg: TrainConfig, options: type[SystemConfig]) -> TrainConfig:
     """`cfg` cut down to a smoke run: small crops, at most two patches a step, a handful of steps, no workers.
 
     A length of at most 64 steps that was asked for is kept.
     """
-    crop = min(cfg.data.crop_px, getattr(options, "tiny_crop_px", 64))
+    crop = min(cfg.data.crop_px, options.tiny_crop_px)
     load = None if cfg.data.load_px is None else round(cfg.data.load_px * crop / cfg.data.crop_px)
     steps = cfg.steps if cfg.steps is not None and cfg.steps <= TINY_LONGEST else TINY_STEPS
     return cfg.model_copy(
@@ -120,14 +119,14 @@ def claim_output(output: Path, *, overwrite: bool) -> None:
         output.mkdir(parents=True, exist_ok=True)
 
 
-def usable_sizes(cfg: TrainConfig, options: Strict, patches: Sequence[PatchRef], listing: Path) -> set[tuple[int, int]]:
+def usable_sizes(
+    cfg: TrainConfig, options: SystemConfig, patches: Sequence[PatchRef], listing: Path
+) -> set[tuple[int, int]]:
     """The sizes (h, w) of the patches.
 
     Raises DataError where files cannot be read (all of them are written into `listing`), where patches are smaller
-    than the crop, or where patches to be resized differ in size; ConfigError where masks are missing.
+    than the crop, or where patches to be resized differ in size.
     """
-    if getattr(options, "needs_mask", False) and cfg.data.masks is None:
-        raise ConfigError(f"system {cfg.system} learns from masks: set data.masks to their folder")
     check = check_patches(patches, is_paired=cfg.data.pairing == "weak")
     if check.unreadable:
         listing.parent.mkdir(parents=True, exist_ok=True)
@@ -146,13 +145,13 @@ def usable_sizes(cfg: TrainConfig, options: Strict, patches: Sequence[PatchRef],
     return set(check.sizes)
 
 
-def annotated(cfg: TrainConfig, options: Strict, patches: list[PatchRef], output: Path) -> list[PatchRef]:
+def annotated(cfg: TrainConfig, options: SystemConfig, patches: list[PatchRef], output: Path) -> list[PatchRef]:
     """`patches` with automatic masks where the system's options have `automatic_masks()` and give settings for them.
 
     The masks are kept in `annotation/` beside the patches, or in the run's folder where that cannot be written.
     Patches that have masks of their own (data.masks), or no pairs to take them from, stay as they are.
     """
-    settings = options.automatic_masks() if hasattr(options, "automatic_masks") else None
+    settings = options.automatic_masks()
     if settings is None or cfg.data.masks is not None or cfg.data.pairing != "weak":
         return patches
     root = Path(cfg.data.root).expanduser()
@@ -198,36 +197,26 @@ def describe_data(cfg: TrainConfig, patches: Sequence[PatchRef]) -> str:
     )
 
 
-def norm_of(network: nn.Module) -> Literal["instance", "tile", "frozen"]:
-    """How a network's statistics depend on the tile (see `Header`): what it says in `norm`, else what its layers are."""
-    if any(isinstance(m, nn.InstanceNorm2d) for m in network.modules()):
-        kind: Literal["instance", "tile", "frozen"] = "instance"
-    else:
-        kind = "tile" if any(isinstance(m, nn.GroupNorm) for m in network.modules()) else "frozen"
-    return getattr(network, "norm", kind)
-
-
 def header_of(cfg: TrainConfig, system: Any, job: Job) -> Header:
     """The weights' header, but for the step; ConfigError where the network cannot take crops of that size."""
-    network: nn.Module = system.generator()
-    multiple, crop = getattr(network, "size_multiple", 1), cfg.data.crop_px
+    facts = facts_of(system.generator())
+    multiple, crop = facts.size_multiple, cfg.data.crop_px
     if crop % multiple:
         near = max(multiple, round(crop / multiple) * multiple)
         raise ConfigError(
             f"data.crop_px {crop} is not a multiple of {multiple}, as {cfg.system} needs; {near} would be"
         )
-    least = getattr(network, "least_px", multiple)
-    if crop < least:
-        raise ConfigError(f"data.crop_px {crop} is less than the {least} px that {cfg.system} needs")
+    if crop < facts.least_px:
+        raise ConfigError(f"data.crop_px {crop} is less than the {facts.least_px} px that {cfg.system} needs")
     return Header(
         system=cfg.system,
         options=system.header_options(),
         markers=[job.marker.name],
         mpp=network_mpp(cfg, job.sizes),
-        tile_px=getattr(network, "tile_px", crop),
+        tile_px=facts.tile_px or crop,
         size_multiple=multiple,
-        halo_px=getattr(network, "halo_px", None),
-        norm=norm_of(network),
+        halo_px=facts.halo_px,
+        norm=facts.norm,
         training_data=describe_data(cfg, job.patches),
         licence=cfg.licence,
     )
@@ -235,14 +224,14 @@ def header_of(cfg: TrainConfig, system: Any, job: Job) -> Header:
 
 def reverse_header(header: Header, system: Reversible) -> Header:
     """The header of the weights that go from IHC to H&E, made from that of the forward ones."""
-    network = system.reverse_generator()
+    facts = facts_of(system.reverse_generator())
     return header.model_copy(
         update={
             "direction": "ihc-to-he",
             "options": system.reverse_header_options(),
-            "size_multiple": getattr(network, "size_multiple", 1),
-            "halo_px": getattr(network, "halo_px", None),
-            "norm": norm_of(network),
+            "size_multiple": facts.size_multiple,
+            "halo_px": facts.halo_px,
+            "norm": facts.norm,
         }
     )
 

@@ -30,8 +30,7 @@ class Header(Strict):
     tile_px       : edge of the tile the network was trained for, px at `mpp`.
     size_multiple : tile edges must be multiples of this.
     halo_px       : receptive-field radius where it is finite and known, else None.
-    norm          : "instance" where instance norm makes a tile's own statistics enter (they can be frozen for a slide),
-                    "tile" where they enter in another way (group norm, attention), "frozen" where they do not.
+    norm          : as in `networks.facts.NetworkFacts`, which also says `size_multiple` and `halo_px`.
     direction     : "he-to-ihc" or its reverse.
     """
 
@@ -144,6 +143,7 @@ def load_network(path: Path) -> "tuple[nn.Module, Header]":
 
     The network maps float (b, 3, h, w) in [-1, 1] to the same shape and range. Raises WeightsError.
     """
+    from wsistain.networks.facts import AroundBase
     from wsistain.systems import find_system
 
     header = read_header(path)
@@ -151,7 +151,7 @@ def load_network(path: Path) -> "tuple[nn.Module, Header]":
         network = find_system(header.system).generator_network(header.options)
     except (ConfigError, TypeError, ValueError, KeyError) as error:
         raise WeightsError(f"the header of {path} describes no network that can be built: {error}") from None
-    if hasattr(network, "load_trained"):  # a network around a base model that is not in the file
+    if isinstance(network, AroundBase):
         network.load_trained(load_tensors(path), str(path))
     else:
         match_tensors(network, load_tensors(path), str(path))

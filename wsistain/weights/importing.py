@@ -10,16 +10,17 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wsistain.errors import OutputError, WeightsError
 from wsistain.markers import find_marker
-from wsistain.networks.layers import folded_state
+from wsistain.networks.facts import facts_of
+from wsistain.networks.layers import ResidualBlock, folded_state
 from wsistain.networks.resnet import ResnetGenerator
-from wsistain.networks.turbo import SIZE_MULTIPLE
+from wsistain.networks.turbo import TURBO_FACTS
 from wsistain.networks.unet import UnetGenerator
 from wsistain.published.catalogue import CATALOGUE, installed_folder
 from wsistain.runtime.files import local_path, reporting
@@ -145,10 +146,10 @@ def convert_resnet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module
     surplus = _set_aside(tensors, described.state_dict(), path)
     described = described.to_empty(device="cpu")
     match_tensors(described, {n: t for n, t in tensors.items() if n not in surplus}, str(path))
-    is_batch, has_blur = described.norm == "frozen", "model.7.weight" not in described.state_dict()
+    is_batch, has_blur = described.facts.norm == "frozen", "model.7.weight" not in described.state_dict()
     has_dropout = any(isinstance(m, nn.Dropout) for m in described.modules())
     options: dict[str, Any] = {
-        "n_blocks": sum(1 for layer in described.model if hasattr(layer, "conv_block")),
+        "n_blocks": sum(1 for layer in described.model if isinstance(layer, ResidualBlock)),
         "ngf": described.tap_channels([1])[0],
         "norm": "batch" if is_batch else "instance",
         "blur": has_blur,
@@ -251,27 +252,26 @@ def import_checkpoint(
             f"{path} is not the file published as {name}: its SHA-256 is {digest}, wanted {entry.sha256}"
         )
 
-    network: nn.Module | None = None
     if system in TURBO_KINDS:
         text = prompt if prompt is not None else find_marker(stains).prompt
         state, options, surplus, n_used = convert_turbo(path, system, prompt=text, direction=direction)
-        n_folded = 0
+        facts, n_folded = TURBO_FACTS, 0
     else:
         tensors = read_checkpoint(path)
         convert = {"pix2pix": convert_unet, "atst_net": convert_atst}.get(system, convert_resnet)
         network, options, surplus, n_folded = convert(tensors, path)
         direction = options.get("direction", direction)
         options = _fit_to_system(system, network, options, path)
-        state, n_used = network.state_dict(), len(tensors) - len(surplus)
+        state, n_used, facts = network.state_dict(), len(tensors) - len(surplus), facts_of(network)
     header = Header(
         system=system,
         options=options,
         markers=[stains],
         mpp=scale,
         tile_px=tile_px or (entry.tile_px if entry else 512 if system in TURBO_KINDS else 1024),
-        size_multiple=int(getattr(network, "size_multiple", 1)) if network is not None else SIZE_MULTIPLE,
-        halo_px=getattr(network, "halo_px", None),
-        norm=norm_of(network) if network is not None else "tile",
+        size_multiple=facts.size_multiple,
+        halo_px=facts.halo_px,
+        norm=facts.norm,
         direction="ihc-to-he" if direction == "ihc-to-he" else "he-to-ihc",
         training_data=training_data or (entry.training_data if entry else "unstated"),
         licence=licence or (entry.licence if entry else "unstated"),
@@ -281,11 +281,6 @@ def import_checkpoint(
         save_weights(target, header, state)
     load_network(target)
     return ImportReport(target, n_used, n_folded, tuple(surplus), digest)
-
-
-def norm_of(network: nn.Module) -> Literal["instance", "frozen"]:
-    """Whether instance norm makes a tile's own statistics enter."""
-    return "instance" if getattr(network, "norm", "instance") == "instance" else "frozen"
 
 
 def _note(method: str, note: str, path: Path, digest: str) -> str:
@@ -304,7 +299,7 @@ def _fit_to_system(system: str, network: nn.Module, options: Mapping[str, Any], 
         rebuilt = find_system(system).generator_network(trial)
     ours = {n: tuple(t.shape) for n, t in rebuilt.state_dict().items()}
     theirs = {n: tuple(t.shape) for n, t in network.state_dict().items()}
-    if ours != theirs or getattr(rebuilt, "norm", "") != getattr(network, "norm", ""):
+    if ours != theirs or facts_of(rebuilt).norm != facts_of(network).norm:
         what = ", ".join(f"{k} {v}" for k, v in options.items())
         raise WeightsError(
             f"{path} holds a generator of another kind than {SYSTEMS[system].partition(':')[2]}'s: {what}; choose another --as"

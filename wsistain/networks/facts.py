@@ -1,0 +1,75 @@
+"""What a staining network says of itself: the one protocol between networks, weights, training and the pipeline."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+NormKind = Literal["instance", "tile", "frozen"]
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """How a network that stains may be tiled, trained and called.
+
+    norm            : how its norm statistics depend on the tile: "instance" where instance norm makes a tile's own enter
+                      (they can be frozen for a slide), "tile" where they enter in another way (group norm, attention),
+                      "frozen" where they do not.
+    size_multiple   : edges of its input must be multiples of this, px.
+    halo_px         : radius of the receptive field with norm statistics taken as fixed, px; None: unknown or unbounded.
+    least_px        : smallest edge that it can be trained on, px.
+    tile_px         : edge of the tiles that suit it when it stains, px; None: that of the crops it was trained on.
+    takes_positions : its `forward` takes the (y, x) of each tile's corner on the slide as a second argument.
+    """
+
+    norm: NormKind
+    size_multiple: int = 1
+    halo_px: int | None = None
+    least_px: int = 1
+    tile_px: int | None = None
+    takes_positions: bool = False
+
+
+@runtime_checkable
+class StainingNetwork(Protocol):
+    """An `nn.Module` that maps float (b, 3, h, w) in [-1, 1] to the same, and says its facts."""
+
+    @property
+    def facts(self) -> NetworkFacts: ...
+
+
+@runtime_checkable
+class Seeded(Protocol):
+    """A network that draws noise; a run may set another seed before it stains."""
+
+    seed: int
+
+
+@runtime_checkable
+class AroundBase(Protocol):
+    """A network around a base model that a weights file does not hold."""
+
+    def load_trained(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Take over the trained tensors alone; WeightsError naming `where` and what does not fit."""
+        ...
+
+
+def facts_of(network: nn.Module) -> NetworkFacts:
+    """The facts that a staining network says; TypeError where it says none, since none may be guessed."""
+    if not isinstance(network, StainingNetwork):
+        raise TypeError(
+            f"{type(network).__name__} says no facts of itself; give it a property `facts` that returns NetworkFacts"
+        )
+    return network.facts
+
+
+def norm_by_layers(network: nn.Module) -> NormKind:
+    """The kind of norm that the layers of a network have, where its author need not know better.
+
+    Attention is not seen: a network with attention and without group norm must say "tile" itself.
+    """
+    modules = list(network.modules())
+    if any(isinstance(m, nn.InstanceNorm2d) and not m.track_running_stats for m in modules):
+        return "instance"
+    return "tile" if any(isinstance(m, nn.GroupNorm) for m in modules) else "frozen"
