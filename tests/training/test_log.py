@@ -57,9 +57,9 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(tmp_path: Path) -> None:
                 log.advance(step)
                 log.write(step, 0, 1e-4, {"gan": 0.5}, images=1)
         texts[is_terminal] = stream.getvalue()
-    assert "training starts" in texts[False] and "step 2/2" in texts[False] and "gan 0.5" in texts[False]
+    assert "training starts" in texts[False] and "training: 2 of 2 steps" in texts[False] and "gan 0.5" in texts[False]
     assert "\x1b" not in texts[False]
-    assert "2/2" in texts[True] and "patches/s" in texts[True]
+    assert "2/2 steps" in texts[True] and "patches/s" in texts[True]
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """`wsistain evaluate`: metrics of weights on patches, of finished slides, and leaderboards."""
 
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,56 +23,10 @@ transfer are always in the table. Metrics whose published networks are not at ha
 fetches them.
 """
 
-PLAIN_SECONDS = 10.0
-
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
     app.command("evaluate", help=HELP)(evaluate)
-
-
-class PairProgress:
-    """Patches (or rows of a slide) done: a bar on a terminal, else a line every ten seconds."""
-
-    def __init__(self, unit: str = "patches") -> None:
-        self._unit = unit
-        self._bar: Any = None
-        self._tasks: dict[str, Any] = {}
-        self._start: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def __enter__(self) -> "PairProgress":
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, what: str, done: int, n: int) -> None:
-        now = time.monotonic()
-        rate = done / max(now - self._start.setdefault(what, now), 1e-6) if done > 1 else 0.0
-        if self._bar is not None:
-            task = self._tasks.get(what)
-            if task is None:
-                task = self._tasks[what] = self._bar.add_task(what, total=n, rate="")
-            self._bar.update(task, completed=done, rate=f"{rate:.1f}/s" if rate else "")
-        elif now - self._last >= PLAIN_SECONDS and done < n:
-            self._last = now
-            left = f", {(n - done) / rate:.0f} s left" if rate else ""
-            say(f"{what}: {done} of {n} {self._unit}, {rate:.1f} a second{left}", err=True)
 
 
 def evaluate(
@@ -106,6 +58,7 @@ def evaluate(
 ) -> None:
     """Measure weights or slides; see HELP for the help text."""
     from wsistain.errors import ConfigError
+    from wsistain.runtime.progress import ProgressBar
 
     jobs = [name for name, given in (("--data", data), ("--slides", slides), ("--leaderboard", board)) if given]
     if len(jobs) != 1:
@@ -116,7 +69,7 @@ def evaluate(
     if slides:
         from wsistain.evaluation.slides import evaluate_slides
 
-        with PairProgress("rows") as progress:
+        with ProgressBar("rows") as progress:
             report = evaluate_slides(
                 [*slides, *(more or [])],
                 reference=reference,
@@ -139,7 +92,7 @@ def evaluate(
             raise ConfigError("--weights is missing; name weights, or 'identity' for the baselines alone")
         if data is None:
             raise ConfigError("--data is missing; name the folder of the patches")
-        with PairProgress() as progress:
+        with ProgressBar("patches") as progress:
             results = measure(
                 [*weights, *(more or [])],
                 data,

@@ -1,9 +1,6 @@
 """`wsistain export`: the same stain as a pyramidal OME-TIFF."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -19,8 +16,6 @@ Examples:
 
   wsistain export slide.ER.ome.zarr slide.ER.ome.tif --lossless --overwrite
 """
-
-PLAIN_SECONDS = 10.0
 
 
 def register(app: typer.Typer) -> None:
@@ -39,10 +34,11 @@ def export(
 ) -> None:
     """Write a finished stain as a pyramidal OME-TIFF."""
     from wsistain.output.export import export_ome_tiff
+    from wsistain.runtime.progress import ProgressBar
 
     codec = "lossless" if lossless else f"JPEG quality {quality}"
     say(f"exporting {source} to {target}: {codec}, tiles of {tile} px")
-    with _showing() as show:
+    with ProgressBar("tiles") as bar:
         done = export_ome_tiff(
             source,
             target,
@@ -51,41 +47,6 @@ def export(
             tile=tile,
             overwrite=overwrite,
             threads=threads,
-            progress=show,
+            progress=partial(bar, "exporting"),
         )
     say(f"{done.path}: {done.levels} levels, {done.size / 1e6:.1f} MB")
-
-
-@contextmanager
-def _showing() -> Iterator[Callable[[int, int], None]]:
-    """A function to call with (tiles done, tiles in all): a bar on a terminal, else a line every ten seconds."""
-    if not sys.stderr.isatty():
-        yield _plain_lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("exporting", total=None, rate="")
-        start = time.monotonic()
-
-        def show(done: int, total: int) -> None:
-            rate = done / max(time.monotonic() - start, 1e-6)
-            bar.update(task, completed=done, total=total, rate=f"tiles, {rate:.0f} a second")
-
-        yield show
-
-
-def _plain_lines() -> Callable[[int, int], None]:
-    start = last = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= PLAIN_SECONDS and done < total:
-            last = now
-            left = (total - done) * (now - start) / done
-            say(f"exporting: tile {done} of {total}, {left:.0f} s left", err=True)
-
-    return show

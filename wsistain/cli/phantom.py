@@ -1,9 +1,6 @@
 """`wsistain phantom slide` and `wsistain phantom patches`: synthetic tissue whose truth is known."""
 
-import sys
-import time
 from pathlib import Path
-from types import TracebackType
 
 import typer
 
@@ -24,7 +21,6 @@ Example:
 
   wsistain phantom patches data/phantom --markers ER,PR --train 200 --val 40 --slides 12 --seed 1 --workers 2
 """
-PLAIN_SECONDS = 10.0
 
 
 def register(app: typer.Typer) -> None:
@@ -33,50 +29,6 @@ def register(app: typer.Typer) -> None:
     group.command("slide", help=SLIDE)(slide)
     group.command("patches", help=PATCHES)(patches)
     app.add_typer(group, name="phantom")
-
-
-class _Shown:
-    """Progress as a bar on a terminal, else as a line every ten seconds; a context manager that is called."""
-
-    def __init__(self) -> None:
-        self.bar: object | None = None
-        self.task: dict[str, int] = {}
-        self.start: dict[str, float] = {}
-        self.last = time.monotonic()
-
-    def __enter__(self) -> "_Shown":
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-            )
-            self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bar is not None:
-            self.bar.stop()  # type: ignore[attr-defined]
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        began = self.start.setdefault(what, now)
-        rate = done / (now - began) if now > began else 0.0
-        if self.bar is not None:
-            if what not in self.task:
-                self.task[what] = self.bar.add_task(what, total=total, rate="")  # type: ignore[attr-defined]
-            self.bar.update(self.task[what], completed=done, total=total, rate=f"{rate:.1f} a second")  # type: ignore[attr-defined]
-        elif now - self.last >= PLAIN_SECONDS and done < total:
-            self.last = now
-            left = f", {(total - done) / rate:.0f} s left" if rate else ""
-            say(f"{what}: {done} of {total}, {rate:.1f} a second{left}", err=True)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -109,6 +61,7 @@ def slide(
     from wsistain.config import validate
     from wsistain.phantom.config import PhantomConfig
     from wsistain.phantom.products import make_slide
+    from wsistain.runtime.progress import ProgressBar
 
     height, width = _size(size)
     values = {
@@ -117,7 +70,7 @@ def slide(
     }  # fmt: skip
     config = validate(PhantomConfig, values, "phantom slide")
     say(f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, into {folder}")
-    with _Shown() as show:
+    with ProgressBar("parts") as show:
         facts = make_slide(folder, config, workers=workers, progress=show, overwrite=overwrite, he_only=he_only)
     truth = facts["truth"]
     if truth is None:
@@ -151,11 +104,12 @@ def patches(
     from wsistain.errors import ConfigError
     from wsistain.phantom.config import PAIRINGS
     from wsistain.phantom.products import make_patches
+    from wsistain.runtime.progress import ProgressBar
 
     if pairing not in PAIRINGS:
         raise ConfigError(f"--pairing {pairing!r} is not known; wanted one of {', '.join(PAIRINGS)}")
     say(f"phantom patches: {train} + {val} of {size} px for {markers} from {slides} slides, seed {seed}, into {root}")
-    with _Shown() as show:
+    with ProgressBar("parts") as show:
         result = make_patches(
             root, markers=markers, train=train, val=val, size=size, slides=slides, seed=seed, mpp=mpp,
             visibility=visibility, contrast=contrast, pairing=pairing, workers=workers, progress=show,  # type: ignore[arg-type]

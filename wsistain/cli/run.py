@@ -104,9 +104,10 @@ def run(
         return
     from wsistain.generators.load import find_generator
     from wsistain.markers import parse_markers
+    from wsistain.pipeline.run import RunEvent
     from wsistain.pipeline.run import run as run_slide
     from wsistain.runtime.heap import share_arenas
-    from wsistain.runtime.progress import RunProgress
+    from wsistain.runtime.progress import ProgressBar
 
     markers = [m.name for m in parse_markers(marker)]
     say(f"Staining {slide} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
@@ -115,7 +116,11 @@ def run(
             say(f"Note: {note}")
     share_arenas()  # before the progress bar starts its thread
     try:
-        with RunProgress() as progress:
+        with ProgressBar("MP") as bar:
+
+            def show(event: RunEvent) -> None:
+                bar(event.stage, event.megapixels, event.total_megapixels, f"block {event.done} of {event.total}")
+
             reports = run_slide(
                 slide,
                 markers,
@@ -127,7 +132,7 @@ def run(
                 overwrite=overwrite,
                 scheduler=scheduler,
                 workers=workers,
-                on_event=progress,
+                on_event=show,
             )
     except KeyboardInterrupt:
         say("wsistain: stopped by the user; finished blocks are kept, go on with --resume", err=True)

@@ -88,7 +88,7 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | bytearray) -> None:
     """Write a small file in one move. OSError passes through."""
     with replacing(path) as part:
         part.write_bytes(content)

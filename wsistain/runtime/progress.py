@@ -1,72 +1,75 @@
-"""Progress on a terminal as a bar with rate and time left; elsewhere as plain lines, at most one in ten seconds."""
+"""How far a command has come: a bar with rate and time left on a terminal, a line every ten seconds elsewhere."""
 
 import sys
-import time
+from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING
-
-from wsistain.runtime.say import say
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wsistain.pipeline.run import RunEvent
+    from rich.console import Console
+
+from wsistain.errors import shown
 
 PLAIN_SECONDS = 10.0
 
 
-class RunProgress:
-    """Shows `RunEvent`s; use as a context manager and call with each event."""
+class ProgressBar:
+    """Shows work under way; a context manager that is called with how much of what is done.
 
-    def __init__(self) -> None:
-        self._bar: object | None = None
-        self._task = 0
-        self._start = time.monotonic()
-        self._first_mp: float | None = None
-        self._last = 0.0
+    unit    : what is counted, in the plural ("patches", "MP").
+    console : where it is shown; None is standard error.
+    """
 
-    def __enter__(self) -> "RunProgress":
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    def __init__(self, unit: str, *, console: "Console | None" = None) -> None:
+        from rich.console import Console
 
-            bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f} MP"),
-                TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._task = int(bar.add_task("planning", total=1, rate=""))
-            bar.start()
-            self._bar = bar
+        self._console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
+        self._unit = unit
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._origins: dict[str, tuple[float, float]] = {}
+        self._printed = monotonic()
+
+    def __enter__(self) -> "ProgressBar":
+        if self._console.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            fields = ("description", "fields[counted]", "fields[rated]")
+            described, *rest = (TextColumn(f"{{task.{field}}}", markup=False) for field in fields)
+            self._bar = Progress(described, BarColumn(), *rest, TimeRemainingColumn(), console=self._console)
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()  # type: ignore[attr-defined]
+            self._bar.stop()
 
-    def __call__(self, event: "RunEvent") -> None:
-        now = time.monotonic()
-        if self._first_mp is None:
-            self._first_mp, self._start = event.megapixels, now
-        seconds = max(now - self._start, 1e-6)
-        rate = (event.megapixels - self._first_mp) / seconds
+    def __call__(self, what: str, done: float, total: float, detail: str = "", *, at_once: bool = False) -> None:
+        """Show that `done` of `total` units of `what` are finished.
+
+        detail  : what else to say, for example the losses.
+        at_once : print the plain line although the last one is not ten seconds old.
+
+        The rate counts from the first call for `what`: what an earlier run did is not claimed for this one.
+        """
+        now = monotonic()
+        began, first = self._origins.setdefault(what, (now, done))
+        rate = (done - first) / (now - began) if now > began else 0.0
+        rated = f"{rate:.3g} {self._unit}/s" if rate else ""
         if self._bar is not None:
-            self._bar.update(  # type: ignore[attr-defined]
-                self._task,
-                description=event.stage,
-                completed=event.megapixels,
-                total=event.total_megapixels,
-                rate=f"{rate:.1f} MP/s",
-            )
-        elif event.done and now - self._last >= PLAIN_SECONDS and event.done < event.total:
-            self._last = now
-            left = (event.total_megapixels - event.megapixels) / rate if rate > 0 else float("nan")
-            say(
-                f"{event.stage}: block {event.done} of {event.total}, {event.megapixels:.0f} of "
-                f"{event.total_megapixels:.0f} MP, {rate:.1f} MP/s, {left:.0f} s left",
-                err=True,
-            )
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(shown(what), total=total, completed=done, counted="", rated="")
+            told = ", ".join(filter(None, (rated, detail)))
+            counted = f"{done:.0f}/{total:.0f} {self._unit}"
+            self._bar.update(self._tasks[what], completed=done, total=total, counted=counted, rated=shown(told))
+        elif at_once or (now - self._printed >= PLAIN_SECONDS and done < total):
+            self._printed = now
+            left = f"{(total - done) / rate:.0f} s left" if rate and done < total else ""
+            facts = (f"{what}: {done:.0f} of {total:.0f} {self._unit}", rated, left, detail)
+            self.say(", ".join(filter(None, facts)))
+
+    def say(self, text: str) -> None:
+        """One line for the person who watches."""
+        self._console.print(shown(text), highlight=False, markup=False, soft_wrap=True)

@@ -1,19 +1,16 @@
 """What a run leaves to read: `metrics.jsonl`, TensorBoard, and a progress bar or plain lines."""
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from wsistain.runtime.files import write_text
-
-_PLAIN_EVERY_S = 10.0
+from wsistain.runtime.progress import ProgressBar
 
 
 def drop_lines_after(path: Path, step: int) -> float:
@@ -48,45 +45,32 @@ class TrainingLog:
     def __init__(self, output: Path, *, start: int, steps: int, is_main: bool = True, console: Console | None = None):
         self.is_main, self.start, self.steps = is_main, start, steps
         self._began = self._last = time.monotonic()
-        self._printed = 0.0
         if not is_main:
             return
         metrics = output / "metrics.jsonl"
         self._before = drop_lines_after(metrics, start)
         self._file = metrics.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
-        self._console = console or Console(file=sys.stderr)
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
-            self._task = self._bar.add_task("training", total=steps, completed=start, rate="")
+        self._bar = ProgressBar("steps", console=console)
+        self._detail = ""
 
     def __enter__(self) -> "TrainingLog":
-        if self.is_main and self._bar is not None:
-            self._bar.start()
+        if self.is_main:
+            self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.is_main:
-            if self._bar is not None:
-                self._bar.stop()
+            self._bar.__exit__(kind, error, trace)
             self._file.close()
             self._board.close()
 
     def advance(self, step: int) -> None:
         """Show that `step` steps are done."""
-        if self.is_main and self._bar is not None:
-            self._bar.update(self._task, completed=step)
+        if self.is_main:
+            self._bar("training", step, self.steps, self._detail)
 
     def write(self, step: int, epoch: int, rate: float, terms: Mapping[str, float], images: int) -> None:
         """One line of metrics after `step` steps.
@@ -112,17 +96,12 @@ class TrainingLog:
             self._board.add_scalar(f"terms/{name}", value, step)
         self._board.add_scalar("lr", rate, step)
         self._board.add_scalar("images_per_second", per_second, step)
-        steps_per_second = (step - self.start) / max(now - self._began, 1e-9)
         self._last = now
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, rate=f"{per_second:.1f} patches/s")
-        elif now - self._printed > _PLAIN_EVERY_S or step == self.steps:
-            self._printed = now
-            left = (self.steps - step) / max(steps_per_second, 1e-9)
-            listed = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
-            self.say(f"step {step}/{self.steps}  {per_second:.1f} patches/s  {left:.0f} s left  {listed}")
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        self._detail = f"{per_second:.1f} patches/s, {losses}"
+        self._bar("training", step, self.steps, self._detail, at_once=step == self.steps)
 
     def say(self, text: str) -> None:
         """One line for the person who watches."""
         if self.is_main:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._bar.say(text)
