@@ -33,7 +33,7 @@ from wsistain.errors import WsistainError
 from wsistain.pipeline.run import run
 from wsistain.slide.base import SlideInfo
 from wsistain.slide.reader import open_slide
-from wsistain.slide.roi import read_roi
+from wsistain.slide.roi_file import read_roi
 from wsistain.slide.tissue import find_tissue
 
 SECONDS = 30

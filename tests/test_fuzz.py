@@ -15,7 +15,7 @@ from wsistain.batch.sheet import ID, read_sheet
 from wsistain.config import RunConfig, TrainConfig, apply_overrides, load_config, validate
 from wsistain.errors import ConfigError, WeightsError, WsistainError
 from wsistain.slide.base import SlideInfo
-from wsistain.slide.roi import read_roi
+from wsistain.slide.roi_file import read_roi
 
 ROOT = Path(__file__).parents[1]
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

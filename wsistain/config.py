@@ -65,6 +65,7 @@ class RunConfig(Strict):
     reader: Literal["auto", "tiff", "openslide", "tiffslide", "zarr", "picture"] = "auto"
     norm: Literal["auto", "tile", "slide", "field"] = "auto"
     norm_tiles: int = Field(64, ge=4, le=4096, description="tissue tiles from which slide statistics are taken")
+    roi_class: str | None = Field(None, description="classes of the shapes of --roi, with commas; None: all")
     all_tiles: bool = Field(False, description="generate glass too")
     direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
     seed: int | None = Field(None, description="of the noise of diffusion models; None: the weights' own")

@@ -68,12 +68,14 @@ def test_only_what_was_drawn_in_qupath_is_stained(tmp_path, capsys):
         geometry = {"type": kind, "coordinates": coordinates}
         return {"type": "Feature", "id": f"0a{x}", "geometry": geometry, "properties": properties}
 
-    features = [feature(150, "Polygon"), feature(700, "MultiPolygon")]
+    features = [feature(150, "Polygon"), feature(700, "MultiPolygon"), feature(440, "Polygon")]
+    features[2]["properties"]["classification"]["name"] = "Stroma"
     (tmp_path / "q.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    code, _, err = call(
-        ["run", wide, "-w", "identity", "-o", tmp_path, "--roi", tmp_path / "q.geojson", *SMALL], capsys
-    )
+    arguments = ["--roi", tmp_path / "q.geojson", "--roi-class", "Tumor"]
+    code, out, err = call(["run", wide, "-w", "identity", "-o", tmp_path, *arguments, *SMALL], capsys)
     assert code == 0, err
+    assert "2 areas (2 Tumor)" in out and "not asked for: 1 Stroma" in out
+    assert json.loads((tmp_path / "wide.ER.run.json").read_text())["provenance"]["config"]["roi_class"] == "Tumor"
     origin = json.loads((tmp_path / "wide.ER.run.json").read_text())["plan"]["origin_px"]
     stained = np.full_like(picture, 255)
     found = level0(tmp_path / "wide.ER.ome.zarr")
@@ -132,6 +134,7 @@ def test_strict_refuses_undecodable_tiles(real_data, tmp_path, capsys):
         (["--region", "9000,9000,10,10"], "outside the slide"),
         (["--norm", "slide"], "instance norm"),
         (["--roi", "missing.geojson"], "missing.geojson"),
+        (["--roi-class", "Tumor"], "--roi FILE.geojson"),
         (["--config", "missing.yaml"], "missing.yaml"),
         (["--mpp", "400"], "--mpp"),
         (["--resume", "--overwrite"], "exclude each other"),

@@ -1,13 +1,19 @@
+import gzip
 import json
+import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wsistain.errors import ConfigError
 from wsistain.slide.base import SlideInfo
-from wsistain.slide.roi import parse_region, read_roi
+from wsistain.slide.roi import Roi, inside, parse_region
+from wsistain.slide.roi_file import is_ignored, read_roi
 
 INFO = SlideInfo("s.svs", (800, 1000), 0.5, "reader", ((800, 1000),), (1.0,), (256, 256), "aperio", "tiff", "0")
 
@@ -123,7 +129,10 @@ def test_areas_that_reach_outside_are_cut_and_those_beyond_are_refused(tmp_path:
         ),
         ('{"type": "Polygon", "coordinates": []}', "no area"),
         ('{"type": "Polygon", "coordinates": [[[1, 1], [5, 5], [9, 9]]]}', "no area"),
-        ('{"type": "LineString", "coordinates": [[1, 1], [5, 5]]}', "no area"),
+        ('{"type": "LineString", "coordinates": [[1, 1], [5, 5]]}', "no area; left out: 1 lines"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [0, 0.7], [1, 0.7]]]}', "not fractions"),
+        ('{"type": "Polygon", "crs": {"properties": {"name": "EPSG:4326"}}}', "coordinate system \\('EPSG:4326'"),
+        ('{"type": "FeatureCollection", "features": [], "units": "Micrometer"}', "in 'Micrometer'"),
     ],
 )
 def test_what_is_no_area_is_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
@@ -153,3 +162,193 @@ def test_a_region_is_a_rectangle_in_x_y_w_h() -> None:
 def test_a_region_that_is_no_rectangle_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--region"):
         parse_region(text)
+
+
+BOW_TIE = [[300, 100], [600, 400], [600, 100], [300, 400], [300, 100]]
+TWICE_ROUND = [[100, 100], [400, 100], [400, 400], [100, 400], [100, 100], [200, 200], [300, 200], [300, 300], [200, 300], [200, 200]]  # fmt: skip
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+@pytest.mark.parametrize(("ring", "area"), [(BOW_TIE, 45_000), (TWICE_ROUND, 90_000)])
+def test_an_outline_that_crosses_itself_holds_all_that_it_goes_round(
+    tmp_path: Path, ring: list[list[int]], area: int, turned: int
+) -> None:
+    roi = read_roi(saved(tmp_path / "roi.geojson", feature("Polygon", [ring[::turned]])))
+    assert roi.mask(INFO, 1.0, (800, 1000)).sum() == pytest.approx(area, rel=0.02)
+
+
+def winding(ring: np.ndarray, y: float, x: float) -> int:
+    """How often a ring goes round a point, from the angles under which its corners are seen."""
+    seen = np.arctan2(ring[:, 0] - y, ring[:, 1] - x)
+    turn = (np.diff(seen, append=seen[:1]) + np.pi) % (2 * np.pi) - np.pi
+    return round(float(turn.sum() / (2 * np.pi)))
+
+
+@given(st.lists(st.tuples(st.integers(-3, 14), st.integers(-3, 14)), min_size=3, max_size=9))
+def test_a_pixel_is_inside_where_the_outline_winds_round_its_centre(corners: list[tuple[int, int]]) -> None:
+    ring = np.array(corners, np.float64) + 0.1234  # no centre of a pixel on an edge
+    ring[:, 1] += ring[:, 0] * 1e-3
+    expected = [[winding(ring, y + 0.5, x + 0.5) != 0 for x in range(12)] for y in range(11)]
+    assert np.array_equal(inside(ring, (11, 12)), expected)
+
+
+def tma(*missing: bool) -> dict:
+    cores = [
+        feature("Polygon", [[[x, 0], [x + 90, 0], [x + 90, 90], [x, 90]]], objectType="tma_core", isMissing=gone)
+        for x, gone in zip(range(0, 900, 100), missing, strict=False)
+    ]
+    return {"type": "FeatureCollection", "features": cores}
+
+
+def test_missing_cores_are_left_out_and_named(tmp_path: Path) -> None:
+    roi = read_roi(saved(tmp_path / "roi.geojson", tma(False, True, False)))
+    mask = roi.mask(INFO, 1.0, (800, 1000))
+    assert mask[:90, :90].all() and mask[:90, 200:290].all() and not mask[:, 95:195].any()
+    assert "2 areas" in roi.notes[0] and "1 missing TMA cores" in roi.notes[1]
+    with pytest.raises(ConfigError, match="no area; left out: 2 missing TMA cores"):
+        read_roi(saved(tmp_path / "none.geojson", tma(True, True)))
+
+
+def test_ignored_classes_are_cut_out_of_the_areas_and_alone_are_none(tmp_path: Path) -> None:
+    inner = feature("Polygon", [HOLE], classification={"name": "Ignore*"})
+    roi = read_roi(saved(tmp_path / "roi.geojson", [inner, feature("Polygon", [SQUARE])]))
+    mask = roi.mask(INFO, 1.0, (800, 1000))
+    assert mask.sum() == 300 * 200 - 100 * 100 and not mask[150, 250]
+    assert "1 of class Ignore*" in roi.notes[1]
+    with pytest.raises(ConfigError, match="no area; left out: 1 of class Ignore"):
+        read_roi(saved(tmp_path / "alone.geojson", inner))
+    covered = read_roi(saved(tmp_path / "covered.geojson", [inner, feature("Polygon", [HOLE])]))
+    with pytest.raises(ConfigError, match="no area left"):
+        covered.mask(INFO, 1.0, (800, 1000))
+
+
+def test_a_star_means_ignored_but_for_region() -> None:
+    assert all(map(is_ignored, ("Ignore*", "ignore*", "Ignored", "Folds*", "Tumor: Ignore*")))
+    assert not any(map(is_ignored, ("Region*", "Tumor", "Ignorance", "")))
+
+
+CLASSED = [
+    feature("Polygon", [SQUARE], classification={"names": ["Tumor", "Positive"]}),
+    feature("Polygon", [[[x + 500, y] for x, y in SQUARE]], classification={"name": "Stroma", "colorRGB": -6895466}),
+    feature("Polygon", [[[x, y + 300] for x, y in SQUARE]], classification="Region*"),
+    feature("Polygon", [[[x + 500, y + 300] for x, y in SQUARE]], classification=None),
+]
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept"),
+    [
+        ((), [0, 1, 2, 3]),
+        (("",), [0, 1, 2, 3]),
+        (("tumor",), [0]),
+        (("Tumor: Positive", " Stroma"), [0, 1]),
+        (("Region*", "unclassified"), [2, 3]),
+    ],
+)
+def test_regions_are_chosen_by_class(tmp_path: Path, classes: tuple[str, ...], kept: list[int]) -> None:
+    roi = read_roi(saved(tmp_path / "roi.geojson", CLASSED), classes)
+    mask = roi.mask(INFO, 1.0, (800, 1000))
+    places = [(150, 250), (150, 750), (450, 250), (450, 750)]
+    assert [i for i, place in enumerate(places) if mask[place]] == kept
+    assert roi.describe()["areas"] == len(kept)
+
+
+def test_a_class_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    path = saved(tmp_path / "roi.geojson", CLASSED)
+    for classes in (["Necrosis"], ["Tumor", "Necrosis"], ["Tumor: Negative"]):
+        with pytest.raises(ConfigError, match=r"no area of class '.*'; it holds 1 .*Stroma.* name one of these"):
+            read_roi(path, classes)
+
+
+def test_ignored_areas_stay_cut_out_when_classes_are_chosen_unless_they_are_the_choice(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path / "roi.geojson",
+        [feature("Polygon", [SQUARE]), feature("Polygon", [HOLE], classification={"name": "Ignore*"})],
+    )
+    assert not read_roi(path, ["Tumor"]).mask(INFO, 1.0, (800, 1000))[150, 250]
+    assert read_roi(path, ["Ignore*"]).mask(INFO, 1.0, (800, 1000)).sum() == 100 * 100
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        {"objectType": "detection"},
+        {"objectType": "cell"},
+        {"objectType": "tile"},
+        {"objectType": None, "object_type": "cell"},
+        {"objectType": None},
+    ],
+)
+def test_detections_are_no_areas_and_their_geometry_is_not_even_looked_at(
+    tmp_path: Path, marked: dict[str, Any]
+) -> None:
+    marked = {k: v for k, v in marked.items() if v}
+    cell: dict[str, Any] = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": "not read"}}
+    cell |= {"properties": marked} if marked else {"id": "PathCellObject", "properties": {}}
+    roi = read_roi(saved(tmp_path / "roi.geojson", [cell] * 3 + [feature("Polygon", [SQUARE])]))
+    assert len(roi.polygons) == 1 and "3 detections" in roi.notes[1]
+    with pytest.raises(ConfigError, match="no area; left out: 3 detections"):
+        read_roi(saved(tmp_path / "cells.geojson", [cell] * 3))
+
+
+def packed(path: Path, form: str, text: bytes) -> Path:
+    if form == "gz":
+        path.write_bytes(gzip.compress(text))
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("export/a.geojson", text)
+            archive.writestr("__MACOSX/export/._a.geojson", b"\0\5\x16\7")
+            archive.writestr("read me.txt", b"")
+    return path
+
+
+@pytest.mark.parametrize("form", ["gz", "zip"])
+@pytest.mark.parametrize("name", ["roi.geojson", "roi.bin"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_packed_exports_are_known_by_their_bytes(tmp_path: Path, form: str, name: str, encoding: str) -> None:
+    text = json.dumps(feature("Polygon", [SQUARE])).encode(encoding)
+    assert read_roi(packed(tmp_path / name, form, text)).bounds_l0 == (50, 100, 200, 300)
+
+
+def test_the_members_of_an_archive_are_joined(tmp_path: Path) -> None:
+    path = tmp_path / "roi.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for n, shape in enumerate(CLASSED):
+            archive.writestr(f"{n}.geojson", json.dumps(shape))
+    assert len(read_roi(path).polygons) == 4
+
+
+@pytest.mark.parametrize("form", ["gz", "zip"])
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, form: str) -> None:
+    path = packed(tmp_path / "roi", form, b" " * (17 << 20))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ConfigError, match="unpacks to more than 16 MiB"):
+        read_roi(path)
+
+
+@pytest.mark.parametrize("form", ["gz", "zip", "empty zip"])
+def test_a_damaged_archive_is_refused_in_one_sentence(tmp_path: Path, form: str) -> None:
+    path = packed(tmp_path / "roi", form.split()[-1], json.dumps(CLASSED).encode())
+    if form == "empty zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.txt", b"")
+    else:
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ConfigError, match=r"cannot be unpacked|holds no \.geojson"):
+        read_roi(path)
+
+
+def test_areas_outside_the_slide_are_counted() -> None:
+    far = np.array([(-50.0, -50.0), (-50.0, -10.0), (-10.0, -10.0)])
+    assert Roi(((far,), (np.abs(far),)), "s").n_outside(INFO) == 1
+
+
+def test_the_work_for_an_outline_grows_with_its_length_not_with_corners_times_area() -> None:
+    t = np.linspace(0, 2 * np.pi, 100_000)
+    ring = np.stack([1000 + 990 * np.sin(t), 1000 + 990 * np.cos(t)], axis=1)
+    start = time.process_time()
+    assert inside(ring, (2000, 2000)).sum() == pytest.approx(np.pi * 990**2, rel=1e-3)
+    assert time.process_time() - start < 5  # corners times pixels would be 4e11 steps
+    scribble = np.array([(0.0, 0.0), (1e6, 1.0)] * 60)
+    with pytest.raises(ConfigError, match="to and fro"):
+        inside(scribble, (1_000_000, 2))

@@ -39,13 +39,18 @@ def run_config(config: Path | None, overrides: list[str], options: dict[str, Any
     return validate(RunConfig, values, str(config) if config else "options")
 
 
-def read_regions(region: str | None, roi: Path | None) -> "tuple[Roi | None, Roi | None]":
-    """The rectangle and the shapes that the user gave; ConfigError when both are given."""
-    from wsistain.slide.roi import parse_region, read_roi
+def read_regions(region: str | None, roi: Path | None, classes: str | None) -> "tuple[Roi | None, Roi | None]":
+    """The rectangle and the shapes that the user gave; ConfigError when both are given, or classes without shapes."""
+    from wsistain.slide.roi import parse_region
+    from wsistain.slide.roi_file import read_roi
 
     if region is not None and roi is not None:
         raise ConfigError("--region and --roi exclude each other; draw the rectangle in the GeoJSON file")
-    return (parse_region(region) if region else None), (read_roi(roi) if roi else None)
+    if classes is not None and roi is None:
+        raise ConfigError(
+            f"--roi-class {classes!r} names classes of drawn shapes; give the shapes with --roi FILE.geojson"
+        )
+    return (parse_region(region) if region else None), (read_roi(roi, (classes or "").split(",")) if roi else None)
 
 
 def run(
@@ -60,6 +65,9 @@ def run(
     mpp: float | None = typer.Option(None, "--mpp", help="um per px of the slide, where it has none."),
     region: str | None = typer.Option(None, "--region", metavar="X,Y,W,H", help="Only this rectangle, level-0 pixels."),
     roi: Path | None = typer.Option(None, "--roi", metavar="FILE.geojson", help="Only these shapes (QuPath export)."),
+    roi_class: str | None = typer.Option(
+        None, "--roi-class", metavar="NAMES", help="Only shapes of these classes, as Tumor,Stroma."
+    ),
     all_tiles: bool | None = typer.Option(None, "--all-tiles", help="Stain glass too.", show_default=False),
     norm: str | None = typer.Option(None, "--norm", help="Instance-norm statistics: tile, slide, field; auto chooses."),
     reader: str | None = typer.Option(None, "--reader", help="auto, tiff, openslide, tiffslide, zarr or picture."),
@@ -89,6 +97,7 @@ def run(
         {
             "weights": weights,
             "mpp": mpp,
+            "roi_class": roi_class,
             "all_tiles": all_tiles,
             "norm": norm,
             "reader": reader,
@@ -98,7 +107,9 @@ def run(
             "strict": strict,
         },
     )
-    rectangle, shapes = read_regions(region, roi)
+    rectangle, shapes = read_regions(region, roi, settings.roi_class)
+    for sentence in shapes.notes if shapes else ():
+        typer.echo(f"Note: {sentence}", err=plan_only)  # the plan is JSON on stdout
     if plan_only:
         _print_plan(slide, marker, settings, rectangle, shapes)
         return

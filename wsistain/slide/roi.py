@@ -1,13 +1,11 @@
 """Regions of interest: a rectangle, or areas drawn in QuPath, in level-0 pixels of the slide."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.draw import polygon2mask
 
 from wsistain.errors import ConfigError
 from wsistain.slide.base import SlideInfo
@@ -15,19 +13,34 @@ from wsistain.slide.base import SlideInfo
 Ring = NDArray[np.float64]
 """float (n, 2) of (y, x) corners in level-0 px."""
 
+Polygon = tuple[Ring, ...]
+"""An outline and its holes. What an outline winds round is inside, however often and whichever way it crosses itself."""
+
 FAR_PX = 1e12
 """Corners further out than this are refused: no slide is that large, and sums of their products would overflow."""
+
+MOST_CROSSINGS = 100_000_000
+"""Rows of mask px that the edges of one outline may cross: an honest one crosses as many as it is long, a few thousand."""
+
+_CROSSINGS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Roi:
-    """Areas on a slide: polygons, each an outline and its holes, level-0 px.
+    """Areas on a slide, level-0 px.
 
-    source : where they came from, for messages.
+    polygons : what is wanted, each an outline and its holes.
+    source   : where they came from, for messages.
+    ignored  : what is cut out of them, as QuPath's class `Ignore*` asks.
+    classes  : the classes that were asked for; empty for all.
+    notes    : sentences for the user on what was read and what was left out.
     """
 
-    polygons: tuple[tuple[Ring, ...], ...]
+    polygons: tuple[Polygon, ...]
     source: str
+    ignored: tuple[Polygon, ...] = ()
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def bounds_l0(self) -> tuple[int, int, int, int]:
@@ -37,39 +50,90 @@ class Roi:
         y1, x1 = (int(v) for v in np.ceil(corners.max(axis=0)))
         return y0, x0, y1 - y0, x1 - x0
 
+    def n_outside(self, info: SlideInfo) -> int:
+        """How many of the areas do not touch the slide at all."""
+        return sum(_is_outside(rings[0], info) for rings in self.polygons)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON values for provenance: how many areas, of which classes, how many were cut out of them."""
+        return {"areas": len(self.polygons), "classes": list(self.classes), "ignored_areas": len(self.ignored)}
+
     def mask(self, info: SlideInfo, downsample: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """Where the areas are in a mask of the whole slide: bool `shape`, True for mask px whose centre lies in one.
 
         downsample : level-0 px per mask px. However small, an area has at least the mask px that hold its corners.
-        ConfigError when no area touches the slide.
+        ConfigError when no area touches the slide, or nothing is left of those that do.
         """
-        y, x, height, width = self.bounds_l0
-        if y >= info.size_l0[0] or x >= info.size_l0[1] or y + height <= 0 or x + width <= 0:
+        if self.n_outside(info) == len(self.polygons):
             raise ConfigError(
                 f"{self.source} lies outside the slide of {info.size_l0[1]} x {info.size_l0[0]} px; "
-                "give level-0 px of this slide"
+                "give level-0 px of this slide, x to the right and y downwards from its upper left corner"
             )
         out = np.zeros(shape, bool)
         for rings in self.polygons:
-            _fill(out, [ring / downsample for ring in rings])
+            _fill(out, [ring / downsample for ring in rings], True, self.source)
+        for rings in self.ignored:
+            _fill(out, [ring / downsample for ring in rings], False, self.source)
+        if self.ignored and not out.any():
+            raise ConfigError(
+                f"{self.source} has no area left: shapes of an ignored class cover all of it; draw elsewhere, or remove them"
+            )
         return out
 
 
-def _fill(out: NDArray[np.bool_], rings: list[Ring]) -> None:
-    """Set the pixels of a polygon with holes, corners in mask px; works in its box only."""
+def _is_outside(outline: Ring, info: SlideInfo) -> bool:
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    return bool((low >= info.size_l0).any() or (high <= 0).any())
+
+
+def _fill(out: NDArray[np.bool_], rings: Sequence[Ring], value: bool, source: str) -> None:
+    """Set the pixels of a polygon with holes to `value`, corners in mask px; works in its box only."""
     low = np.clip(np.floor(rings[0].min(axis=0)), 0, out.shape).astype(int)
     high = np.clip(np.ceil(rings[0].max(axis=0)) + 1, 0, out.shape).astype(int)
     if (high <= low).any():
         return
-    box = tuple(int(n) for n in high - low)
-    area = polygon2mask(box, rings[0] - low - 0.5)
+    box = (int(high[0] - low[0]), int(high[1] - low[1]))
+    area = inside(rings[0] - low, box, source)
     for hole in rings[1:]:
-        area &= ~polygon2mask(box, hole - low - 0.5)
-    if not area.any():
+        area &= ~inside(hole - low, box, source)
+    if value and not area.any():
         corners = np.floor(rings[0] - low).astype(int)
-        inside = ((corners >= 0) & (corners < box)).all(axis=1)
-        area[tuple(corners[inside].T)] = True
-    out[low[0] : high[0], low[1] : high[1]] |= area
+        held = ((corners >= 0) & (corners < box)).all(axis=1)
+        area[tuple(corners[held].T)] = True
+    out[low[0] : high[0], low[1] : high[1]][area] = value
+
+
+def inside(ring: Ring, shape: tuple[int, int], source: str = "a polygon") -> NDArray[np.bool_]:
+    """bool `shape`: pixels round whose centre a ring winds at least once; ring (n, 2) of (y, x) px, closed by itself.
+
+    Both halves of a bow-tie are inside, and so is what an outline goes round twice. Time grows with the rows that the
+    edges cross and with the area of `shape`, and is bounded: ConfigError beyond `MOST_CROSSINGS`.
+    """
+    height, width = shape
+    y0, x0 = (ring - 0.5).T
+    y1, x1 = np.roll(y0, -1), np.roll(x0, -1)
+    sign = np.where(y1 > y0, 1, -1)
+    first = np.clip(np.ceil(np.minimum(y0, y1)), 0, height).astype(np.int64)  # rows whose centre an edge crosses:
+    last = np.clip(np.ceil(np.maximum(y0, y1)), 0, height).astype(np.int64)  # lower end in, upper end out
+    ends = np.cumsum(last - first)
+    if ends.size and ends[-1] > MOST_CROSSINGS:
+        raise ConfigError(f"{source} holds an outline that runs to and fro across the slide; draw round the area")
+    turns = np.zeros(height * (width + 1), np.int32)
+    edges = np.flatnonzero(last > first)
+    while edges.size:
+        start = ends[edges[0]] - (last - first)[edges[0]]
+        n = max(1, int(np.searchsorted(ends[edges], start + _CROSSINGS_AT_ONCE, "right")))
+        part, edges = edges[:n], edges[n:]
+        counts = (last - first)[part]
+        of = np.repeat(part, counts)
+        row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[of]
+        across = x0[of] + (row - y0[of]) * ((x1[of] - x0[of]) / (y1[of] - y0[of]))
+        column = np.clip(np.ceil(across), 0, width).astype(np.int64)
+        np.add.at(turns, row * (width + 1) + column, sign[of].astype(np.int32))
+    winding = turns.reshape(height, width + 1)
+    np.cumsum(winding, axis=1, out=winding)
+    found: NDArray[np.bool_] = winding[:, :width] != 0
+    return found
 
 
 def parse_region(text: str) -> Roi:
@@ -89,81 +153,3 @@ def parse_region(text: str) -> Roi:
         raise ConfigError(f"--region {text[:60]!r} reaches further than any slide; wanted level-0 px")
     ring = np.array([(y, x), (y, x + width), (y + height, x + width), (y + height, x)], np.float64)
     return Roi(((ring,),), f"--region {text}")
-
-
-def read_roi(path: Path) -> Roi:
-    """The areas in a GeoJSON file as QuPath exports it: a FeatureCollection, a list of features, or one object.
-
-    Polygons and multipolygons with holes count (QuPath writes rectangles, ellipses and brush strokes as these), of any
-    class, locked or not; points and lines have no area and are passed over. Coordinates are (x, y) in level-0 px.
-
-    ConfigError when the file cannot be read, is not GeoJSON, holds no area, or a corner beyond `FAR_PX`.
-    """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, json.JSONDecodeError) else "it is not a text of GeoJSON"
-        raise ConfigError(f"{path} is not GeoJSON: {reason}; export the annotations from QuPath again") from None
-    polygons: list[tuple[Ring, ...]] = []
-    try:
-        _collect(document, polygons, str(path))
-    except RecursionError:
-        raise ConfigError(f"{path} is not GeoJSON as QuPath exports it: it is nested too deep") from None
-    if not polygons:
-        raise ConfigError(f"{path} holds no area; draw a polygon, rectangle or ellipse in QuPath and export it again")
-    return Roi(tuple(polygons), str(path))
-
-
-def _collect(node: Any, polygons: list[tuple[Ring, ...]], where: str) -> None:
-    if isinstance(node, list):
-        for item in node:
-            _collect(item, polygons, where)
-        return
-    if not isinstance(node, dict) or "type" not in node:
-        raise ConfigError(f"{where} is not GeoJSON as QuPath exports it; wanted features with a geometry")
-    match node["type"]:
-        case "FeatureCollection":
-            _collect(node.get("features"), polygons, where)
-        case "Feature":
-            if node.get("geometry") is not None:  # GeoJSON allows features without a place
-                _collect(node["geometry"], polygons, where)
-        case "GeometryCollection":
-            _collect(node.get("geometries"), polygons, where)
-        case "Polygon":
-            _add_polygon(node.get("coordinates"), polygons, where)
-        case "MultiPolygon":
-            several = node.get("coordinates")
-            if not isinstance(several, list):
-                raise ConfigError(f"{where} holds a multipolygon without coordinates")
-            for coordinates in several:
-                _add_polygon(coordinates, polygons, where)
-        case "Point" | "MultiPoint" | "LineString" | "MultiLineString":
-            return
-        case other:
-            raise ConfigError(f"{where} holds a GeoJSON object of type {other!r}, which is unknown")
-
-
-def _add_polygon(coordinates: Any, polygons: list[tuple[Ring, ...]], where: str) -> None:
-    """Append a polygon unless its outline has no area."""
-    try:
-        rings = tuple(np.array([(p[1], p[0]) for p in ring], np.float64).reshape(-1, 2) for ring in coordinates)
-    except (TypeError, IndexError, KeyError, ValueError):
-        raise ConfigError(f"{where} holds a polygon whose coordinates are not rings of (x, y)") from None
-    except OverflowError:  # a whole number of hundreds of digits
-        rings = (np.full((1, 2), np.inf),)
-    if any(np.isnan(ring).any() for ring in rings):
-        raise ConfigError(f"{where} holds a polygon with a corner that is not a number")
-    if any((np.abs(ring) > FAR_PX).any() for ring in rings):
-        raise ConfigError(
-            f"{where} holds a polygon with a corner further out than any slide reaches; wanted level-0 px"
-        )
-    if rings and _area(rings[0]) > 0:
-        polygons.append((rings[0], *(hole for hole in rings[1:] if _area(hole) > 0)))
-
-
-def _area(ring: Ring) -> float:
-    """Area within a ring, px2 (shoelace formula), from corners relative to the first for the sake of precision."""
-    y, x = (ring - ring[:1]).T
-    return abs(float(np.sum(y * np.roll(x, 1) - x * np.roll(y, 1)))) / 2
