@@ -27,13 +27,17 @@ import numpy as np
 from skimage.io import imread, imsave
 from skimage.transform import rescale
 
+from wsistain.markers import panel
 from wsistain.phantom.biology import rank_auc
-from wsistain.phantom.cells import MARKERS, TUMOUR
+from wsistain.phantom.cells import TUMOUR
 from wsistain.phantom.compare import histogram_overlap, look_at, table_of
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.products import choose_places, make_slide
 from wsistain.phantom.render import COUNTED_UM, PRODUCTS, Phantom
 from wsistain.slide.reader import open_slide
+
+
+NAMES = [m.name for m in panel()]
 
 
 def speed(size: int) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def pairing(patches: int, pairing: str) -> dict[str, Any]:
     """Percent gray correlation over 1024 px patches at 0.4661 um per px, one from each slide, markers in turn."""
     weak, truth = [], []
     for k in range(patches):
-        marker = ("ER", "PR", "Ki67", "HER2")[k % 4]
+        marker = NAMES[k % len(NAMES)]
         config = PhantomConfig(height=5120, width=5120, mpp=0.4661, seed=700 + k, marker=marker, pairing=pairing)
         phantom = Phantom(config)
         y, x = choose_places(config, 1024, 1)[0]
@@ -103,7 +107,7 @@ def pairing(patches: int, pairing: str) -> dict[str, Any]:
         weak.append(100 * np.corrcoef(he, ihc_b)[0, 1])
         truth.append(100 * np.corrcoef(he, ihc_a)[0, 1])
         print(f"{marker} weak {weak[-1]:.1f} truth {truth[-1]:.1f}", file=sys.stderr, flush=True)
-    by_marker = {m: round(float(np.mean(weak[k::4])), 1) for k, m in enumerate(("ER", "PR", "Ki67", "HER2"))}
+    by_marker = {m: round(float(np.mean(weak[k :: len(NAMES)])), 1) for k, m in enumerate(NAMES)}
     return {
         "weak_percent": round(float(np.mean(weak)), 1),
         "weak_standard_error": round(float(np.std(weak) / np.sqrt(len(weak))), 1),
@@ -149,7 +153,7 @@ def _phantoms(stain: str, count: int) -> list[np.ndarray]:
     """512 px of tissue with tumour at 0.5 um per px, one from each slide; IHC: markers in turn."""
     made = []
     for k in range(count):
-        config = PhantomConfig(height=6144, width=6144, seed=40 + k, whole=True, marker=MARKERS[k % 4])
+        config = PhantomConfig(height=6144, width=6144, seed=40 + k, whole=True, marker=NAMES[k % len(NAMES)])
         y, x = choose_places(config, 512, 1)[0]
         made.append(Phantom(config).render("he_a" if stain == "he" else "ihc_a", y, x, 512, 512))
     return made
@@ -218,7 +222,7 @@ def visibility(value: float, slides: int) -> dict[str, Any]:
     x = np.hstack([x, x[:, :3] ** 2, np.ones((len(x), 1))])
     fit = seeds < 200 + slides // 2
     result: dict[str, Any] = {"cells": int((~fit).sum()), "visibility": value}
-    for k, marker in enumerate(MARKERS):
+    for k, marker in enumerate(NAMES):
         w = np.linalg.lstsq(x[fit], yes[fit, k].astype(float), rcond=None)[0]
         result[marker] = {
             "positive": round(float(yes[~fit, k].mean()), 2),
@@ -232,10 +236,8 @@ def visibility(value: float, slides: int) -> dict[str, Any]:
 def sheet(out: Path, size: int) -> dict[str, Any]:
     """Writes a page: a row a marker (H&E, weak pair, truth)."""
     rows = []
-    for k, marker in enumerate(("ER", "PR", "Ki67", "HER2")):
-        config = PhantomConfig(
-            height=6144, width=6144, seed=31 + k, marker=marker, her2_score=3 if marker == "HER2" else None
-        )
+    for k, marker in enumerate(NAMES):
+        config = PhantomConfig(height=6144, width=6144, seed=31 + k, marker=marker, her2_score=3)
         y, x = choose_places(config, 1024, 1)[0]
         rows.append(np.hstack([Phantom(config).render(p, y + 256, x + 256, size, size) for p in PRODUCTS]))
     imsave(out, np.vstack(rows), check_contrast=False)

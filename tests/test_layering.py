@@ -15,7 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "runtime": {"errors", "runtime", "pipeline"},
     "numerics": set(),
-    "markers": {"errors"},
+    "markers": {"errors", "config"},
     "config": {"errors"},
     "packaged": {"errors"},
     "slide": {"errors", "config", "slide"},

@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from wsistain.phantom.biology import POSITIVE_LEVEL, draw_clone, express, rank_auc
-from wsistain.phantom.cells import MARKERS
+from wsistain.markers import MARKERS, Marker, panel
+from wsistain.phantom.biology import POSITIVE_LEVEL, RING_POSITIVE, draw_clone, express, rank_auc
+
+
+NEW = [
+    Marker(name="p53", compartment="nuclear", expression={"against": True, "shift": -0.4}),
+    Marker(name="MCM2", compartment="nuclear", expression={"follows": "cycle", "shift": 0.6}),
+    Marker(name="EGFR", compartment="membranous"),
+    Marker(name="Napsin", compartment="cytoplasmic", expression={"follows": "apocrine"}),
+]
+ALL = (*MARKERS.values(), *NEW)
+EVERY = [m.name for m in ALL]
 
 
 def many(visibility, slides=60, cells=400):
@@ -13,7 +23,7 @@ def many(visibility, slides=60, cells=400):
         rng = np.random.default_rng(seed)
         ids = rng.integers(0, 2**63, cells).astype(np.uint64)
         place = rng.uniform(0, 4000, (2, cells))
-        found.append(express(seed, draw_clone(seed, None), visibility, ids, *place))
+        found.append(express(seed, draw_clone(seed, None, ALL), visibility, ALL, ids, *place))
     return found
 
 
@@ -21,7 +31,7 @@ def pooled(found, marker):
     return np.concatenate([f.score[marker] for f in found]), np.concatenate([f.positive[marker] for f in found])
 
 
-@pytest.mark.parametrize("marker", MARKERS)
+@pytest.mark.parametrize("marker", EVERY)
 def test_what_is_visible_decides_the_best_auc(marker):
     auc = [rank_auc(*pooled(many(v), marker)) for v in (0.0, 0.5, 0.85, 1.0)]
     assert abs(auc[0] - 0.5) < 0.04
@@ -31,7 +41,7 @@ def test_what_is_visible_decides_the_best_auc(marker):
         assert 0.87 < auc[2] < 0.95
 
 
-@pytest.mark.parametrize("marker", MARKERS)
+@pytest.mark.parametrize("marker", EVERY)
 def test_scores_are_probabilities_that_come_true(marker):
     score, positive = pooled(many(0.85, slides=150, cells=200), marker)
     for low in (0.1, 0.3, 0.5, 0.7):
@@ -42,10 +52,27 @@ def test_scores_are_probabilities_that_come_true(marker):
 
 def test_levels_leave_a_gap_between_negative_and_positive():
     for f in many(0.85, slides=10):
-        for marker in ("ER", "PR", "Ki67"):
-            assert f.level[marker][f.positive[marker]].min(initial=9) >= POSITIVE_LEVEL
-            assert f.level[marker][~f.positive[marker]].max(initial=0) < 0.1
-        assert ((f.level["HER2"] >= 1.5) == f.positive["HER2"]).all()
+        for marker in ALL:
+            level, positive = f.level[marker.name], f.positive[marker.name]
+            if marker.compartment == "membranous":
+                assert ((level >= RING_POSITIVE) == positive).all()
+            else:
+                assert level[positive].min(initial=9) >= POSITIVE_LEVEL and level[~positive].max(initial=0) < 0.1
+
+
+def test_what_a_slide_expresses_does_not_depend_on_which_other_markers_are_known():
+    ids, place = np.arange(500, dtype=np.uint64), np.random.default_rng(1).uniform(0, 5000, (2, 500))
+    few, more = (express(3, draw_clone(3, None, m), 0.85, m, ids, *place) for m in (panel(), ALL))
+    for marker in panel():
+        assert np.array_equal(few.level[marker.name], more.level[marker.name])
+        assert np.array_equal(few.score[marker.name], more.score[marker.name])
+    assert np.array_equal(few.mitosis, more.mitosis) and np.array_equal(few.apocrine, more.apocrine)
+
+
+def test_a_marker_that_goes_against_differentiation_marks_the_poor_cells():
+    f = many(0.85, slides=6)
+    low, high = (np.concatenate([x.differentiation[x.positive[m]] for x in f]) for m in ("p53", "ER"))
+    assert low.mean() < -0.3 and high.mean() > 0.3
 
 
 def test_er_and_pr_go_together_and_ki67_is_a_minority():
@@ -62,7 +89,7 @@ def test_slide_scores_of_her2_order_the_cells():
     for score in range(4):
         ids = np.arange(2000, dtype=np.uint64) + 77
         place = np.random.default_rng(score).uniform(0, 5000, (2, 2000))
-        mean.append(express(5, draw_clone(5, score), 0.85, ids, *place).level["HER2"].mean())
+        mean.append(express(5, draw_clone(5, score, panel()), 0.85, panel(), ids, *place).level["HER2"].mean())
     assert mean == sorted(mean) and mean[0] < 0.7 and mean[3] > 2.2
 
 

@@ -19,7 +19,7 @@ SIZE = 512
 def amounts(rgb, optics):
     """(h, w) amounts of haematoxylin and DAB from the slide's own dyes."""
     od = -np.log10(np.clip(rgb.astype(float), 1, None) / np.array(optics.glass))
-    dyes = np.array([optics.haematoxylin, optics.dab, optics.blood]).T
+    dyes = np.array([optics.haematoxylin, optics.chromogen, optics.blood]).T
     h, dab, _ = np.linalg.lstsq(dyes, od.reshape(-1, 3).T, rcond=None)[0].reshape(3, *rgb.shape[:2])
     return h, dab / optics.d_gain
 

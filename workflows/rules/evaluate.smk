@@ -18,4 +18,4 @@ rule evaluate:
         mem_mb=config["mem_mb"],
         runtime=config["runtime_minutes"],
     shell:
-        "wsistain evaluate --slides {params.stained:q} --output {output:q} --overwrite > {log:q} 2>&1"
+        "{KNOWN_MARKERS}wsistain evaluate --slides {params.stained:q} --output {output:q} --overwrite > {log:q} 2>&1"

@@ -1,6 +1,7 @@
 """The configuration and the sample sheet, checked against their schemas."""
 
 import csv
+import shlex
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
@@ -23,10 +24,13 @@ def read_slides(path):
 
 SLIDES = read_slides(config["slides"])
 
+# Jobs may run on other machines, in other environments: what `wsistain batch` knows of markers goes with them.
+KNOWN_MARKERS = f"WSISTAIN_MARKERS={shlex.quote(config['marker_file'])} " if "marker_file" in config else ""
+
 
 wildcard_constraints:
     slide="[A-Za-z0-9][A-Za-z0-9._-]*",
-    markers="[A-Za-z0-9-]+",
+    markers="[A-Za-z0-9_-]+",
     name="[A-Za-z0-9][A-Za-z0-9_-]*",
 
 

@@ -18,5 +18,5 @@ rule stain:
         gpu=config["gpu"],
     # the mode is no parameter: a finished slide is not stained again because this call resumes and the last did not
     shell:
-        "wsistain run {params.slide:q} --marker {params.markers:q} --output {params.folder:q} --config {input.run:q}"
+        "{KNOWN_MARKERS}wsistain run {params.slide:q} --marker {params.markers:q} --output {params.folder:q} --config {input.run:q}"
         " {params.mpp:q} --{config[mode]} > {log:q} 2>&1"

@@ -11,4 +11,4 @@ rule train:
         runtime=config["training_minutes"],
         gpu=config["gpu"],
     shell:
-        "wsistain train {input:q} --output batch/training/{wildcards.name:q} --resume > {log:q} 2>&1"
+        "{KNOWN_MARKERS}wsistain train {input:q} --output batch/training/{wildcards.name:q} --resume > {log:q} 2>&1"

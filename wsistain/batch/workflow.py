@@ -17,6 +17,7 @@ from wsistain.batch.sheet import Entry, Refused, check_entries, read_sheet, scan
 from wsistain.batch.summary import Row, is_finished, stain_path, summarise, write_summary
 from wsistain.config import RunConfig, dump_yaml
 from wsistain.errors import ConfigError, OutputError
+from wsistain.markers import user_file
 from wsistain.output.journal import begun_key, open_journal
 from wsistain.packaged import packaged_folder
 from wsistain.runtime.files import reporting, write_text
@@ -131,9 +132,14 @@ def _prepare(
         "markers": ",".join(markers),
         "run": f"{WORK}/run.yaml",
         "mode": "overwrite" if overwrite else "resume",
+        "marker_file": "",
     }
+    own = user_file()
     with reporting(work, retry="run again"):
         write_sheet(work / "slides.tsv", entries)
+        if own is not None:  # jobs on other machines know the same markers as we do here
+            values["marker_file"] = f"{WORK}/markers.yaml"
+            _write_if_new(work / "markers.yaml", own.read_text(encoding="utf-8"))
         _write_if_new(work / "config.yaml", yaml.safe_dump(values, sort_keys=False))
         _write_if_new(work / "run.yaml", dump_yaml(config))
         for entry in entries:

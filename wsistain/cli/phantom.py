@@ -45,7 +45,7 @@ def _size(text: str) -> tuple[int, int]:
 def slide(
     folder: Path = typer.Argument(..., metavar="DIR", help="Folder to fill; made if absent."),
     size: str = typer.Option("4096", "--size", help="Edge, px, or WIDTHxHEIGHT."),
-    marker: str = typer.Option("ER", "--marker", help="ER, PR, Ki67 or HER2."),
+    marker: str = typer.Option("ER", "--marker", help="What the IHC shows ('wsistain markers' lists them)."),
     seed: int = typer.Option(0, "--seed", help="Same seed, same bytes."),
     mpp: float = typer.Option(0.5, "--mpp", help="um per px."),
     visibility: float = typer.Option(0.85, "--visibility", help="How much of the expression H&E shows, 0 to 1."),
@@ -85,7 +85,7 @@ def slide(
 
 def patches(
     root: Path = typer.Argument(..., metavar="ROOT", help="Folder that receives <MARKER>/TrainValAB."),
-    markers: str = typer.Option("ER", "--markers", help="One or more of ER,PR,Ki67,HER2."),
+    markers: str = typer.Option("ER", "--markers", help="One or several, with commas ('wsistain markers' lists them)."),
     train: int = typer.Option(100, "--train", min=0, help="Training patches a marker."),
     val: int = typer.Option(20, "--val", min=0, help="Validation patches a marker, from other slides."),
     size: int = typer.Option(1024, "--size", help="Edge of a patch, px."),

@@ -9,7 +9,7 @@ from wsistain import __version__
 from wsistain.errors import WeightsError
 from wsistain.generators.spec import RGB, Generator, GeneratorSpec
 from wsistain.generators.tiling import default_overlap, default_stride
-from wsistain.markers import MARKERS, find_marker
+from wsistain.markers import find_marker, known_markers
 
 
 class IdentityGenerator:
@@ -124,7 +124,7 @@ def load_generator(
     if marker is None:
         path = Path(name)
         if not path.is_file():
-            raise WeightsError(f"name the marker that {name} should stain: one of {', '.join(MARKERS)}")
+            raise WeightsError(f"name the marker that {name} should stain: one of {', '.join(known_markers())}")
         from wsistain.weights.file import read_header
 
         marker = read_header(path).markers[0]

@@ -5,6 +5,7 @@ from hashed candidates that compete for room (of two that overlap, the one with 
 contest looks `MARGIN_UM` round the square and never further, so a square is the same whoever asks for it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from wsistain.markers import Marker
 from wsistain.phantom.anatomy import Anatomy, Tissue, cleft_um
-from wsistain.phantom.biology import Clone, express
+from wsistain.phantom.biology import RING_POSITIVE, Clone, Latents, express
 from wsistain.phantom.noise import F32, U64, Kept, draw, hash_at, normal, salt_of
 
 LAYER_UM, CELL_UM, MARGIN_UM = 12.0, 256.0, 64.0
@@ -33,7 +35,6 @@ TYPES = (
     "plasma",
 )
 TUMOUR, LUMINAL, MYO, FIBRO, LYMPH, ENDO, ADIPO, DEBRIS, PLASMA = range(9)
-MARKERS = ("ER", "PR", "Ki67", "HER2")
 
 
 @dataclass
@@ -62,9 +63,9 @@ class Cells:
     plump: F32
     mitosis: NDArray[np.bool_]
     differentiation: F32
-    level: F32  # (n, 4)
-    positive: NDArray[np.bool_]  # (n, 4)
-    score: F32  # (n, 4)
+    level: F32  # (n, k), a column a marker of the block, as is `positive` and `score`
+    positive: NDArray[np.bool_]
+    score: F32
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,8 +110,17 @@ def contest(y: NDArray[Any], x: NDArray[Any], radius: F32, lot: F32) -> NDArray[
 class Block:
     """All cells of one block of tissue, made square by square on request."""
 
-    def __init__(self, seed: int, anatomy: Anatomy, clone: Clone, visibility: float, contrast: float = 1.0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        anatomy: Anatomy,
+        clone: Clone,
+        markers: Sequence[Marker],
+        visibility: float,
+        contrast: float = 1.0,
+    ) -> None:
         self.seed, self.anatomy, self.clone, self.visibility = seed, anatomy, clone, visibility
+        self.markers = tuple(markers)
         self.contrast = np.float32(contrast)
         self._kept: Kept[tuple[int, int, int], Cells] = Kept(512)
 
@@ -157,7 +167,7 @@ class Block:
         g = [normal(ids, salt_of(1, f"shape {k}")) for k in range(6)]
         u = [draw(ids, salt_of(1, f"look {k}")) for k in range(4)]
         tumour = kind == TUMOUR
-        lat = express(self.seed, self.clone, self.visibility, ids, y, x)
+        lat = express(self.seed, self.clone, self.visibility, self.markers, ids, y, x)
         bad = 1 / (
             1 + np.exp(np.clip(2.0 * self.contrast * lat.differentiation, -20, 20))
         )  # 0 well, 1 poorly differentiated
@@ -183,20 +193,7 @@ class Block:
         nucleolus = np.where((kind == LUMINAL) & (u[1] < 0.2), 0.6, nucleolus)
         rough = np.where(tumour, 0.03 + 0.10 * bad, 0.05) + 0.02 * np.abs(g[5])
         rough = np.where(kind == DEBRIS, 0.25, rough)
-        expressing = np.zeros((n, 4), np.float32)
-        positive = np.zeros((n, 4), bool)
-        score = np.zeros((n, 4), np.float32)
-        share = {"ER": 0.45, "PR": 0.40, "Ki67": 0.03, "HER2": 0.0}
-        for k, name in enumerate(MARKERS):
-            # Benign luminal cells carry the hormone receptors too, patchily, whatever the tumour does.
-            lot = draw(ids, salt_of(self.seed, f"benign {name}"))
-            yes = (kind == LUMINAL) & (lot < share[name])
-            if name == "Ki67":
-                yes |= np.isin(kind, (LYMPH, FIBRO)) & (lot < 0.02)
-            own = np.where(yes, 0.35 + 0.6 * u[2], 0.07 * u[2] * (name != "HER2"))
-            expressing[:, k] = np.where(tumour, lat.level[name], own)
-            positive[:, k] = np.where(tumour, lat.positive[name], yes)
-            score[:, k] = np.where(tumour, lat.score[name], np.where(kind == LUMINAL, share[name], 0.0))
+        expressing, positive, score = self._expression(lat, ids, kind, u[2])
         f = np.float32
         return Cells(
             ids, y, x, z, kind, a.astype(f), b.astype(f), np.minimum(b * 1.05, MAX_DEPTH_UM).astype(f), turn.astype(f),
@@ -204,6 +201,29 @@ class Block:
             (lat.apocrine * tumour).astype(f), lat.mitosis & tumour, (lat.differentiation * tumour).astype(f),
             expressing, positive, score,
         )  # fmt: skip
+
+    def _expression(
+        self, lat: Latents, ids: U64, kind: NDArray[Any], u: F32
+    ) -> tuple[F32, NDArray[np.bool_], F32]:
+        """(level, positive, score), each (n, markers), of all cells; `lat` is what tumour cells express."""
+        n, tumour, luminal = len(ids), kind == TUMOUR, kind == LUMINAL
+        level, positive = np.zeros((n, len(self.markers)), np.float32), np.zeros((n, len(self.markers)), bool)
+        score = np.zeros((n, len(self.markers)), np.float32)
+        for k, marker in enumerate(self.markers):
+            # Benign luminal cells carry the hormone receptors too, patchily, whatever the tumour does.
+            name, share = marker.name, marker.expression.benign
+            lot = draw(ids, salt_of(self.seed, f"benign {name}"))
+            yes = luminal & (lot < share)
+            if marker.expression.elsewhere:
+                yes |= np.isin(kind, (LYMPH, FIBRO)) & (lot < marker.expression.elsewhere)
+            if marker.compartment == "membranous":
+                own = np.where(yes, RING_POSITIVE + 0.8 * u, 0 * u)
+            else:
+                own = np.where(yes, 0.35 + 0.6 * u, 0.07 * u)
+            level[:, k] = np.where(tumour, lat.level[name], own)
+            positive[:, k] = np.where(tumour, lat.positive[name], yes)
+            score[:, k] = np.where(tumour, lat.score[name], np.where(luminal, share, 0.0))
+        return level, positive, score
 
     def square(self, layer: int, row: int, col: int) -> Cells:
         """The cells whose nuclei have their centre in one square of one layer."""

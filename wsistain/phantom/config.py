@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from wsistain.config import Strict
-from wsistain.markers import find_marker
+from wsistain.markers import MARKERS, find_marker
 
 Pairing = Literal["mist", "aligned", "adjacent", "far"]
 
@@ -68,5 +68,14 @@ class PhantomConfig(Strict):
         return self.height, self.width
 
     def facts(self) -> dict[str, Any]:
-        """Every parameter that decides the pixels, as JSON values."""
-        return {**self.model_dump(mode="json"), "sections": self.pair.model_dump(mode="json")}
+        """Every parameter that decides the pixels, as JSON values; of a user's marker its row as well."""
+        facts = {**self.model_dump(mode="json"), "sections": self.pair.model_dump(mode="json")}
+        return facts | definition(self.marker)
+
+
+def definition(marker: str) -> dict[str, Any]:
+    """What the phantom reads of a marker that is not built in, as JSON values; {} for one that is."""
+    if marker in MARKERS:
+        return {}
+    row = find_marker(marker).model_dump(mode="json", include={"compartment", "chromogen", "expression"})
+    return {"marker_definition": row}

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from wsistain.markers import DAB, Chromogen
 from wsistain.phantom.noise import F32, draw, normal, pixel_noise, salt_of
 
 # Optical density by channel (red, green, blue) of unit amounts. DAB: near Ruifrok and Johnston 2001; haematoxylin and
@@ -26,7 +27,7 @@ class Optics:
 
     haematoxylin: tuple[float, float, float]
     eosin: tuple[float, float, float]
-    dab: tuple[float, float, float]
+    chromogen: tuple[float, float, float]
     blood: tuple[float, float, float]
     h_gain: float
     e_gain: float
@@ -37,13 +38,14 @@ class Optics:
     haze: float
 
 
-def draw_optics(seed: int, glass_name: str) -> Optics:
+def draw_optics(seed: int, glass_name: str, *, chromogen: Chromogen = DAB) -> Optics:
     """The optics of one glass (H&E and IHC are stained and scanned apart); drawn from the seed."""
+    base = {**BASE, "chromogen": BASE["dab"] if chromogen == DAB else chromogen.od}
     ids = np.arange(64, dtype=np.uint64)
     g, u = normal(ids, salt_of(seed, f"optics {glass_name}")), draw(ids, salt_of(seed, f"light {glass_name}"))
 
     def vector(name: str, k: int, spread: float) -> tuple[float, float, float]:
-        v = np.clip(np.array(BASE[name]) + spread * g[k : k + 3], 0.02, None)
+        v = np.clip(np.array(base[name]) + spread * g[k : k + 3], 0.02, None)
         v = v / np.linalg.norm(v)
         return float(v[0]), float(v[1]), float(v[2])
 
@@ -51,7 +53,7 @@ def draw_optics(seed: int, glass_name: str) -> Optics:
     return Optics(
         haematoxylin=vector("haematoxylin" if glass_name == "he" else "counterstain", 0, 0.030),
         eosin=vector("eosin", 3, 0.055),
-        dab=vector("dab", 6, 0.030),
+        chromogen=vector("chromogen", 6, 0.030),
         blood=vector("blood", 9, 0.03),
         h_gain=float(np.exp(0.08 + 0.18 * g[12]) if glass_name == "he" else np.exp(-0.2 + 0.13 * g[12])),
         e_gain=float(np.exp(0.18 + 0.28 * g[13])),
@@ -76,8 +78,10 @@ def expose(
     Light passes the tissue first and the lens after it, so intensities are blurred, not densities; the blur is a
     Gaussian of finite support and every step is local, so a pixel does not depend on the window.
     """
-    vectors = {"haematoxylin": optics.haematoxylin, "eosin": optics.eosin, "dab": optics.dab, "blood": optics.blood}
-    gains = {"haematoxylin": optics.h_gain, "eosin": optics.e_gain, "dab": optics.d_gain, "blood": 1.0}
+    vectors = {
+        "haematoxylin": optics.haematoxylin, "eosin": optics.eosin, "chromogen": optics.chromogen, "blood": optics.blood
+    }  # fmt: skip
+    gains = {"haematoxylin": optics.h_gain, "eosin": optics.e_gain, "chromogen": optics.d_gain, "blood": 1.0}
     sigma = optics.blur_um / mpp
     radius = int(np.ceil(3 * sigma))
     shape = next(iter(amounts.values())).shape

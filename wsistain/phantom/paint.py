@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsistain.markers import find_marker
 from wsistain.phantom.anatomy import Anatomy, cleft_um, nearest_blob, vacuole_um
-from wsistain.phantom.cells import LUMINAL, MARKERS, TUMOUR, Block, Cells
+from wsistain.phantom.cells import LUMINAL, TUMOUR, Block, Cells
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.nearest_centres import nearest_centres
 from wsistain.phantom.noise import F32, Floats, Grain, Texture, draw, fractal, salt_of, smooth_noise
@@ -17,9 +18,9 @@ from wsistain.phantom.sections import Section
 
 MARGIN_UM = 16.0
 NODE_UM = 4.0
-# DAB optical density of the membrane by ring score; it jumps where rings become complete (2+).
-HER2_LEVELS = (0.0, 0.7, 1.499, 1.5, 2.4, 3.0)
-HER2_OD = (0.0, 0.03, 0.12, 0.34, 0.62, 1.05)
+# Density of the chromogen on the membrane by ring score; it jumps where rings become complete (2+).
+RING_LEVELS = (0.0, 0.7, 1.499, 1.5, 2.4, 3.0)
+RING_OD = (0.0, 0.03, 0.12, 0.34, 0.62, 1.05)
 
 
 @dataclass
@@ -114,7 +115,9 @@ class Painter:
     """Paints windows of the sections of one block."""
 
     def __init__(self, config: PhantomConfig, anatomy: Anatomy, block: Block) -> None:
-        self.mpp, self.seed, self.marker = config.mpp, config.seed, MARKERS.index(config.marker)
+        self.mpp, self.seed = config.mpp, config.seed
+        self.marker = find_marker(config.marker)
+        self.column = [m.name for m in block.markers].index(self.marker.name)
         self.anatomy, self.block = anatomy, block
         self.fibril, self.bundle, self.fine, self.coarse, self.cloud = textures()
         # All slides share the textures, each read from its own corner.
@@ -148,12 +151,13 @@ class Painter:
         ty, tx, z = py + self.corner[0], px + self.corner[1], section.z_mid
         clump = self.coarse.near((ty + 37 * z) / 0.46, (tx + 11 * z) / 0.46)
         grain = self.fine.near((ty + 17 * z) / 0.37, (tx - 23 * z) / 0.37)
-        nuclear = np.where(self.marker < 3, cells.level[:, self.marker], 0).astype(np.float32)
+        level = cells.level[:, self.column]
+        nuclear = level if self.marker.compartment == "nuclear" else np.zeros_like(level)
         turn = (cells.turn - np.float32(section.turn)).astype(np.float32)
         nuclei = paint_nuclei(cells, y_px, x_px, turn, section.z0, section.z1, m, clump, grain, nuclear)
         ground = self._ground(win, py, px, grain)
-        ring, border, plump = self._membranes(win, ground, cells, y_px, x_px, clump)
-        return self._mix(win, ground, nuclei, ring, border, plump, grain)
+        around, border, plump = self._membranes(win, ground, cells, y_px, x_px, clump)
+        return self._mix(win, ground, nuclei, around, border, plump, grain)
 
     def _ground(self, win: Window, py: Floats, px: Floats, grain: F32) -> dict[str, F32]:
         """Shares and densities of the tissues between the nuclei, at every pixel."""
@@ -224,12 +228,14 @@ class Painter:
     def _membranes(
         self, win: Window, ground: dict[str, F32], cells: Cells, y_px: Floats, x_px: Floats, clump: F32
     ) -> tuple[F32, F32, F32]:
-        """(HER2 on membranes, share of the pixel on a border between cells, apocrine tone of the cell) of epithelium."""
-        ring, border, tone = (np.zeros(win.shape, np.float32) for _ in range(3))
+        """Of epithelium (chromogen on membranes or in cytoplasm, share of the pixel on a border between cells, apocrine
+        tone of the cell).
+        """
+        around, border, tone = (np.zeros(win.shape, np.float32) for _ in range(3))
         pick = np.isin(cells.kind, (TUMOUR, LUMINAL))
         where = np.flatnonzero(ground["epithelium"] > 0)
         if pick.sum() < 4 or len(where) == 0:
-            return ring, border, tone
+            return around, border, tone
         some = cells.take(pick)
         centres = np.stack([y_px[pick], x_px[pick]], 1) * self.mpp
         h, w = win.shape
@@ -244,17 +250,22 @@ class Painter:
         edge = np.minimum(np.minimum(gap, np.abs(outer)), rim)
         border.ravel()[where] = np.exp(-((edge / np.float32(0.55)) ** 2)) * (outer > -1)
         tone.ravel()[where] = np.where(outer > -2, some.plump[own], 0)
-        if MARKERS[self.marker] == "HER2":
-            level = some.level[:, 3][own]
-            od = np.interp(level, HER2_LEVELS, HER2_OD).astype(np.float32)
+        if self.marker.compartment == "nuclear":
+            return around, border, tone
+        level = some.level[:, self.column][own]
+        if self.marker.compartment == "membranous":
+            od = np.interp(level, RING_LEVELS, RING_OD).astype(np.float32)
             whole = ramp(level - np.float32(1.35) + np.float32(0.45) * clump.ravel()[where], 0.5)
             width = np.float32(0.72) + np.float32(0.16) * sway
             shape = np.exp(-((edge / width) ** 2)) * (outer > -1.2)
-            ring.ravel()[where] = od * (np.float32(0.15) + np.float32(0.85) * whole) * shape
-        return ring, border, tone
+            around.ravel()[where] = od * (np.float32(0.15) + np.float32(0.85) * whole) * shape
+        else:
+            coarse = np.clip(1 + np.float32(0.30) * clump.ravel()[where], 0.3, 1.7)  # granules, and gaps between them
+            around.ravel()[where] = level * coarse * ramp(outer + np.float32(0.6), 1.2)
+        return around, border, tone
 
     def _mix(
-        self, win: Window, g: dict[str, F32], nuclei: NuclearMaps, ring: F32, border: F32, plump: F32, grain: F32
+        self, win: Window, g: dict[str, F32], nuclei: NuclearMaps, around: F32, border: F32, plump: F32, grain: F32
     ) -> Stained:
         """The amounts of each dye from what lies at each pixel."""
         body, epi, dead = g["body"], g["epithelium"], g["dead"]
@@ -291,10 +302,11 @@ class Painter:
         haem = plain * bare + nuclear + np.float32(0.16) * nuclei.nucleoli * shown
         he = {"haematoxylin": haem * thick, "eosin": eosin * thick, "blood": g["blood"] * thick}
         dab = nuclei.dab * np.clip(shown * 1.5, 0, 1)
-        if self.marker == 3:
-            dab = dab + ring * live * (1 - np.float32(0.45) * nuclei.cover)
+        if self.marker.compartment != "nuclear":
+            hidden = 0.45 if self.marker.compartment == "membranous" else 0.85  # by the nucleus over or under it
+            dab = dab + around * live * (1 - np.float32(hidden) * nuclei.cover)
         back = np.float32(0.012) * (stroma * g["collagen"] + live) + np.float32(0.05) * dead * body
         haem_ihc = np.float32(0.62) * nuclear * (1 - np.float32(0.6) * np.clip(nuclei.dab, 0, 1))
         haem_ihc += np.float32(0.040) * stroma * g["collagen"] + np.float32(0.045) * live * tone * bare
-        ihc = {"haematoxylin": haem_ihc * thick, "dab": (dab + back) * thick, "blood": np.float32(0.25) * g["blood"]}
+        ihc = {"haematoxylin": haem_ihc * thick, "chromogen": (dab + back) * thick, "blood": np.float32(0.25) * g["blood"]}
         return Stained(he, ihc)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsistain import __version__
 from wsistain.errors import ConfigError
 from wsistain.markers import parse_markers
-from wsistain.phantom.config import Pairing, PhantomConfig
+from wsistain.phantom.config import Pairing, PhantomConfig, definition
 from wsistain.phantom.manifest import begin, digest
 from wsistain.phantom.noise import draw, salt_of
 from wsistain.phantom.processes import Progress, mapper, phantom_of, quiet
@@ -283,7 +283,7 @@ def make_patches(
         parameters = {
             "format": FORMAT, "kind": "patches", "marker": marker.name, "train": train, "val": val, "size": size,
             "slides": slides, "seed": seed, "mpp": mpp, "visibility": visibility,
-            "contrast": contrast, "pairing": pairing, "quality": quality,
+            "contrast": contrast, "pairing": pairing, "quality": quality, **definition(marker.name),
         }  # fmt: skip
         folder = local_path(root) / marker.name
         manifest = begin(folder, parameters, overwrite=overwrite)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wsistain.markers import find_marker, panel
 from wsistain.phantom.anatomy import Anatomy
 from wsistain.phantom.biology import draw_clone
 from wsistain.phantom.cells import Block, Cells
@@ -33,12 +34,17 @@ class Phantom:
     def __init__(self, config: PhantomConfig, *, square_px: int = SQUARE_PX) -> None:
         self.config, self.square_px = config, square_px
         extent = (config.height * config.mpp, config.width * config.mpp)
-        self.clone = draw_clone(config.seed, config.her2_score)
+        marker = find_marker(config.marker)
+        markers = (*panel(), *(() if marker.expression.panel else (marker,)))
+        self.clone = draw_clone(config.seed, config.her2_score, markers)
         self.anatomy = Anatomy(config.seed, extent, whole=config.whole)
-        self.block = Block(config.seed, self.anatomy, self.clone, config.visibility, config.contrast)
+        self.block = Block(config.seed, self.anatomy, self.clone, markers, config.visibility, config.contrast)
         self.sections = make_sections(config)
         # H&E and the truth are two glasses; both IHC products are stained and scanned together.
-        self.optics = {"he": draw_optics(config.seed, "he"), "ihc": draw_optics(config.seed, f"ihc {config.marker}")}
+        self.optics = {
+            "he": draw_optics(config.seed, "he"),
+            "ihc": draw_optics(config.seed, f"ihc {marker.name}", chromogen=marker.chromogen),
+        }
         self.painter = Painter(config, self.anatomy, self.block)
         self._stained: Kept[tuple[str, int, int], Stained | None] = Kept(9)
         self._squares: Kept[tuple[str, int, int], RGB] = Kept(12)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wsistain.phantom.biology import rank_auc
-from wsistain.phantom.cells import MARKERS, TUMOUR, TYPES
+from wsistain.phantom.cells import TUMOUR, TYPES
 from wsistain.phantom.render import COUNTED_UM, Phantom
 from wsistain.runtime.files import replacing
 
@@ -23,8 +23,9 @@ def cell_table(phantom: Phantom, section: Name, y: int, x: int, h: int, w: int) 
     Columns: id (uint64, the same in both sections); type; y_px, x_px in the frame of the WINDOW; y_um, x_um on
     the glass; z_um, depth of the centre in the block; size_um, mean diameter of the nucleus; path_um, how much of
     the nucleus lies in this section; in_a, in_b; mitosis; differentiation (latent, tumour cells only); and for
-    each marker level_<M> (ER, PR, Ki67: DAB optical density of the nucleus cut whole; HER2: ring score 0..3),
-    positive_<M>, and score_<M>, the probability of being positive given what morphology shows.
+    each marker of the panel and that of the picture level_<M> (density of the chromogen in the nucleus cut whole or in
+    the cytoplasm; of a membranous marker: ring score 0..3), positive_<M>, and score_<M>, the probability of being
+    positive given what morphology shows.
     """
     mpp = phantom.config.mpp
     cells, gy, gx = phantom.cells_um(section, y * mpp, x * mpp, h * mpp, w * mpp)
@@ -55,7 +56,7 @@ def cell_table(phantom: Phantom, section: Name, y: int, x: int, h: int, w: int) 
         "mitosis": column(cells.mitosis),
         "differentiation": column(cells.differentiation),
     }
-    for k, name in enumerate(MARKERS):
+    for k, name in enumerate(m.name for m in phantom.block.markers):
         columns[f"level_{name}"] = column(cells.level[:, k])
         columns[f"positive_{name}"] = column(cells.positive[:, k])
         columns[f"score_{name}"] = column(cells.score[:, k])

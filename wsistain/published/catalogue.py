@@ -101,11 +101,13 @@ def _asp(marker: str) -> Entry:
 
 _BCI_NOTE = "the um per px of BCI is not stated exactly by its authors (20x, about 0.46)"
 
+_ON_MIST = ("ER", "PR", "Ki67", "HER2")  # MIST has these four, so their authors published a generator for each
+
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        *(entry for marker in ("ER", "PR", "Ki67", "HER2") for entry in _usigan(marker)),
-        *(_asp(marker) for marker in ("ER", "PR", "Ki67", "HER2")),
+        *(entry for marker in _ON_MIST for entry in _usigan(marker)),
+        *(_asp(marker) for marker in _ON_MIST),
         Entry(
             "asp-her2-bci",
             system="asp",

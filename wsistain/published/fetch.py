@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsistain.errors import WeightsError
-from wsistain.markers import MARKERS
+from wsistain.markers import find_marker, known_markers
 from wsistain.published.catalogue import Entry
 
 _CHECKPOINT = (".pth", ".pt", ".safetensors")
@@ -30,8 +30,8 @@ def choose_file(entry: Entry, files: Sequence[str], wanted: str | None = None) -
         raise WeightsError(
             f"{named} is not among the published files: {_some([f for f in files if f.endswith(_CHECKPOINT)])}"
         )
-    spellings = {MARKERS[entry.marker].name.lower(), *MARKERS[entry.marker].aliases}
-    others = {w for m in MARKERS.values() if m.name != entry.marker for w in (m.name.lower(), *m.aliases)}
+    spellings = find_marker(entry.marker).spellings
+    others = {word for m in known_markers().values() if m.name != entry.marker for word in m.spellings}
     checkpoints = [f for f in files if f.endswith(_CHECKPOINT)]
     generators = [f for f in checkpoints if not re.search(r"net_?(D|F)\b|net_?(D|F)[_.]", Path(f).name)]
     named_g = [f for f in generators if re.search(r"net_?G", Path(f).name)] or generators
