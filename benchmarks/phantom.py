@@ -36,7 +36,6 @@ from wsistain.phantom.products import choose_places, make_slide
 from wsistain.phantom.render import COUNTED_UM, PRODUCTS, Phantom
 from wsistain.slide.reader import open_slide
 
-
 NAMES = [m.name for m in panel()]
 
 

@@ -291,4 +291,3 @@ def parse_markers(text: str) -> tuple[Marker, ...]:
         marker = find_marker(part)
         found[marker.name] = marker
     return tuple(found.values())
-

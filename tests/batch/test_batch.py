@@ -144,5 +144,5 @@ def test_the_workflow_comes_with_the_package():
 def test_the_rules_call_wsistain_and_nothing_else():
     for rules in (workflow_folder() / "rules").glob("*.smk"):
         text = rules.read_text()
-        assert text.count("shell:") == text.count('"wsistain ')
+        assert text.count("shell:") == text.count('"{KNOWN_MARKERS}wsistain ')
         assert not re.search(r"^\s*(run|script|notebook|wrapper|conda|container):", text, re.MULTILINE)

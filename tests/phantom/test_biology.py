@@ -6,7 +6,6 @@ import pytest
 from wsistain.markers import MARKERS, Marker, panel
 from wsistain.phantom.biology import POSITIVE_LEVEL, RING_POSITIVE, draw_clone, express, rank_auc
 
-
 NEW = [
     Marker(name="p53", compartment="nuclear", expression={"against": True, "shift": -0.4}),
     Marker(name="MCM2", compartment="nuclear", expression={"follows": "cycle", "shift": 0.6}),

@@ -36,7 +36,9 @@ def register(app: typer.Typer) -> None:
 def batch(
     source: Path = typer.Argument(..., help="Folder of slides, or sample sheet (.tsv, .csv)."),
     flags: list[str] | None = typer.Argument(None, metavar="[-- SNAKEMAKE FLAGS]", help="Flags for Snakemake."),
-    marker: str = typer.Option("ER", "--marker", "-m", help="One or several, with commas ('wsistain markers' lists them)."),
+    marker: str = typer.Option(
+        "ER", "--marker", "-m", help="One or several, with commas ('wsistain markers' lists them)."
+    ),
     output: Path = typer.Option(Path("stained"), "--output", "-o", help="Folder for the results."),
     weights: str | None = typer.Option(
         None, "--weights", "-w", help="File, folder, hub id, or demo, identity. Default: demo."

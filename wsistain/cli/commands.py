@@ -4,7 +4,17 @@ from importlib import import_module
 
 import typer
 
-COMMAND_MODULES: tuple[str, ...] = ("run", "batch", "info", "export", "train", "phantom", "weights", "evaluate", "markers")
+COMMAND_MODULES: tuple[str, ...] = (
+    "run",
+    "batch",
+    "info",
+    "export",
+    "train",
+    "phantom",
+    "weights",
+    "evaluate",
+    "markers",
+)
 
 
 def register(app: typer.Typer) -> None:

@@ -28,7 +28,14 @@ def markers(as_json: bool = typer.Option(False, "--json", help="Print JSON, ever
         return
     head = ("marker", "compartment", "chromogen", "1+ 2+ 3+ from", "also called", "defined in")
     rows = [
-        (m.name, m.compartment, m.chromogen.name, " ".join(f"{c:.2f}" for c in m.cutoffs), ", ".join(m.aliases), m.origin)
+        (
+            m.name,
+            m.compartment,
+            m.chromogen.name,
+            " ".join(f"{c:.2f}" for c in m.cutoffs),
+            ", ".join(m.aliases),
+            m.origin,
+        )
         for m in known
     ]
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]

@@ -57,7 +57,12 @@ def run(
     slide: str = typer.Argument(
         ..., help="Slide: SVS, TIFF, NDPI, MRXS, DICOM, OME-Zarr, URL, or a picture with --mpp."
     ),
-    marker: str = typer.Option("ER", "--marker", "-m", help="One or several, with commas: the slide is read once ('wsistain markers' lists them)."),
+    marker: str = typer.Option(
+        "ER",
+        "--marker",
+        "-m",
+        help="One or several, with commas: the slide is read once ('wsistain markers' lists them).",
+    ),
     output: Path = typer.Option(Path(), "--output", "-o", help="Folder for the results."),
     weights: str | None = typer.Option(
         None, "--weights", "-w", help="File, folder, hub id, or demo, identity. Default: demo."

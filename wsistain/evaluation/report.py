@@ -252,6 +252,7 @@ def _results(runs: _Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": {
             "marker": marker.name,
+            "marker_definition": marker.facts(),
             "n_pairs": len(slides),
             "n_slides": len({s for s in slides if s is not None}),
             "levels": {level: sum(r.ref.level == level for r in runs.results) for level in levels},

@@ -163,7 +163,6 @@ class Block:
     def _build(
         self, ids: U64, y: NDArray[Any], x: NDArray[Any], z: F32, kind: NDArray[Any], t: Tissue, lean: F32
     ) -> Cells:
-        n = len(ids)
         g = [normal(ids, salt_of(1, f"shape {k}")) for k in range(6)]
         u = [draw(ids, salt_of(1, f"look {k}")) for k in range(4)]
         tumour = kind == TUMOUR
@@ -202,9 +201,7 @@ class Block:
             expressing, positive, score,
         )  # fmt: skip
 
-    def _expression(
-        self, lat: Latents, ids: U64, kind: NDArray[Any], u: F32
-    ) -> tuple[F32, NDArray[np.bool_], F32]:
+    def _expression(self, lat: Latents, ids: U64, kind: NDArray[Any], u: F32) -> tuple[F32, NDArray[np.bool_], F32]:
         """(level, positive, score), each (n, markers), of all cells; `lat` is what tumour cells express."""
         n, tumour, luminal = len(ids), kind == TUMOUR, kind == LUMINAL
         level, positive = np.zeros((n, len(self.markers)), np.float32), np.zeros((n, len(self.markers)), bool)

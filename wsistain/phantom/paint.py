@@ -308,5 +308,9 @@ class Painter:
         back = np.float32(0.012) * (stroma * g["collagen"] + live) + np.float32(0.05) * dead * body
         haem_ihc = np.float32(0.62) * nuclear * (1 - np.float32(0.6) * np.clip(nuclei.dab, 0, 1))
         haem_ihc += np.float32(0.040) * stroma * g["collagen"] + np.float32(0.045) * live * tone * bare
-        ihc = {"haematoxylin": haem_ihc * thick, "chromogen": (dab + back) * thick, "blood": np.float32(0.25) * g["blood"]}
+        ihc = {
+            "haematoxylin": haem_ihc * thick,
+            "chromogen": (dab + back) * thick,
+            "blood": np.float32(0.25) * g["blood"],
+        }
         return Stained(he, ihc)

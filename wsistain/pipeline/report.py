@@ -10,6 +10,7 @@ from typing import Any
 from wsistain import __version__
 from wsistain.config import RunConfig
 from wsistain.generators.spec import GeneratorSpec
+from wsistain.markers import find_marker
 from wsistain.pipeline.tasks import Times, Written, peak_rss_mb
 from wsistain.runtime.files import write_json
 from wsistain.slide.base import SlideInfo
@@ -81,6 +82,7 @@ def provenance(
         "statement": f"Virtual {spec.marker} stain computed from an H&E slide; for research use only, not for diagnosis.",
         "note": spec.note,
         "marker": spec.marker,
+        "marker_definition": find_marker(spec.marker).facts(),
         "slide": {
             "name": Path(info.path).name,
             "fingerprint": info.fingerprint,

@@ -1,0 +1,161 @@
+"""One registry: rows of the package and of a user's file; a new row is enough for every command."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from tests.pipeline.slides import small_config
+from wsistain.batch.sheet import read_sheet
+from wsistain.cli import app
+from wsistain.errors import ConfigError, WsistainError
+from wsistain.markers import DAB, ENVIRONMENT, MARKERS, Marker, find_marker, known_markers, panel, user_file
+
+ROWS = """
+markers:
+  - {name: p53, compartment: nuclear, aliases: [TP53], expression: {against: true, shift: -0.3}}
+  - name: Napsin-A
+    compartment: cytoplasmic
+    cutoffs: [0.2, 0.4, 0.7]
+    cutoffs_source: our validation
+    chromogen: {name: fast red, od: [0.21, 0.85, 0.48]}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Writes the user's file and points to it."""
+
+    def write(text):
+        path = tmp_path / "own.yaml"
+        path.write_text(text)
+        monkeypatch.setenv(ENVIRONMENT, str(path))
+        return path
+
+    return write
+
+
+def test_a_file_adds_markers_with_what_follows_from_the_rest_filled_in(own):
+    own(ROWS)
+    p53, napsin = find_marker("tp53"), find_marker("napsin-a")
+    assert (p53.name, p53.chromogen, p53.cutoffs, p53.origin) == ("p53", DAB, (0.15, 0.35, 0.60), "own.yaml")
+    assert p53.prompt == "immunohistochemistry p53 stain" and p53.expression.follows == "differentiation"
+    assert napsin.positive_od == 0.2 and sum(c * c for c in napsin.chromogen.od) == pytest.approx(1)
+    assert list(known_markers()) == [*MARKERS, "p53", "Napsin-A"]
+    assert Marker.model_validate(p53.model_dump(mode="json")) == p53
+    facts = napsin.facts()
+    assert facts["cutoffs_source"] == "our validation" and json.loads(json.dumps(facts)) == facts
+
+
+def test_of_a_built_in_marker_a_file_may_change_the_cutoffs_alone(own):
+    own("markers: [{name: ER, cutoffs: [0.1, 0.3, 0.5], cutoffs_source: scanner 2}]")
+    er = find_marker("ER")
+    assert er.positive_od == 0.1 and er.origin == "own.yaml" and er.expression == MARKERS["ER"].expression
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("markers: [{name: p53}]", "compartment is missing"),
+        ("markers: [{name: p53, compartment: golgi}]", "compartment"),
+        ("markers: [{name: p/53, compartment: nuclear}]", "name"),
+        ("markers: [{name: p53, compartment: nuclear, aliases: [er]}]", "'er' means ER already"),
+        ("markers: [{name: er, compartment: nuclear}]", "'er' means ER already"),
+        ("markers: [{name: ER, compartment: nuclear}]", "ER is built in"),
+        ("markers: [{name: a, compartment: nuclear}, {name: a, compartment: nuclear}]", "there twice"),
+        ("markers: [{name: p53, compartment: nuclear, cutoffs: [0.1, 0.3, 0.5]}]", "without their cutoffs_source"),
+        ("markers: [{name: p, compartment: nuclear, cutoffs: [0.3, 0.2, 0.5], cutoffs_source: x}]", "that rise"),
+        ("markers: [{name: p53, compartment: nuclear, chromogen: AEC}]", "'AEC' is not known"),
+        ("markers: [{name: p, compartment: nuclear, chromogen: {name: b, od: [0.66, 0.7, 0.3]}}]", "from haematoxylin"),
+        ("markers: [{name: p, compartment: nuclear, chromogen: {name: b, od: [0, 0, 0]}}]", "not all 0"),
+        ("markers: [{name: p, compartment: nuclear, expression: {panel: true}}]", "expression.panel is not a known"),
+        ("markers: [{name: p, compartment: nuclear, origin: built in}]", "origin is not a known key"),
+        ("markers: [{name: p, compartment: nuclear, colour: brown}]", "colour is not a known key"),
+        ("markers: {p53: nuclear}", "markers"),
+        ("marker: []", "marker is not a known key"),
+        ("- 1", "wanted keys and values"),
+        ("markers: [", "is not YAML"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence_that_names_it(own, text, words):
+    path = own(text)
+    with pytest.raises(ConfigError) as refusal:
+        find_marker("ER")
+    assert words in str(refusal.value) and str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_the_file_is_the_one_that_is_named_else_that_of_the_user_and_never_of_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "wsistain").mkdir()
+    (tmp_path / "wsistain" / "markers.yaml").write_text("markers: [{name: CD3, compartment: membranous}]")
+    (tmp_path / "wsistain-markers.yaml").write_text("markers: [{name: CD8, compartment: membranous}]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert user_file() is None  # the variable is there and empty
+    monkeypatch.delenv(ENVIRONMENT)
+    assert set(known_markers()) - set(MARKERS) == {"CD3"}
+    monkeypatch.setenv(ENVIRONMENT, "wsistain-markers.yaml")
+    assert set(known_markers()) - set(MARKERS) == {"CD8"}
+    monkeypatch.setenv(ENVIRONMENT, "none.yaml")
+    with pytest.raises(ConfigError, match="none.yaml, which is no file"):
+        find_marker("ER")
+
+
+def test_a_changed_file_is_read_again(own):
+    own(ROWS)
+    assert "p53" in known_markers()
+    own("markers: [{name: CD20, compartment: membranous}]")
+    assert "p53" not in known_markers() and "CD20" in known_markers()
+
+
+def test_rows_of_the_package_are_sound():
+    assert sum(m.expression.slide_score for m in MARKERS.values()) <= 1
+    names = [word for m in MARKERS.values() for word in m.spellings]
+    assert len(names) == len(set(names))
+    for marker in MARKERS.values():
+        assert marker.origin == "built in" and marker.cutoffs_source and marker.prompt
+        assert marker.expression.shares is None or marker.expression.shares[0] in {m.name for m in panel()}
+
+
+def by_row(name, monkeypatch, own):
+    monkeypatch.setitem(MARKERS, name, Marker(name=name, compartment="nuclear"))
+
+
+def by_file(name, monkeypatch, own):
+    own(ROWS)
+
+
+@pytest.mark.parametrize(("name", "known"), [("p53", by_row), ("Napsin-A", by_file)])
+def test_a_new_row_is_enough_for_every_command(name, known, tmp_path, monkeypatch, own):
+    from wsistain.config import TrainConfig
+    from wsistain.evaluation.report import evaluate
+    from wsistain.phantom.config import PhantomConfig
+    from wsistain.phantom.products import make_slide
+    from wsistain.pipeline.run import run
+    from wsistain.training.loop import train
+
+    cli = CliRunner()
+    unknown = cli.invoke(app, ["phantom", "slide", str(tmp_path / "s"), "--marker", name])
+    assert isinstance(unknown.exception, WsistainError) and f"'{name}' is not known" in str(unknown.exception)
+    known(name, monkeypatch, own)
+    assert name in cli.invoke(app, ["markers"]).output
+
+    make_slide(tmp_path / "s", PhantomConfig(height=160, width=192, seed=12, whole=True, marker=name))
+    columns = pq.read_schema(tmp_path / "s" / "cells_a.parquet").names
+    assert {f"level_{name}", "level_ER"} <= set(columns)
+    (report,) = run(tmp_path / "s" / "he_a.tiff", name, tmp_path / "out", config=small_config(all_tiles=True))
+    assert report.provenance["marker_definition"]["name"] == name
+
+    size = ["--train", "2", "--val", "1", "--slides", "2", "--size", "96", "--seed", "3"]
+    made = cli.invoke(app, ["phantom", "patches", str(tmp_path / "p"), "--markers", name, *size])
+    assert made.exit_code == 0, made.output
+    options = {"ngf": 2, "ndf": 2}
+    data = {"root": str(tmp_path / "p"), "crop_px": 64}
+    config = TrainConfig(system="pix2pix", marker=name, data=data, options=options, steps=1, device="cpu")
+    train(config, tmp_path / "t", tiny=True)
+    found = evaluate(tmp_path / "t" / "weights.safetensors", tmp_path / "p", marker=name, nets=tmp_path, workers=1)
+    assert found["data"]["marker_definition"]["name"] == name and found["truth"]["n_cells"] > 0
+
+    (tmp_path / "sheet.csv").write_text(f"path,markers\nx.svs,{name}\n")
+    (entry,) = read_sheet(tmp_path / "sheet.csv", ["ER"])
+    assert entry.markers == (name,)
