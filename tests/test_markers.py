@@ -97,7 +97,7 @@ def test_the_file_is_the_one_that_is_named_else_that_of_the_user_and_never_of_th
     monkeypatch.setenv(ENVIRONMENT, "wsistain-markers.yaml")
     assert set(known_markers()) - set(MARKERS) == {"CD8"}
     monkeypatch.setenv(ENVIRONMENT, "none.yaml")
-    with pytest.raises(ConfigError, match="none.yaml, which is no file"):
+    with pytest.raises(ConfigError, match=r"none\.yaml, which is no file"):
         find_marker("ER")
 
 
@@ -115,6 +115,15 @@ def test_rows_of_the_package_are_sound():
     for marker in MARKERS.values():
         assert marker.origin == "built in" and marker.cutoffs_source and marker.prompt
         assert marker.expression.shares is None or marker.expression.shares[0] in {m.name for m in panel()}
+
+
+@pytest.mark.parametrize("system", ["usigan", "atst_net", "aligned"])
+def test_systems_that_measure_brown_refuse_another_dye(own, system):
+    own(ROWS)
+    from wsistain.systems import find_system, system_class
+
+    with pytest.raises(ConfigError, match="measures DAB, and Napsin-A is shown by fast red"):
+        system_class(system)(find_system(system).Config.tiny({}), find_marker("Napsin-A"))
 
 
 def by_row(name, monkeypatch, own):
@@ -152,8 +161,9 @@ def test_a_new_row_is_enough_for_every_command(name, known, tmp_path, monkeypatc
     options = {"ngf": 2, "ndf": 2}
     data = {"root": str(tmp_path / "p"), "crop_px": 64}
     config = TrainConfig(system="pix2pix", marker=name, data=data, options=options, steps=1, device="cpu")
-    train(config, tmp_path / "t", tiny=True)
-    found = evaluate(tmp_path / "t" / "weights.safetensors", tmp_path / "p", marker=name, nets=tmp_path, workers=1)
+    weights = train(config, tmp_path / "t", tiny=True)
+    assert json.loads((tmp_path / "t" / "data.json").read_text())["marker"]["name"] == name
+    found = evaluate(weights, tmp_path / "p", marker=name, nets=tmp_path, workers=1, pictures=0)
     assert found["data"]["marker_definition"]["name"] == name and found["truth"]["n_cells"] > 0
 
     (tmp_path / "sheet.csv").write_text(f"path,markers\nx.svs,{name}\n")

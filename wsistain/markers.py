@@ -284,6 +284,14 @@ def find_marker(name: str) -> Marker:
     )
 
 
+def require_dab(marker: Marker | None, what: str) -> None:
+    """ConfigError where `marker` is shown by another dye than the brown that `what` measures."""
+    if marker is not None and marker.chromogen != DAB:
+        raise ConfigError(
+            f"{what} measures DAB, and {marker.name} is shown by {marker.chromogen.name}; choose another system"
+        )
+
+
 def parse_markers(text: str) -> tuple[Marker, ...]:
     """The markers of a comma-separated list such as "ER,PR", in that order, each once."""
     found: dict[str, Marker] = {}

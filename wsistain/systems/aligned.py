@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from wsistain.config import Strict, preset_of
-from wsistain.markers import Marker
+from wsistain.markers import Marker, require_dab
 from wsistain.networks.context import ContextResnet, reset_parameters
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.published.tensors import load_into, read_published
@@ -76,6 +76,7 @@ class Aligned(nn.Module):
 
     def __init__(self, cfg: Config, marker: Marker):
         super().__init__()
+        require_dab(marker, "aligned")
         self.cfg, self.marker = cfg, marker
         self.G = generator_network(self.header_options())
         if cfg.start_from is not None:

@@ -35,6 +35,7 @@ from wsistain.config import Strict, preset_of, validate
 from wsistain.errors import ConfigError, DataError
 from wsistain.losses.adversarial import lsgan_d, lsgan_g
 from wsistain.losses.auxiliary import count_loss, cycle_loss, intensity_loss, local_location_losses, location_loss
+from wsistain.markers import Marker, require_dab
 from wsistain.networks.layers import initialise
 from wsistain.networks.nucleus_counter import load_counter
 from wsistain.networks.patchgan import PatchDiscriminator
@@ -196,8 +197,9 @@ class _Before(nn.Module):
 class AtstNet(nn.Module):
     """Both generators, their discriminators, pools of earlier fakes, the nucleus counter, and one step of them all."""
 
-    def __init__(self, cfg: Config, marker: object = None) -> None:
+    def __init__(self, cfg: Config, marker: Marker | None = None) -> None:
         super().__init__()
+        require_dab(marker, "ATST-Net")
         self.cfg, self.marker = cfg, marker
         self.G_ihc = _windowed(cfg.g_ihc, together=cfg.windows_together)
         self.G_he = StainUNet(**cfg.g_he.model_dump())

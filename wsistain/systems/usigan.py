@@ -39,6 +39,7 @@ from wsistain.config import Strict, preset_of
 from wsistain.losses.adversarial import lsgan_d, lsgan_g
 from wsistain.losses.contrastive import patch_nce_layers
 from wsistain.losses.stain import feature_correlation, od_correlation, od_total
+from wsistain.markers import Marker, require_dab
 from wsistain.networks.layers import folded_state
 from wsistain.networks.patch_head import PatchHead, uniform_positions
 from wsistain.networks.patchgan import PatchDiscriminator
@@ -161,8 +162,9 @@ def _layers_together(*lists: Sequence[Tensor]) -> list[tuple[int, tuple[Tensor, 
 class USIGAN(nn.Module):
     """USIGAN while it trains. Needs weak pairs, two or more a step."""
 
-    def __init__(self, cfg: Config, marker: object = None):
+    def __init__(self, cfg: Config, marker: Marker | None = None):
         super().__init__()
+        require_dab(marker, "USIGAN")
         self.cfg, self.marker = cfg, marker
         self.G = ResnetGenerator(cfg.n_blocks, cfg.ngf, spectral=cfg.spectral)
         self.D = PatchDiscriminator(cfg.d_layers, cfg.ndf, spectral=cfg.spectral)

@@ -237,10 +237,10 @@ def reverse_header(header: Header, system: Reversible) -> Header:
 
 
 def write_record(cfg: TrainConfig, output: Path, job: Job) -> None:
-    """`config.yaml` (everything resolved: it trains the same run again) and `data.json` (the split)."""
+    """`config.yaml` (everything resolved: it trains the same run again) and `data.json` (the split, and what the marker is)."""
     resolved = cfg.model_copy(update={"options": job.options.model_dump(mode="json")})
     write_text(output / "config.yaml", dump_yaml(resolved))
-    write_json(output / "data.json", job.report, indent=1)
+    write_json(output / "data.json", {**job.report, "marker": job.marker.facts()}, indent=1)
 
 
 def summary(cfg: TrainConfig, job: Job, length: Length, start: int, n_processes: int, device: str) -> str:
