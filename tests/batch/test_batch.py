@@ -16,6 +16,9 @@ from wsistain.config import RunConfig
 from wsistain.errors import ConfigError, OutputError
 
 pytest.importorskip("snakemake")
+ODD, ODD_NAME = "b {1}'two\udce4", "b_1_two"
+"""A file name with a wildcard of Snakemake, a quote and a byte that is no text, and what the slide is called."""
+
 SMALL = ["tiling.stride=64", "tiling.overlap=16", "tiling.block=256", "output.chunk=64", "output.shard=128"]
 
 
@@ -34,7 +37,7 @@ def rows_of(output):
 def test_a_broken_slide_does_not_stop_the_others_and_a_second_call_does_what_is_missing(tmp_path):
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
-    pictures = {name: tissue_picture(200, 260, seed) for seed, name in enumerate(("a", "b two", "c"))}
+    pictures = {name: tissue_picture(200, 260, seed) for seed, name in enumerate(("a", ODD, "c"))}
     for name, picture in pictures.items():
         write_slide(folder / f"{name}.tiff", picture)
     good = (folder / "c.tiff").read_bytes()
@@ -49,28 +52,28 @@ def test_a_broken_slide_does_not_stop_the_others_and_a_second_call_does_what_is_
     rows = rows_of(output)
     states = {key: row["state"] for key, row in rows.items()}
     assert states == {
-        **{(slide, marker): "done" for slide in ("a", "b_two") for marker in ("ER", "PR")},
+        **{(slide, marker): "done" for slide in ("a", ODD_NAME) for marker in ("ER", "PR")},
         **{(slide, marker): "failed" for slide in ("c", "cut") for marker in ("ER", "PR")},
         ("notes", ""): "skipped",
     }
     assert "cannot be decoded" in rows["c", "ER"]["message"] and "truncated" in rows["cut", "ER"]["message"]
     assert float(rows["a", "ER"]["mp_per_second"]) > 0 and rows["a", "ER"]["positive_fraction"] != ""
     assert "4 done, 4 failed, 1 skipped" in first.stdout.splitlines()[-1]
-    tissue = pictures["b two"][..., 1] < 200
-    assert (level0(output / "b two.PR.ome.zarr")[tissue] == pictures["b two"][tissue]).all()
+    tissue = pictures[ODD][..., 1] < 200
+    assert (level0(output / f"{ODD}.PR.ome.zarr")[tissue] == pictures[ODD][tissue]).all()
     assert not (output / "c.ER.ome.zarr" / "zarr.json").exists()
 
     before = (output / "a.ER.run.json").stat().st_mtime_ns
     (folder / "c.tiff").write_bytes(good)
     (folder / "cut.svs").unlink()
-    shutil.rmtree(output / "b two.ER.ome.zarr")
+    shutil.rmtree(output / f"{ODD}.ER.ome.zarr")
     targets = ("--cores", "all", "all", "batch/reports/a.ER-PR")
     second = batch(folder, output, "--marker", "ER,PR", "--", *targets)
     assert second.returncode == 0, second.stdout + second.stderr
     rows = rows_of(output)
     assert {row["state"] for key, row in rows.items() if key[0] != "notes"} == {"done"} and len(rows) == 7
     assert (output / "a.ER.run.json").stat().st_mtime_ns == before
-    assert level0(output / "b two.ER.ome.zarr").shape == (200, 260, 3)
+    assert level0(output / f"{ODD}.ER.ome.zarr").shape == (200, 260, 3)
     tissue = pictures["c"][..., 1] < 200
     assert (level0(output / "c.ER.ome.zarr")[tissue] == pictures["c"][tissue]).all()
     report = json.loads((output / "batch" / "reports" / "a.ER-PR" / "results.json").read_text())

@@ -1,14 +1,14 @@
 """Sample sheets: names that cannot become paths, and every file accounted for."""
 
-import json
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pipeline.slides import tissue_picture, write_slide
-from wsistain.batch.sheet import ID, make_id, read_sheet, scan_folder, with_folders, write_sheet
+from wsistain.batch.sheet import ID, make_id, parse_sheet, read_sheet, with_folders, write_sheet
 from wsistain.errors import ConfigError
+from wsistain.slide.place import local_place, plain_place
 
 
 @given(st.text(max_size=300), st.lists(st.text(max_size=5)))
@@ -73,38 +73,51 @@ def test_a_written_sheet_reads_back(tmp_path):
     assert read_sheet(tmp_path / "t.tsv", []) == entries
 
 
-def test_every_file_of_a_folder_is_a_slide_or_has_a_reason(tmp_path):
-    picture = tissue_picture(96, 128)
-    write_slide(tmp_path / "my case.tiff", picture)
-    (tmp_path / "copy.tiff").write_bytes((tmp_path / "my case.tiff").read_bytes())
-    (tmp_path / "notes.txt").write_text("hello")
-    (tmp_path / "broken.svs").write_bytes((tmp_path / "my case.tiff").read_bytes()[:500])
-    (tmp_path / ".hidden").write_text("")
-    (tmp_path / "results.zarr").mkdir()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "x.tiff").write_bytes(b"")
-    (tmp_path / "more").mkdir()
-    write_slide(tmp_path / "more" / "my case.tiff", tissue_picture(96, 128, 5))
-    entries, refused = scan_folder(tmp_path, ["ER"], recursive=True, without=tmp_path / "out")
-    assert [e.slide for e in entries] == ["copy", "my_case"]
-    reasons = {r.path.rsplit("/", 1)[1]: (r.reason, r.is_slide) for r in refused}
-    assert set(reasons) == {"my case.tiff", "notes.txt", "broken.svs", "results.zarr"}
-    assert "same slide" in reasons["my case.tiff"][0] and not reasons["my case.tiff"][1]
-    assert not reasons["notes.txt"][1] and reasons["broken.svs"][1]
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("s.csv", "path,patient_id,mpp\r\nx.svs,P01,0.5\r\n"),
+        ("s.csv", "Path;MPP\nx.svs;0,5\n"),
+        ("s.tsv", "path;mpp\nx.svs;0.5\n"),
+        ("s.csv", 'PATH\tMpp\t\n"x.svs"\t0.5\t\t\n\n\t\t\n'),
+        ("s.csv", ("\ufeffpath,mpp\n x.svs , 0.5\n").encode()),
+        ("s.tsv", "path\tmpp\nx.svs\t0.5\n".encode("utf-16")),
+        ("s.txt", "path\tmpp\nx.svs\t0.5\n".encode("utf-16-le")),
+        ("s.txt", "path\tmpp\nx.svs\t0.5\n".encode("utf-16-be")),
+        ("s.csv", '"mpp";"path"\n"0.5";"x.svs"\n'),
+    ],
+)
+def test_sheets_as_spreadsheets_save_them_are_read(tmp_path, name, raw):
+    (tmp_path / name).write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+    (entry,) = read_sheet(tmp_path / name, ["ER"])
+    assert (entry.path, entry.mpp, entry.slide) == (str(tmp_path / "x.svs"), 0.5, "x")
 
 
-def test_a_virtual_stain_is_no_slide(tmp_path):
-    from tests.pipeline.slides import small_config
-    from wsistain.pipeline.run import run
-
-    run(write_slide(tmp_path / "a.tiff", tissue_picture(128, 128)), "ER", tmp_path, config=small_config())
-    assert json.loads((tmp_path / "a.ER.ome.zarr" / "zarr.json").read_text())["attributes"]["wsistain"]["virtual"]
-    entries, refused = scan_folder(tmp_path, ["ER"])
-    assert [e.slide for e in entries] == ["a"]
-    (stain,) = [r for r in refused if r.path.endswith(".zarr")]
-    assert "virtual" in stain.reason and not stain.is_slide
+def test_columns_that_are_passed_over_are_named_and_near_misses_refused(tmp_path):
+    sheet = tmp_path / "s.csv"
+    sheet.write_text("path,Patient,case no\nx.svs,1,2\n")
+    assert parse_sheet(sheet, ["ER"])[1] == ["Patient", "case no"]
+    for name in ("marker", "mpp (um)", "slides", "stain"):
+        sheet.write_text(f"path,{name}\nx.svs,HER2\n")
+        with pytest.raises(ConfigError, match="did you mean"):
+            read_sheet(sheet, ["ER"])
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="no folder"):
-        scan_folder(tmp_path / "x", ["ER"])
+def test_home_and_names_in_any_bytes_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    sheet = tmp_path / "s.txt"
+    sheet.write_bytes(b"path\n~/a.tif\nPr\xe4.tif\nfile:///x/%7B1%7D%E4.tif\n~nobody~/b.tif\n")
+    assert [e.path for e in read_sheet(sheet, ["ER"])] == [
+        str(tmp_path / "home" / "a.tif"),
+        str(tmp_path / "Pr\udce4.tif"),
+        "/x/{1}\udce4.tif",
+        str(tmp_path / "~nobody~" / "b.tif"),
+    ]
+
+
+@given(st.binary(min_size=1, max_size=60).filter(lambda b: not set(b) & set(b"/\0") and b != b"."))
+def test_any_name_of_a_file_comes_through_the_sheet(name):
+    path = "/x/" + os.fsdecode(name)
+    place = plain_place(path)
+    assert place.isascii() and place.isprintable() and not set(place) & set("{}\t\"'$`*?[]\\;&|<>")
+    assert local_place(place) == path

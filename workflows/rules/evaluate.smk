@@ -1,18 +1,18 @@
 rule evaluate:
     input:
-        "batch/done/{slide}.{markers}.done",
+        "batch/done/{job}.done",
     output:
         report(
-            directory("batch/reports/{slide}.{markers}"),
+            directory("batch/reports/{job}"),
             htmlindex="report.html",
             caption="../report/slide.rst",
             category="Slides",
-            labels={"slide": "{slide}", "markers": "{markers}"},
+            labels={"slide and markers": "{job}"},
         ),
     log:
-        "batch/logs/{slide}.{markers}.evaluate.log",
+        "batch/logs/{job}.evaluate.log",
     params:
-        stained=lambda w: stained(SLIDES[w.slide]),
+        stained=lambda w: stained(JOBS[w.job]),
     threads: 1
     resources:
         mem_mb=config["mem_mb"],

@@ -2,6 +2,8 @@
 
 import csv
 import shlex
+from pathlib import Path
+from urllib.parse import quote
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
@@ -27,30 +29,31 @@ SLIDES = read_slides(config["slides"])
 # Jobs may run on other machines, in other environments: what `wsistain batch` knows of markers goes with them.
 KNOWN_MARKERS = f"WSISTAIN_MARKERS={shlex.quote(config['marker_file'])} " if "marker_file" in config else ""
 
+# one wildcard for slide and markers: Snakemake refuses the value of a wildcard that ends with many equal letters
+JOBS = {f"{slide}.{row['markers'].replace(',', '-')}": row for slide, row in SLIDES.items()}
+
 
 wildcard_constraints:
-    slide="[A-Za-z0-9][A-Za-z0-9._-]*",
-    markers="[A-Za-z0-9_-]+",
+    job="[A-Za-z0-9][A-Za-z0-9._-]*",
     name="[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
-def tag(row):
-    """The markers of a slide as they stand in file names: ER-PR."""
-    return row["markers"].replace(",", "-")
-
-
-def done_file(row):
+def done_file(job):
     """The marker that is written last, when every stain of a slide is finished."""
-    return f"batch/done/{row['slide']}.{tag(row)}.done"
+    return f"batch/done/{job}.done"
 
 
 def slide_input(wildcards):
-    """The slide as an input file, so that a changed slide is noticed; URLs are no files."""
-    path = SLIDES[wildcards.slide]["path"]
+    """The slide as an input file, so that a changed slide is noticed.
+
+    URLs are no files here; nor are paths with signs that mean something to Snakemake: the sheet holds them as `file://`.
+    """
+    path = JOBS[wildcards.job]["path"]
     return [] if "://" in path else path
 
 
 def stained(row):
     """The finished OME-Zarrs of a slide, one a marker."""
-    stem = row["path"].rstrip("/").rsplit("/", 1)[-1].removesuffix(".ome.zarr").rsplit(".", 1)[0]
-    return [f"{row['folder']}/{stem}.{marker}.ome.zarr" for marker in row["markers"].split(",")]
+    stem = row.get("stem") or row["path"].rstrip("/").rsplit("/", 1)[-1].removesuffix(".ome.zarr").rsplit(".", 1)[0]
+    folder = f"file://{quote(str(Path.cwd()))}/{row['folder']}" if row["path"].startswith("file://") else row["folder"]
+    return [f"{folder}/{stem}.{marker}.ome.zarr" for marker in row["markers"].split(",")]

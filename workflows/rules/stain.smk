@@ -3,14 +3,14 @@ rule stain:
         slide=slide_input,
         run=config["run"],
     output:
-        touch("batch/done/{slide}.{markers}.done"),
+        touch("batch/done/{job}.done"),
     log:
-        "batch/logs/{slide}.{markers}.log",
+        "batch/logs/{job}.log",
     params:
-        slide=lambda w: SLIDES[w.slide]["path"],
-        folder=lambda w: SLIDES[w.slide]["folder"],
-        markers=lambda w: SLIDES[w.slide]["markers"],
-        mpp=lambda w: ["--mpp", SLIDES[w.slide]["mpp"]] if SLIDES[w.slide]["mpp"] else [],
+        slide=lambda w: JOBS[w.job]["path"],
+        folder=lambda w: JOBS[w.job]["folder"],
+        markers=lambda w: JOBS[w.job]["markers"],
+        mpp=lambda w: ["--mpp", JOBS[w.job]["mpp"]] if JOBS[w.job]["mpp"] else [],
     threads: config["threads"]
     resources:
         mem_mb=config["mem_mb"],

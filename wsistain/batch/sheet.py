@@ -1,40 +1,45 @@
-"""Sample sheets: which slides there are, what they are called, and which files are none."""
+"""Sample sheets: the slides that a user names, and the sheet that the workflow reads."""
 
+import codecs
 import csv
-import os
+import difflib
+import io
+import math
 import re
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import openslide
-
-from wsistain.errors import ConfigError, SlideError
+from wsistain.errors import ConfigError, shown
 from wsistain.markers import parse_markers
+from wsistain.output.names import slide_stem
 from wsistain.runtime.files import replacing
-from wsistain.slide.reader import open_slide
-
-SLIDE_SUFFIXES = (
-    *(".svs", ".tif", ".tiff", ".btf", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".zarr"),
-)
-"""A file with one of these endings is meant to be a slide: one that cannot be opened is a failure, not a stranger."""
+from wsistain.slide.place import local_place, plain_place
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a slide may be called in a sheet: it becomes part of file names, so it must not be a path."""
 
-COLUMNS = ("slide", "path", "markers", "mpp", "folder")
+COLUMNS = ("slide", "path", "markers", "mpp", "folder", "stem", "fingerprint")
+"""Of the workflow's sheet; the first four are for users, the others are worked out anew."""
+
 MOST_BYTES = 64 * 2**20
+_ASKED = COLUMNS[:4]
+_SPELLINGS = {"marker": "markers", "stain": "markers", "stains": "markers", "um_per_px": "mpp", "mpp_x": "mpp"}
 
 
 @dataclass(frozen=True)
 class Entry:
     """A slide to stain.
 
-    slide   : its name in logs and reports; no path.
-    path    : file, OME-Zarr folder or URL, absolute where it is a path.
-    markers : names of markers.
-    mpp     : um per px of level 0, where the slide has none.
-    folder  : where its results go, below the output folder: "." or, where two slides share a file name, its own.
+    slide       : its name in logs and reports; no path.
+    path        : file, OME-Zarr folder or URL, absolute where it is a path.
+    markers     : names of markers.
+    mpp         : um per px of level 0, where the slide has none.
+    folder      : where its results go, below the output folder: "." or a folder of its own.
+    fingerprint : of the slide's content; "" where it is not known.
+    is_named    : a sheet gives the name, so it stays.
+    note        : what the summary should say of it.
     """
 
     slide: str
@@ -42,18 +47,26 @@ class Entry:
     markers: tuple[str, ...]
     mpp: float | None = None
     folder: str = "."
+    fingerprint: str = ""
+    is_named: bool = True
+    note: str = ""
 
     @property
     def tag(self) -> str:
         """The markers as they stand in file names."""
         return "-".join(self.markers)
 
+    @property
+    def stem(self) -> str:
+        """What its results are called after, without the marker."""
+        return slide_stem(self.path)
+
 
 @dataclass(frozen=True)
 class Refused:
     """A file that cannot be stained, and why in one sentence.
 
-    is_slide : it was meant to be a slide (by its ending, or because a sheet names it), so that it counts as failed.
+    is_slide : it was meant to be a slide (by its ending or content, or because a sheet names it): it counts as failed.
     """
 
     slide: str
@@ -62,197 +75,177 @@ class Refused:
     is_slide: bool
 
 
-def make_id(name: str, taken: Iterable[str]) -> str:
-    """A slide's name from its file name: only safe characters, and not one of `taken` (upper or lower case)."""
-    stem = name.removesuffix(".ome.zarr")
-    stem = stem.rsplit(".", 1)[0] if "." in stem[1:] else stem
-    base = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-")[:100] or "slide"
-    known = {t.lower() for t in taken}
+def safe_name(name: str) -> str:
+    """A name of plain characters from the name, or the relative path, of a slide."""
+    parts = [p for p in name.split("/") if p]
+    whole = "_".join([*parts[:-1], slide_stem(parts[-1])]) if parts else ""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", whole).strip("._-")[:100] or "slide"
+
+
+def make_id(name: str, taken: Iterable[str], fingerprint: str = "") -> str:
+    """A slide's name from its file name or relative path: only safe characters, and not one of `taken` (any case)."""
+    return fresh_name(safe_name(name), {t.lower() for t in taken}, fingerprint)
+
+
+def fresh_name(base: str, used: Container[str], fingerprint: str = "") -> str:
+    """`base`, or with more behind it where that is one of `used` (in lower case).
+
+    The first digits of the slide's fingerprint come first: they tell two slides of one name apart, not their order.
+    """
     made, n = base, 1
-    while made.lower() in known:
+    if made.lower() in used and fingerprint:
+        made = base = f"{base[:100]}-{fingerprint[:8]}"
+    while made.lower() in used:
         n += 1
-        made = f"{base}-{n}"
+        made = f"{base[:115]}-{n}"
     return made
 
 
-def _candidates(folder: Path, recursive: bool, without: Path) -> list[Path]:
-    """Files and OME-Zarr folders under `folder`, sorted; hidden ones and what lies in `without` are left out."""
-    found: list[Path] = []
-    for root, folders, files in os.walk(folder):
-        here = Path(root)
-        zarrs = [f for f in folders if f.endswith(".zarr")]
-        found += [here / name for name in (*zarrs, *files) if not name.startswith(".")]
-        folders[:] = [f for f in folders if f not in zarrs and not f.startswith(".") and (here / f) != without]
-        folders[:] = [f for f in folders if recursive and not _is_mirax_data(here / f)]
-    return sorted(found)
-
-
-def _is_mirax_data(folder: Path) -> bool:
-    return folder.with_name(folder.name + ".mrxs").is_file()
-
-
-def _refusal(path: str, reader: str, mpp: float | None) -> tuple[str | None, str]:
-    """Why a slide cannot be opened, or None; and what two names of one slide share."""
-    if any(character in path for character in "\t\r\n"):
-        return "its name holds a tab or a line break; rename it", ""
-    slide = open_slide(path, mpp=mpp, reader=reader)
-    try:
-        same = slide.info.fingerprint
-    finally:
-        slide.close()
-    if path.lower().endswith(".dcm"):  # OpenSlide opens a series from any of its files
-        with openslide.OpenSlide(path) as series:
-            same = series.properties.get("openslide.quickhash-1", same)
-    if path.rstrip("/").endswith(".zarr") and _is_virtual(Path(path)):
-        return "it is a virtual stain, not an H&E slide", same
-    return None, same
-
-
-def _is_virtual(path: Path) -> bool:
-    from wsistain.errors import OutputError
-    from wsistain.output.reading import read_stain
-
-    try:
-        return bool(read_stain(path).provenance.get("virtual"))
-    except OutputError:
-        return False
-
-
-def scan_folder(
-    folder: Path,
-    markers: Sequence[str],
-    *,
-    mpp: float | None = None,
-    reader: str = "auto",
-    recursive: bool = False,
-    without: Path | None = None,
-) -> tuple[list[Entry], list[Refused]]:
-    """The slides of a folder, and the files in it that are none, with the reason.
-
-    mpp, reader : as in `open_slide`.
-    recursive   : look into folders as well.
-    without     : a folder to leave out (the output).
-
-    Every file is opened; a DICOM series counts once. Raises ConfigError when `folder` is none.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder; give a folder of slides or a sample sheet (.tsv, .csv)")
-    entries: list[Entry] = []
-    refused: list[Refused] = []
-    seen: dict[str, str] = {}
-    for path in _candidates(folder.resolve(), recursive, (without or folder).resolve()):
-        is_slide = path.suffix.lower() in SLIDE_SUFFIXES
-        name = make_id(path.name, (e.slide for e in entries))
-        try:
-            reason, same = _refusal(str(path), reader, mpp)
-        except SlideError as error:
-            refused.append(Refused(name, str(path), _one_line(error), is_slide))
-            continue
-        if reason is None and same in seen:
-            reason, is_slide = f"it is the same slide as {seen[same]}", False
-        if reason is not None:
-            refused.append(Refused(name, str(path), reason, is_slide and "virtual" not in reason))
-            continue
-        seen[same] = path.name
-        entries.append(Entry(name, str(path), tuple(markers)))
-    return with_folders(entries), refused
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def read_sheet(path: Path, markers: Sequence[str]) -> list[Entry]:
+    """The slides of a sample sheet, each with its folder; see `parse_sheet`."""
+    return with_folders(parse_sheet(path, markers)[0])
 
 
 def with_folders(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, each with the folder of its results: its own where two slides share a file name."""
-    from wsistain.pipeline.run import output_name
-
-    stems = [output_name(e.path, "") for e in entries]
-    lowered = [s.lower() for s in stems]
-    return [replace(e, folder=e.slide if lowered.count(s) > 1 else ".") for e, s in zip(entries, lowered, strict=True)]
+    """The entries, each with the folder of its results: its own where two slides share a file name, in any case."""
+    stems = [e.stem.lower() for e in entries]
+    return [replace(e, folder=e.slide if stems.count(s) > 1 else ".") for e, s in zip(entries, stems, strict=True)]
 
 
-def read_sheet(path: Path, markers: Sequence[str]) -> list[Entry]:
-    """The slides of a sample sheet: columns slide, path and, where wanted, markers and mpp.
+def parse_sheet(path: Path, markers: Sequence[str]) -> tuple[list[Entry], list[str]]:
+    """The slides of a sample sheet, and the columns in it that were passed over.
 
-    path    : .csv with commas, anything else with tabs. Relative paths in it start at the sheet's own folder.
+    path    : .csv, .tsv or .txt with a line of column names: path and, where wanted, slide, markers and mpp, in any
+              case and order. Commas, semicolons or tabs; UTF-8, or UTF-16 as spreadsheets save it. Relative paths
+              start at the sheet's own folder, `~` is the user's.
     markers : of the rows that name none.
 
-    Raises ConfigError naming the line for what is no sheet, an unknown column, a name that is no name or there twice.
+    Raises ConfigError naming the row for what is no sheet, a name that is no name or there twice, and for a column
+    whose name is nearly one of ours: passed over in silence it would mean other markers, or another scale.
     """
-    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+    table = _table(path)
+    header = [cell.casefold() for cell in table[0]]
+    _check_header(path, table[0], header)
+    known = [(k, name) for k, name in enumerate(header) if name in COLUMNS]
+    entries: list[Entry] = []
+    used: set[str] = set()
+    for number, row in enumerate(table[1:], 2):
+        if any(row[len(header) :]):
+            raise ConfigError(f"{path}, row {number}: {len(row)} cells, but {len(header)} columns")
+        cells = {name: row[k] for k, name in known if k < len(row)}
+        try:
+            entries.append(_entry(cells, path.absolute().parent, markers, used))
+        except ConfigError as error:
+            raise ConfigError(f"{path}, row {number}: {error}") from None
+        used.add(entries[-1].slide.lower())
+    return entries, [name for name, key in zip(table[0], header, strict=True) if name and key not in COLUMNS]
+
+
+def _table(path: Path) -> list[list[str]]:
+    """The rows of a sheet, cells stripped; empty rows and comments left out."""
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".tab"):
         raise ConfigError(f"{path} is neither a folder nor a sample sheet; wanted .tsv or .csv")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{path} is larger than a sample sheet can be ({MOST_BYTES >> 20} MiB)")
-        text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.reader(text.splitlines(), delimiter="," if path.suffix.lower() == ".csv" else "\t"))
+        text = _decoded(_bounded(path))
+        delimiter = _delimiter(text, path)
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is not a sample sheet: {error}") from None
-    rows = [r for r in rows if any(cell.strip() for cell in r) and not r[0].startswith("#")]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    rows = [row for row in rows if any(row) and not row[0].startswith("#")]
     if len(rows) < 2:
         raise ConfigError(f"{path} names no slide; wanted a line of column names (slide, path) and a line for each")
-    header = [cell.strip() for cell in rows[0]]
-    unknown = sorted(set(header) - set(COLUMNS))
-    if unknown or len(set(header)) != len(header) or "path" not in header:
+    return rows
+
+
+def _bounded(path: Path) -> bytes:
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise ConfigError(f"{path} is no regular file; wanted a sample sheet (.tsv, .csv)")
+    if facts.st_size > MOST_BYTES:
+        raise ConfigError(f"{path} is larger than a sample sheet can be ({MOST_BYTES >> 20} MiB)")
+    return path.read_bytes()
+
+
+def _decoded(raw: bytes) -> str:
+    """The text of a sheet; bytes that are no UTF-8 stay what they are, as in the names of files."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16")
+    if raw[1:2] == b"\0" or raw[:1] == b"\0":  # UTF-16 without a mark: the header's letters are ASCII
+        return raw.decode("utf-16-le" if raw[1:2] == b"\0" else "utf-16-be")
+    return raw.decode("utf-8-sig", "surrogateescape")
+
+
+def _delimiter(text: str, path: Path) -> str:
+    """The sign between the cells: the one that the first line holds, by the ending where it holds none or several."""
+    first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+    usual = "," if path.suffix.lower() == ".csv" else "\t"
+    return max((usual, "\t", ";", ","), key=lambda sign: first.count(sign))
+
+
+def _check_header(path: Path, names: Sequence[str], header: Sequence[str]) -> None:
+    ours = [name for name in header if name in COLUMNS]
+    if "path" not in ours or len(set(ours)) != len(ours):
         raise ConfigError(
-            f"{path}: the columns are {', '.join(map(repr, header))[:200]}; wanted path and, as needed, slide, markers, mpp"
+            f"{path}: the columns are {', '.join(map(repr, names))[:200]}; wanted path and, as needed, slide, markers, mpp"
         )
-    entries: list[Entry] = []
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) > len(header):
-            raise ConfigError(f"{path}, row {number}: {len(row)} cells, but {len(header)} columns")
-        cells = {name: cell.strip() for name, cell in zip(header, row, strict=False)}
-        try:
-            entries.append(_entry(cells, path.resolve().parent, markers, [e.slide for e in entries]))
-        except ConfigError as error:
-            raise ConfigError(f"{path}, row {number}: {error}") from None
-    return with_folders(entries)
+    for name in header:
+        key = re.sub(r"\W+", "_", name).strip("_")
+        near = (
+            _SPELLINGS.get(key)
+            or next((c for c in ("mpp", "markers") if key.startswith(c.rstrip("s"))), None)
+            or next(iter(difflib.get_close_matches(key, _ASKED, n=1, cutoff=0.8)), None)
+        )
+        if near is not None and name not in COLUMNS and near not in ours:
+            raise ConfigError(f"{path}: the column {name!r} is not known; did you mean {near!r}? Rename or remove it")
 
 
-def _entry(cells: dict[str, str], base: Path, markers: Sequence[str], taken: Sequence[str]) -> Entry:
-    place = cells.get("path", "")
+def _entry(cells: Mapping[str, str], base: Path, markers: Sequence[str], used: Container[str]) -> Entry:
+    place = local_place(cells.get("path", ""))
     if not place or "\0" in place:
         raise ConfigError("the path is missing")
     if "://" not in place:
-        place = str((base / place).absolute())
-    slide = cells.get("slide") or make_id(Path(place.rstrip("/")).name, taken)
+        place = str((base / _home(place)).absolute())
+    given = cells.get("slide", "")
+    slide = given or fresh_name(safe_name(Path(place.rstrip("/")).name), used)
     if not ID.fullmatch(slide):
-        raise ConfigError(f"the slide's name {slide[:60]!r} is no name; wanted letters, digits, '.', '_' and '-'")
-    if slide.lower() in {t.lower() for t in taken}:
+        raise ConfigError(
+            f"the slide's name {shown(slide[:60])!r} is no name; wanted letters, digits, '.', '_' and '-'"
+        )
+    if slide.lower() in used:
         raise ConfigError(f"the slide {slide!r} is there twice; every slide needs its own name")
-    mpp = None
-    if cells.get("mpp"):
-        try:
-            mpp = float(cells["mpp"])
-        except ValueError:
-            mpp = float("nan")
-        if not 0.05 <= mpp <= 20:
-            raise ConfigError(f"mpp {cells['mpp'][:40]!r} is no plausible um per px; wanted 0.05 to 20, as 0.25")
     named = parse_markers(cells["markers"]) if cells.get("markers") else ()
-    return Entry(slide, place, tuple(m.name for m in named) or tuple(markers), mpp)
+    mpp = _mpp(cells["mpp"]) if cells.get("mpp") else None
+    return Entry(slide, place, tuple(m.name for m in named) or tuple(markers), mpp, is_named=bool(given))
 
 
-def check_entries(entries: Sequence[Entry], *, mpp: float | None, reader: str) -> tuple[list[Entry], list[Refused]]:
-    """The entries that open as slides, and those that do not, with the reason."""
-    good, refused = [], []
-    for entry in entries:
-        try:
-            reason, _ = _refusal(entry.path, reader, entry.mpp if entry.mpp is not None else mpp)
-        except SlideError as error:
-            reason = _one_line(error)
-        if reason is None:
-            good.append(entry)
-        else:
-            refused.append(Refused(entry.slide, entry.path, reason, True))
-    return good, refused
+def _home(place: str) -> Path:
+    """The path with `~` for what it stands for; a name that only begins so stays."""
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        return Path(place)
+
+
+def _mpp(cell: str) -> float:
+    """um per px from a cell, with a comma for the point where a spreadsheet writes it so."""
+    try:
+        mpp = float(cell.replace(",", ".")) if cell.isascii() else math.nan
+    except ValueError:
+        mpp = math.nan
+    if not 0.05 <= mpp <= 20:
+        raise ConfigError(f"mpp {cell[:40]!r} is no plausible um per px; wanted 0.05 to 20, as 0.25")
+    return mpp
 
 
 def write_sheet(path: Path, entries: Sequence[Entry]) -> None:
-    """Write the sample sheet of the workflow in one move, tab-separated."""
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    """Write the sample sheet of the workflow in one move, tab-separated, in plain characters."""
+    with replacing(path) as part, part.open("w", newline="", encoding="ascii") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(COLUMNS)
         for e in entries:
-            writer.writerow((e.slide, e.path, ",".join(e.markers), "" if e.mpp is None else f"{e.mpp:.8g}", e.folder))
+            place, mpp = plain_place(e.path), "" if e.mpp is None else f"{e.mpp:.8g}"
+            stem = plain_place(f"/{e.stem}").removeprefix("file://").removeprefix("/")
+            writer.writerow((e.slide, place, ",".join(e.markers), mpp, e.folder, stem, e.fingerprint))

@@ -3,18 +3,20 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
+from wsistain.batch.identity import made_from
 from wsistain.batch.sheet import Entry, Refused
 from wsistain.errors import OutputError
 from wsistain.markers import find_marker
 from wsistain.optics.scoring import dab_od
 from wsistain.output.journal import OTHER_INPUT
+from wsistain.output.names import output_name
 from wsistain.output.reading import open_level, read_stain, read_window
-from wsistain.pipeline.run import output_name
+from wsistain.pipeline.run import NO_TISSUE
 from wsistain.runtime.files import reporting, write_text
 from wsistain.runtime.spreadsheet import csv_text
 
@@ -31,10 +33,13 @@ BAND_PX = 1024
 class Row:
     """A line of `summary.csv`.
 
-    state             : "done"; "failed"; "skipped", for a file that is no slide; "missing", for one not reached.
+    state             : "done"; "no tissue", for a blank slide, with which nothing is left to do; "failed"; "skipped", for
+                        a file that is no slide; "missing", for one not reached.
     minutes           : of the run that finished it.
     mp_per_second     : 10^6 output px a second in that run.
     positive_fraction : share of the tissue that is brown, 0..1.
+    result            : the OME-Zarr, below the output folder.
+    fingerprint       : of the slide from which the result was made.
     """
 
     slide: str
@@ -45,6 +50,8 @@ class Row:
     positive_fraction: float | None = None
     message: str = ""
     path: str = ""
+    result: str = ""
+    fingerprint: str = ""
 
 
 def stain_path(output: Path, entry: Entry, marker: str) -> Path:
@@ -103,24 +110,40 @@ def summarise(
 
 def _row(output: Path, entry: Entry, marker: str, logs: Path) -> Row:
     stain = stain_path(output, entry, marker)
-    log = logs / f"{entry.slide}.{entry.tag}.log"
+    words = last_words(logs / f"{entry.slide}.{entry.tag}.log")
+    row = Row(entry.slide, marker, "failed", path=entry.path)
     if not is_finished(stain):
-        if not log.is_file():
-            return Row(entry.slide, marker, "missing", message="it was not reached", path=entry.path)
-        words = last_words(log) or "the run ended without a word; see its log"
-        return Row(entry.slide, marker, "failed", message=words, path=entry.path)
-    if not (logs.parent / "done" / f"{entry.slide}.{entry.tag}.done").exists() and OTHER_INPUT in last_words(log):
-        return Row(entry.slide, marker, "failed", message=last_words(log), path=entry.path)  # an older stain
+        if NO_TISSUE in words:
+            return replace(row, state="no tissue", message=words)
+        if not (logs / f"{entry.slide}.{entry.tag}.log").is_file():
+            return replace(row, state="missing", message="it was not reached")
+        return replace(row, message=words or "the run ended without a word; see its log")
+    if not (logs.parent / "done" / f"{entry.slide}.{entry.tag}.done").exists() and OTHER_INPUT in words:
+        return replace(row, message=words)  # an older stain
+    owner = made_from(stain)
+    row = replace(row, result=stain.relative_to(output).as_posix(), fingerprint=owner)
+    if owner and entry.fingerprint and owner != entry.fingerprint:
+        return replace(
+            row,
+            message=f"the result there was made from another slide (fingerprint {owner}, this one's is {entry.fingerprint}); "
+            "pass --overwrite to replace it, or choose another --output",
+        )
     try:
-        share: float | None = positive_share(stain, find_marker(marker).positive_od)
+        share = positive_share(stain, find_marker(marker).positive_od)
         facts = json.loads((stain.parent / f"{output_name(entry.path, marker)}.run.json").read_bytes())
         minutes, speed = round(facts["seconds"]["total"] / 60, 2), float(facts["mp_per_second"])
         unread = int(facts["unreadable_tiles"])
     except (OutputError, OSError, ValueError, KeyError, TypeError) as error:
-        return Row(entry.slide, marker, "failed", message=f"the result cannot be read: {error}", path=entry.path)
-    message = f"{unread} native tiles could not be decoded and are glass" if unread else ""
-    share = None if share is None or math.isnan(share) else round(share, 4)
-    return Row(entry.slide, marker, "done", minutes, speed, share, message, entry.path)
+        return replace(row, message=f"the result cannot be read: {error}")
+    notes = [f"{unread} native tiles could not be decoded and are glass"] if unread else []
+    return replace(
+        row,
+        state="done",
+        minutes=minutes,
+        mp_per_second=speed,
+        positive_fraction=None if math.isnan(share) else round(share, 4),
+        message="; ".join([*notes, *([entry.note] if entry.note else [])]),
+    )
 
 
 def write_summary(path: Path, rows: Sequence[Row]) -> None:

@@ -5,26 +5,25 @@ import fcntl
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
 
-from wsistain.batch.sheet import Entry, Refused, check_entries, read_sheet, scan_folder, write_sheet
+from wsistain.batch.identity import WORK, identify, made_from
+from wsistain.batch.scan import Terms, check_entries, scan_folder
+from wsistain.batch.sheet import Entry, Refused, parse_sheet, write_sheet
 from wsistain.batch.summary import Row, is_finished, stain_path, summarise, write_summary
 from wsistain.config import RunConfig, dump_yaml
 from wsistain.errors import ConfigError, OutputError
 from wsistain.markers import user_file
 from wsistain.output.journal import begun_key, open_journal
 from wsistain.packaged import packaged_folder
-from wsistain.runtime.files import reporting, write_text
-from wsistain.slide.fingerprint import fingerprint
-
-WORK = "batch"
-"""Folder below the output for configuration, sheet, logs and done markers."""
+from wsistain.runtime.files import local_path, reporting, write_text
 
 _CORES = ("--cores", "-c", "--jobs", "-j", "--profile", "--executor", "-e")
 _NO_RUN = (
@@ -32,6 +31,10 @@ _NO_RUN = (
     *("--list-rules", "-l", "--detailed-summary", "-D", "--unlock", "--cleanup-metadata", "--touch", "-t"),
     *("--help", "-h", "--version", "-v", "--archive", "--export-cwl"),
 )
+
+
+def _is_silent(sentence: str) -> None:
+    """Nobody listens."""
 
 
 def workflow_folder() -> Path:
@@ -48,23 +51,25 @@ def run_batch(
     recursive: bool = False,
     overwrite: bool = False,
     flags: Sequence[str] = (),
+    tell: Callable[[str], None] = _is_silent,
 ) -> list[Row]:
     """Stain every slide of a folder or sample sheet; what each came to, also in `output/summary.csv`.
 
     source    : folder of slides, or sample sheet (.tsv, .csv).
-    config    : of every run.
+    config    : of every run; its `mpp` is used for slides that have none, and for no others.
     recursive : look into the folders of `source` as well.
     overwrite : replace finished results; else only what is missing is done.
     flags     : for Snakemake, as on its own command line. With flags that run nothing (--dry-run ...) the list is empty.
+    tell      : called with a sentence for what was passed over without being wrong.
 
     Raises ConfigError or OutputError for what concerns all slides; what concerns one is in its row.
     """
     if importlib.util.find_spec("snakemake") is None:
         raise ConfigError("batches need snakemake: pip install 'wsistain[batch]'")
-    folder, snakefile = output.absolute(), workflow_folder() / "Snakefile"
+    folder, snakefile = local_path(output).absolute(), workflow_folder() / "Snakefile"
     if source.is_dir() and folder.resolve() == source.resolve():
         raise ConfigError(f"{source} is the folder of the slides; choose another --output")
-    entries, refused = _find(source, markers, folder, config, recursive)
+    entries, refused = _find(source, markers, folder, config, recursive, tell)
     if not entries and not refused:
         raise ConfigError(f"{source} holds no files; give a folder of slides or a sample sheet")
     with _alone(folder) as work:
@@ -79,7 +84,7 @@ def run_batch(
             code = 0
         rows = summarise(folder, entries, refused, work / "logs", markers)
         write_summary(folder / "summary.csv", rows)
-    if code and all(r.state in ("done", "skipped", "missing") for r in rows):
+    if code and not any(r.state in ("failed", "no tissue") for r in rows):
         raise ConfigError(f"Snakemake ended with code {code} before any slide failed; what it said is above")
     return rows
 
@@ -89,11 +94,22 @@ def _runs_nothing(flags: Sequence[str]) -> bool:
 
 
 def _find(
-    source: Path, markers: Sequence[str], output: Path, config: RunConfig, recursive: bool
+    source: Path,
+    markers: Sequence[str],
+    output: Path,
+    config: RunConfig,
+    recursive: bool,
+    tell: Callable[[str], None],
 ) -> tuple[list[Entry], list[Refused]]:
+    terms = Terms(config.mpp, config.reader, wants_ihc=config.direction == "ihc-to-he")
     if source.is_dir():
-        return scan_folder(source, markers, mpp=config.mpp, reader=config.reader, recursive=recursive, without=output)
-    return check_entries(read_sheet(source, markers), mpp=config.mpp, reader=config.reader)
+        entries, refused = scan_folder(source, markers, terms, recursive=recursive, without=output)
+    else:
+        named, surplus = parse_sheet(source, markers)
+        if surplus:
+            tell(f"{source}: columns passed over: {', '.join(surplus)[:300]}")
+        entries, refused = check_entries(named, terms)
+    return identify(entries, output), refused
 
 
 @contextmanager
@@ -141,14 +157,20 @@ def _prepare(
             values["marker_file"] = f"{WORK}/markers.yaml"
             _write_if_new(work / "markers.yaml", own.read_text(encoding="utf-8"))
         _write_if_new(work / "config.yaml", yaml.safe_dump(values, sort_keys=False))
-        _write_if_new(work / "run.yaml", dump_yaml(config))
+        _write_if_new(work / "run.yaml", dump_yaml(config.model_copy(update={"mpp": None})))  # the sheet says whose
         for entry in entries:
             _forget_replaced(folder, entry)
             done = work / "done" / f"{entry.slide}.{entry.tag}.done"
-            finished = all(is_finished(stain_path(folder, entry, m)) for m in entry.markers)
+            finished = all(_has_result(folder, entry, m) for m in entry.markers)
             if overwrite or not finished:
                 done.unlink(missing_ok=True)
                 (work / "logs" / f"{entry.slide}.{entry.tag}.log").unlink(missing_ok=True)
+
+
+def _has_result(folder: Path, entry: Entry, marker: str) -> bool:
+    """Is there a finished stain of this very slide?"""
+    stain = stain_path(folder, entry, marker)
+    return is_finished(stain) and made_from(stain) in ("", entry.fingerprint)
 
 
 def _forget_replaced(folder: Path, entry: Entry) -> None:
@@ -161,7 +183,7 @@ def _forget_replaced(folder: Path, entry: Entry) -> None:
     for marker in entry.markers:
         stain = stain_path(folder, entry, marker)
         key = begun_key(stain)
-        if key is not None and key.get("slide") != fingerprint(Path(entry.path)):
+        if key is not None and key.get("slide") != entry.fingerprint:
             with open_journal(str(stain), key, resume=False, overwrite=True):  # under its lock
                 shutil.rmtree(stain)
 
@@ -183,9 +205,24 @@ def _snakemake(folder: Path, snakefile: Path, flags: Sequence[str]) -> int:
         command += ["--quiet", "rules", "host", "reason"]
     # the rules call `wsistain` by name; the one beside this interpreter comes first
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    process = subprocess.Popen([*command, *flags], env={**os.environ, "PATH": path}, stdout=sys.stderr.fileno())
+    environment = {**os.environ, "PATH": path}
+    # in a session of its own: Ctrl-C, or a signal to this process alone, reaches it once and through us
+    process = subprocess.Popen([*command, *flags], env=environment, stdout=sys.stderr.fileno(), start_new_session=True)
     try:
         return process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # Ctrl-C reached it too; it ends its jobs, whose results can be resumed
+    except BaseException:
+        _stop(process)
+        raise
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End Snakemake and its jobs, whose results can be resumed; a second interruption ends them at once."""
+    try:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         raise

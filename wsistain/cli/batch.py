@@ -45,6 +45,7 @@ def batch(
     ),
     mpp: float | None = typer.Option(None, "--mpp", help="um per px of the slides, where they have none."),
     norm: str | None = typer.Option(None, "--norm", help="Instance-norm statistics: tile, slide, field; auto chooses."),
+    direction: str | None = typer.Option(None, "--direction", help="he-to-ihc (default) or ihc-to-he."),
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:N."),
     recursive: bool = typer.Option(False, "--recursive", "-r", help="Look into folders of the folder as well."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace results that are there."),
@@ -62,7 +63,9 @@ def batch(
         raise ConfigError(
             f"{flags[0]!r} is one argument too many; name one folder or sheet, and Snakemake's flags after --"
         )
-    settings = run_config(config, overrides, {"weights": weights, "mpp": mpp, "norm": norm, "device": device})
+    settings = run_config(
+        config, overrides, {"weights": weights, "mpp": mpp, "norm": norm, "direction": direction, "device": device}
+    )
     if settings.weights not in ("demo", "identity"):
         known = Path(settings.weights).exists()
         settings = (
@@ -74,7 +77,14 @@ def batch(
     say(f"Staining {source} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
     try:
         rows = run_batch(
-            source, markers, output, config=settings, recursive=recursive, overwrite=overwrite, flags=flags or []
+            source,
+            markers,
+            output,
+            config=settings,
+            recursive=recursive,
+            overwrite=overwrite,
+            flags=flags or [],
+            tell=say,
         )
     except KeyboardInterrupt:
         say("wsistain: stopped by the user; the same command goes on where it stopped", err=True)
@@ -82,7 +92,9 @@ def batch(
     if not rows:
         return
     _print_table(rows)
-    count = {state: sum(r.state == state for r in rows) for state in ("done", "failed", "skipped", "missing")}
+    count = {
+        state: sum(r.state == state for r in rows) for state in ("done", "no tissue", "failed", "skipped", "missing")
+    }
     told = ", ".join(f"{n} {state}" for state, n in count.items() if n)
     say(f"{output / 'summary.csv'}: {told}")
     if count["failed"] or count["missing"]:
@@ -93,6 +105,8 @@ def _print_table(rows: "Sequence[Row]") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from wsistain.errors import shown
+
     table = Table(box=None)
     for name in ("slide", "marker", "state"):
         table.add_column(name)
@@ -102,6 +116,6 @@ def _print_table(rows: "Sequence[Row]") -> None:
     for row in rows:
         positive = None if row.positive_fraction is None else f"{100 * row.positive_fraction:.1f} %"
         cells = (row.slide, row.marker, row.state, row.minutes, row.mp_per_second, positive, row.message)
-        table.add_row(*("" if cell is None else str(cell) for cell in cells))
+        table.add_row(*("" if cell is None else shown(cell) for cell in cells))
     console = Console()
     Console(width=max(120, console.width), markup=False).print(table)

@@ -24,6 +24,7 @@ from wsistain.output.reading import read_stain
 from wsistain.runtime.files import local_path, replacing, reporting, write_bytes, write_text
 from wsistain.runtime.spreadsheet import csv_text
 from wsistain.slide.base import RGB, Slide
+from wsistain.slide.place import local_place
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import choose_sampling, read_window
 from wsistain.slide.tissue import TissueMask, find_tissue
@@ -71,6 +72,7 @@ def evaluate_slides(
         raise ConfigError("there are no slides to evaluate")
     if folder is not None and (folder / "results.json").exists() and not overwrite:
         raise OutputError(f"{folder} holds results already; choose another --output or pass --overwrite")
+    slides = [local_place(str(s)) for s in slides]
     names = _names([Path(s) for s in slides])
     reports = [_evaluate_slide(Path(s), n, marker, progress) for s, n in zip(slides, names, strict=True)]
     if reference is not None:

@@ -22,7 +22,7 @@ import zarr
 from numpy.typing import NDArray
 
 from wsistain import __version__
-from wsistain.errors import OutputError
+from wsistain.errors import OutputError, shown
 from wsistain.output.reading import StoredStain, open_level, read_stain, read_window
 from wsistain.runtime.ahead import in_order, thread_pool
 from wsistain.runtime.files import local_path, replacing, reporting
@@ -139,7 +139,7 @@ def _ome_metadata(stain: StoredStain) -> dict[str, Any]:
         "axes": "YXS",
         "UUID": str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([stain.name, facts], sort_keys=True))),
         "Creator": f"wsistain {__version__}",
-        "Name": stain.name,
+        "Name": shown(stain.name),
         "Description": "Virtual stain, computed from an H&E slide by wsistain. For research, not for diagnosis.",
         "PhysicalSizeX": stain.mpp,
         "PhysicalSizeXUnit": "µm",
@@ -150,7 +150,7 @@ def _ome_metadata(stain: StoredStain) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return shown(value) if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _encoded_tiles(

@@ -18,6 +18,7 @@ from PIL import Image
 
 from wsistain import __version__
 from wsistain.errors import SlideError
+from wsistain.slide.place import local_place
 
 KEY = "wsistain"
 """Under this key the metadata of every form holds the provenance."""
@@ -47,7 +48,8 @@ def virtual_stain(path: Path | str) -> str | None:
 
     path : a local path; None for what is missing, damaged, or a URL: to refuse those is the readers' work.
     """
-    if "://" in str(path):
+    path = local_place(str(path))
+    if "://" in path:
         return None
     path = Path(path)
     try:

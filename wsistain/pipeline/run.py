@@ -43,6 +43,9 @@ from wsistain.slide.roi import Roi
 from wsistain.slide.tissue import TissueMask, find_tissue
 from wsistain.tiling.plan import RunPlan, make_tiling, plan_run
 
+NO_TISSUE = "shows no tissue"
+"""What the refusal of a blank slide says; a batch tells it from a failure by this."""
+
 TISSUE_MARGIN_UM = 16.0
 """The mask is grown by this much, so that faint edges of tissue are not cut."""
 
@@ -87,7 +90,7 @@ def plan_groups(
     else:
         tissue = find_tissue(slide).dilated(TISSUE_MARGIN_UM / info.mpp)
         if not tissue.mask.any():
-            raise SlideError(f"{info.path} shows no tissue; pass --all-tiles if there is some all the same")
+            raise SlideError(f"{info.path} {NO_TISSUE}; pass --all-tiles if there is some all the same")
     by_grid: dict[tuple[Any, ...], list[GeneratorSpec]] = {}
     for spec in specs:
         by_grid.setdefault((spec.mpp, spec.stride, spec.overlap, spec.halo, spec.size_multiple), []).append(spec)
@@ -98,9 +101,7 @@ def plan_groups(
         )
         plan = plan_run(info, choose_sampling(info, mpp), tissue, tiling, roi, crop=crop)
         if not plan.n_tiles:
-            raise SlideError(
-                f"{info.path} shows no tissue in the region; pass --all-tiles if there is some all the same"
-            )
+            raise SlideError(f"{info.path} {NO_TISSUE} in the region; pass --all-tiles if there is some all the same")
         groups.append(Group(tuple(members), plan))
     return groups
 

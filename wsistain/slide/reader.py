@@ -9,6 +9,7 @@ from wsistain.errors import SlideError
 from wsistain.slide.base import Slide
 from wsistain.slide.openslide_reader import ViaOpenSlide
 from wsistain.slide.picture import Picture
+from wsistain.slide.place import local_place
 from wsistain.slide.tiff import TiledTiff
 from wsistain.slide.tiff_structure import UnsupportedTiffError, is_tiff, read_structure
 
@@ -22,7 +23,7 @@ _OURS = (None, "aperio", "generic-tiff")
 def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "auto") -> Slide:
     """An open slide, safe to read from several threads.
 
-    path   : file, folder (`*.zarr`) or URL (anything with "://", through fsspec).
+    path   : file, folder (`*.zarr`) or URL (anything with "://", through fsspec; `file://` is a path).
     mpp    : um per px of level 0, for slides that do not say; it wins over a missing or implausible one, and over a
              plausible one that differs by more than 5 % (then `info.mpp_source` is "given").
     reader : "auto", or one of "tiff", "openslide", "tiffslide", "zarr", "picture", which is used or refused, never
@@ -37,10 +38,10 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "aut
     """
     if reader not in get_args(ReaderName):
         raise SlideError(f"there is no reader {reader!r}; wanted one of {', '.join(get_args(ReaderName))}")
-    text = str(path)
+    text = local_place(str(path))
     if "://" in text:
         return _open_url(text, mpp, reader)
-    path = Path(path)
+    path = Path(text)
     if not path.exists():
         raise SlideError(f"{path} does not exist")
     try:
