@@ -1,14 +1,18 @@
 """The base model from a folder or the hub's cache, its fingerprint, its prompts, and what is said when it is missing."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.networks.turbo_folder import write_base
 from wsistain.errors import WeightsError
+from wsistain.networks.clip_tower import find_clip
 from wsistain.networks.sd_turbo import (
+    ALL_PARTS,
     BUILT_IN,
     SD_TURBO,
     base_fingerprint,
@@ -85,6 +89,60 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(WeightsError, match=r"vae is not a readable AutoencoderKL"):
         load_base(str(folder))
+
+
+@pytest.mark.parametrize("form", [".fp16.safetensors", ".bin", ".fp16.bin"])
+def test_other_forms_of_the_same_weights_are_read(form: str, tmp_path: Path) -> None:
+    """The hub has SD-Turbo in half precision beside the whole, and many folders hold `.bin` files alone."""
+    folder = write_base(tmp_path / "sd-turbo")
+    wanted = [model.state_dict() for model in load_base(str(folder))]
+    prompt = embed_prompt(str(folder), "er stain")
+    for part, stem in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        whole = folder / part / f"{stem}.safetensors"
+        tensors = {n: t.half() if "fp16" in form and t.is_floating_point() else t for n, t in load_file(whole).items()}
+        whole.unlink()
+        stem = "pytorch_model" if part == "text_encoder" and form.endswith(".bin") else stem
+        name = f"{stem}{form}" if form.endswith("safetensors") or "fp16" not in form else f"{stem}.fp16.bin"
+        if form.endswith("safetensors"):
+            save_file(tensors, folder / part / name, metadata={"format": "pt"})
+        else:
+            torch.save(tensors, folder / part / name)
+    for model, state in zip(load_base(str(folder)), wanted, strict=True):
+        for n, t in model.state_dict().items():
+            assert t.dtype == state[n].dtype
+            torch.testing.assert_close(t, state[n], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(embed_prompt(str(folder), "er stain"), prompt, atol=2e-2, rtol=2e-2)
+    assert len(base_fingerprint(str(folder))) == 64
+
+
+def test_all_that_a_folder_lacks_is_named_at_once(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "sd-turbo")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    shutil.rmtree(folder / "text_encoder")
+    shutil.rmtree(folder / "tokenizer")
+    wanted = r"lacks text_encoder/config\.json, vae/diffusion_pytorch_model\.safetensors.*tokenizer/vocab\.json"
+    with pytest.raises(WeightsError, match=wanted):
+        find_base(str(folder), ALL_PARTS)
+    with pytest.raises(WeightsError, match=r"lacks vae/diffusion_pytorch_model\.safetensors \("):
+        load_base(str(folder))
+
+
+def test_a_file_in_an_older_snapshot_of_the_hub_is_found(nothing_here: None, tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--openai--clip-vit-base-patch32"
+    for name, file in (("a" * 40, "pytorch_model.bin"), ("b" * 40, "model.safetensors")):
+        (repository / "snapshots" / name).mkdir(parents=True)
+        (repository / "snapshots" / name / file).touch()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    found = places.find_hub_folder("openai/clip-vit-base-patch32", "model.safetensors", "pytorch_model.bin")
+    assert found.name == "b" * 40  # safetensors first, wherever they are
+    assert find_clip("openai/clip-vit-base-patch32").name == "model.safetensors"
+    (found / "model.safetensors").unlink()
+    assert find_clip("openai/clip-vit-base-patch32").name == "pytorch_model.bin"
 
 
 def test_the_fingerprint_tells_models_apart(base: Path, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import torch
 
 from tests.data.made_patches import make_mist
 from tests.networks.turbo_folder import write_base
-from tests.systems.turbo_runs import START, Recorder, batch, build, one_step
+from tests.systems.turbo_runs import START, Recorder, batch, build, one_step, plain_update
 from tests.training.made_runs import tiny_run
 from wsistain.errors import WeightsError
+from wsistain.markers import find_marker
 from wsistain.networks.clip_tower import ClipImageTower
-from wsistain.systems import find_system
+from wsistain.systems import find_system, system_class
 from wsistain.training.loop import train
 from wsistain.weights.file import Header, load_network, load_tensors, read_header, save_weights
 
@@ -218,3 +219,42 @@ def test_half_precision_trains() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = system.training_step(images, START, update)
     assert all(torch.isfinite(t) for t in terms.values())
+
+
+@pytest.mark.parametrize("name", ["cyclegan_turbo", "ot_stainnet"])
+def test_the_skip_convolutions_rest_and_their_adapters_learn_as_in_the_authors_code(name: str) -> None:
+    """In their code `add_adapter` freezes all but the adapters, the skip convolutions too; Pix2Pix-Turbo's train."""
+    free = {n for n, p in build(name).translators.vae("ihc").named_parameters() if p.requires_grad and "skip_conv" in n}
+    assert free and all("lora_" in n for n in free)
+    paired = {n for n, p in build("pix2pix_turbo").translators.vae("ihc").named_parameters() if p.requires_grad}
+    assert {f"skip_conv_{k}.base_layer.weight" for k in range(1, 5)} <= paired
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_base_kept_in_half_precision_computes_what_autocast_does(name: str) -> None:
+    losses = []
+    for stored in (False, True):
+        system, images = build(name, {"model": {"train_base": False}}), batch()
+        if stored:
+            system.store_frozen(torch.bfloat16)
+            kinds = {p.dtype for p in system.translators.unet.parameters() if not p.requires_grad}
+            assert torch.bfloat16 in kinds
+            assert all(p.dtype == torch.float32 for p in system.parameters() if p.requires_grad)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = system.training_step(images, START, plain_update)
+        losses.append({n: t.detach().item() for n, t in terms.items()})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_all_missing_networks_are_named_at_once_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("WSISTAIN_MODELS", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.setattr("wsistain.systems.turbo_parts.load_base", lambda _: pytest.fail("loaded"))
+    with pytest.raises(WeightsError) as found:
+        system_class("ot_stainnet")(find_system("ot_stainnet").Config(), find_marker("ER"))
+    for word in ("published networks are missing", "stabilityai/sd-turbo", "clip-vit-base-patch32", "vgg16"):
+        assert word in str(found.value)

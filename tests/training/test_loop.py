@@ -316,3 +316,12 @@ def test_masks_of_the_data_reach_the_system(tmp_path: Path, monkeypatch: pytest.
     train(tiny_run(data, steps=1, data={"masks": "masks"}), tmp_path / "run", tiny=True)
     (mask,) = seen
     assert mask.shape == (2, 1, 64, 64) and set(mask.unique().tolist()) == {0.0, 1.0}
+
+
+def test_what_helps_against_a_full_device_depends_on_the_system(patches: Path) -> None:
+    ot = tiny_run(patches, system="ot_stainnet", options={"model": {"checkpointing": False}})
+    text = loop.out_of_memory(ot, "cuda:0")
+    assert text.index("options.model.checkpointing") < text.index("options.turbo_steps") < text.index("data.crop_px")
+    assert "bfloat16" not in loop.out_of_memory(ot.model_copy(update={"precision": "bfloat16"}), "cuda:0")
+    cut = loop.out_of_memory(tiny_run(patches, system="cut", batch_size=4), "cuda:0")
+    assert "options" not in cut and "batch_size (4)" in cut

@@ -161,6 +161,18 @@ class ClipTextTower(nn.Module):
         return out
 
 
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What the hub's folder of CLIP may hold; on `main` of openai/clip-vit-base-patch32 there is only the second."""
+
+
+def find_clip(source: str) -> Path:
+    """CLIP's file for `source` (see `read_clip`); WeightsError with the command that fetches it."""
+    if Path(source).is_file():
+        return Path(source)
+    folder = find_hub_folder(source, *_HUB_FILES)
+    return next(folder / name for name in _HUB_FILES if (folder / name).is_file())
+
+
 def read_clip(source: str) -> tuple[dict[str, Tensor], str]:
     """The tensors of CLIP under OpenAI's names, float32 on the CPU, and where they came from.
 
@@ -168,9 +180,7 @@ def read_clip(source: str) -> tuple[dict[str, Tensor], str]:
 
     Raises WeightsError when nothing is there or the file is none of these.
     """
-    path = Path(source)
-    if not path.is_file():
-        path = find_hub_folder(source, "model.safetensors") / "model.safetensors"
+    path = find_clip(source)
     tensors = _read_archive(path) if _is_torchscript(path) else read_published(path)
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     if any(name.startswith("vision_model.") for name in tensors):

@@ -6,6 +6,7 @@ the machine. The built-in bases have the same classes at a fraction of the size,
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,11 @@ from wsistain.published.places import find_hub_folder
 
 SD_TURBO = "stabilityai/sd-turbo"
 _PROBE = "unet/config.json"
+_WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+ALL_PARTS = (*_WEIGHTS, "tokenizer")
+"""What training needs; staining needs the first two, since weights hold the embedded prompt."""
+
+_FORMS = (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin")  # as the hub's folders have them, best first
 _PIECES = 64
 _PIECE_BYTES = 1 << 16
 
@@ -85,9 +91,42 @@ def require_diffusers() -> ModuleType:
     return diffusers
 
 
-def find_base(base: str) -> Path:
-    """The folder of the base model `base` (hub id or folder); WeightsError with the command that fetches it."""
-    return find_hub_folder(base, _PROBE)
+def find_base(base: str, parts: Sequence[str] = ("unet", "vae")) -> Path:
+    """The folder of the base model `base` (hub id or folder), with every one of the `parts` (see `ALL_PARTS`).
+
+    Raises WeightsError with the command that fetches it, or naming all that it lacks.
+    """
+    folder = find_hub_folder(base, _PROBE)
+    lacking = [
+        f"{part}/config.json" for part in parts if part in _WEIGHTS and not (folder / part / "config.json").is_file()
+    ]
+    lacking += [f"{p}/{_WEIGHTS[p]}{_FORMS[0]}" for p in parts if p in _WEIGHTS and _weights_file(folder, p) is None]
+    if "tokenizer" in parts and not any(
+        (folder / "tokenizer" / name).is_file() for name in ("vocab.json", "tokenizer.json")
+    ):
+        lacking.append("tokenizer/vocab.json")
+    if lacking:
+        raise WeightsError(f"{folder} is not all of the base model: it lacks {', '.join(lacking)} (hf download {base})")
+    return folder
+
+
+def _weights_file(folder: Path, part: str) -> Path | None:
+    """The file of weights of a `part`, in the best form that is there; None where there is none."""
+    stem = _WEIGHTS[part]
+    stems = (stem, "pytorch_model") if part == "text_encoder" else (stem,)
+    files = (folder / part / f"{name}{form}" for form in _FORMS for name in stems)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _reading(folder: Path, part: str) -> dict[str, Any]:
+    """How `from_pretrained` is told to read a `part` in the form in which it is there."""
+    file = _weights_file(folder, part)
+    assert file is not None  # find_base has looked
+    return {
+        "local_files_only": True,
+        "use_safetensors": file.suffix == ".safetensors",
+        "variant": "fp16" if ".fp16." in file.name else None,
+    }
 
 
 def build_parts(vae_config: dict[str, Any], unet_config: dict[str, Any]) -> tuple[Any, Any]:
@@ -99,7 +138,8 @@ def build_parts(vae_config: dict[str, Any], unet_config: dict[str, Any]) -> tupl
 def load_base(base: str) -> tuple[Any, Any]:
     """(`UNet2DConditionModel`, `AutoencoderKL`) of `base`, float32 on the CPU.
 
-    base : a built-in name ("tiny", "small"; random), a hub id, or a folder in diffusers' layout.
+    base : a built-in name ("tiny", "small"; random), a hub id, or a folder in diffusers' layout, whose weights may be
+           safetensors or `.bin` files (read without running code), in full or half precision.
 
     Raises WeightsError when the base is not on this machine or its files do not fit their configuration.
     """
@@ -119,8 +159,7 @@ def _load_part(kind: Any, folder: Path, part: str) -> Any:
         model, report = kind.from_pretrained(
             folder,
             subfolder=part,
-            local_files_only=True,
-            use_safetensors=True,
+            **_reading(folder, part),
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
             output_loading_info=True,
@@ -143,7 +182,8 @@ def base_fingerprint(base: str) -> str:
         return ""
     digest = hashlib.sha256()
     for part in ("unet", "vae"):
-        path = find_base(base) / part / "diffusion_pytorch_model.safetensors"
+        path = _weights_file(find_base(base), part)
+        assert path is not None  # find_base has looked
         try:
             size = path.stat().st_size
             digest.update(f"{part}:{size};".encode())
@@ -161,8 +201,8 @@ def check_fingerprint(base: str, wanted: str) -> None:
     found = base_fingerprint(base)
     if wanted and found != wanted:
         raise WeightsError(
-            f"the model {base} on this machine is another one than these weights were trained on "
-            f"(fingerprint {found[:12]}, wanted {wanted[:12]})"
+            f"the model {base} on this machine is another one than these weights were trained on, or the same in another "
+            f"form (half precision, .bin): fingerprint {found[:12]}, wanted {wanted[:12]}"
         )
 
 
@@ -178,10 +218,10 @@ def embed_prompt(base: str, text: str) -> Tensor:
     require_diffusers()
     from transformers import CLIPTextModel
 
-    folder = find_base(base)
+    folder = find_base(base, ("text_encoder",))
     try:
         encoder: Any = CLIPTextModel.from_pretrained(
-            folder / "text_encoder", local_files_only=True, dtype=torch.float32
+            folder / "text_encoder", **_reading(folder, "text_encoder"), dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise WeightsError(f"the text encoder in {folder} cannot be read: {_first_line(error)}") from None
@@ -196,7 +236,7 @@ def tokenize(base: str, text: str) -> list[int]:
     require_diffusers()
     from transformers import CLIPTokenizer
 
-    folder = find_base(base)
+    folder = find_base(base, ("tokenizer",))
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:

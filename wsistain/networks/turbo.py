@@ -330,3 +330,17 @@ def recompute_activations(unet: Any, vaes: Iterable[SkipVae]) -> None:
     unet.enable_gradient_checkpointing()
     for vae in vaes:
         vae.checkpointing = True
+
+
+def store_frozen(module: nn.Module, dtype: torch.dtype, keep: Sequence[nn.Module] = ()) -> None:
+    """Keep the weights of linear and convolutional layers that do not train in `dtype`, all but those within `keep`.
+
+    For a training whose autocast computes in `dtype`: the numbers stay, and the copies of frozen weights go that
+    autocast makes at every use and that each pass keeps for its backward.
+    """
+    whole = {id(layer) for part in keep for layer in part.modules()}
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and id(layer) not in whole:
+            for parameter in layer.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)

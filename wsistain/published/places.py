@@ -19,38 +19,47 @@ def _models_folder() -> Path | None:
     return Path(value) if value else None
 
 
-def find_hub_folder(name: str, probe: str) -> Path:
-    """The folder of the hub model `name` ("owner/model") or the local folder `name`, when it holds the file `probe`.
+def find_hub_folder(name: str, *probes: str) -> Path:
+    """The folder of the hub model `name` ("owner/model") or the local folder `name` that holds one of the files `probes`.
 
-    Raises WeightsError with the command that fetches the model.
+    An earlier probe is wanted more than a later one: it is looked for everywhere first, in every snapshot of the hub's
+    cache too (`main` first), since a file can lie in another one than the newest. Raises WeightsError with the command
+    that fetches the model.
     """
     folders = [Path(name)]
     models = _models_folder()
     if models is not None:
         folders += [models / name, models / name.rpartition("/")[2]]
-    for folder in folders:
-        if (folder / probe).is_file():
-            return folder
+    folders += _snapshots(name)
+    for probe in probes:
+        for folder in folders:
+            if (folder / probe).is_file():
+                return folder
+    wanted = " or ".join(probes)
     if Path(name).is_dir():
-        raise WeightsError(f"{name} is not a folder of the wanted model: it holds no {probe}")
-    cached = _cached(name, probe)
-    if cached is not None:
-        return cached.parents[len(Path(probe).parts) - 1]
+        raise WeightsError(f"{name} is not a folder of the wanted model: it holds no {wanted}")
     raise WeightsError(
         f"the model {name} is not on this machine: fetch it with 'hf download {name}', "
-        f"or set {MODELS_VARIABLE} to a folder that holds {name.rpartition('/')[2]}/{probe}"
+        f"or set {MODELS_VARIABLE} to a folder that holds {name.rpartition('/')[2]}/{wanted}"
     )
 
 
-def _cached(name: str, probe: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
+def _snapshots(name: str) -> list[Path]:
+    """The snapshots of the hub model `name` in the hub's cache, that of `main` first; none where it is no hub name."""
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import validate_repo_id
 
     try:
-        path = try_to_load_from_cache(name, probe)
+        validate_repo_id(name)
     except HFValidationError:
-        return None  # not a hub name, so not in the hub's cache
-    return Path(path) if isinstance(path, str) else None
+        return []
+    place = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    main = place / "refs" / "main"
+    newest = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    found = [folder for folder in sorted((place / "snapshots").glob("*")) if folder.is_dir()]
+    return sorted(found, key=lambda folder: folder.name != newest)
 
 
 def find_torch_file(file_name: str, url: str) -> Path:

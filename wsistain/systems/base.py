@@ -120,6 +120,13 @@ class Reversible(Protocol):
     def reverse_generator_state(self) -> dict[str, Tensor]: ...
 
 
+@runtime_checkable
+class FrozenBase(Protocol):
+    """A system around a large base that does not train; the loop has it kept in the precision that it computes in."""
+
+    def store_frozen(self, dtype: torch.dtype) -> None: ...
+
+
 def weighted_sum(terms: Mapping[str, Tensor], weights: BaseModel) -> Tensor:
     """Sum of the terms times the fields of `weights` of the same name; the two sets of names must be equal.
 

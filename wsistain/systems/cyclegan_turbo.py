@@ -22,14 +22,15 @@ from wsistain.systems.turbo_parts import (
     TINY,
     Translators,
     TurboCritic,
-    TurboModel,
     TurboOptim,
+    TwoWayModel,
     adam,
     build_critic,
     build_lpips,
     image_distance,
     judge_all,
     marker_prompt,
+    require_published,
     translator_from_header,
     weighted_part,
 )
@@ -48,7 +49,7 @@ class Weights(Strict):
 class Config(SystemConfig):
     """CycleGAN-Turbo's options; values of the authors' code and of their worked example."""
 
-    model: TurboModel = TurboModel()
+    model: TwoWayModel = TwoWayModel()
     critic: TurboCritic = TurboCritic()
     optim: TurboOptim = TurboOptim(lr=1e-5, weight_decay=1e-2, clip_norm=10.0)
     weights: Weights = Weights()
@@ -72,6 +73,7 @@ class CycleGANTurbo(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.clip_norm = cfg.optim.clip_norm
+        require_published(cfg.model, cfg.critic)
         self.translators = Translators(cfg.model, {"ihc": marker_prompt(cfg.model, marker), "he": cfg.model.prompt_he})
         self.critic = build_critic(cfg.critic, ("ihc", "he"))
         self.lpips = build_lpips(cfg.critic)
@@ -136,6 +138,10 @@ class CycleGANTurbo(nn.Module):
             f"{name}_l1": torch.stack([image_distance(self.lpips, a, b, 1.0, 0.0) for a, b in pairs]).sum(),
             f"{name}_lpips": torch.stack([image_distance(self.lpips, a, b, 0.0, 1.0) for a, b in pairs]).sum(),
         }
+
+    def store_frozen(self, dtype: torch.dtype) -> None:
+        """Keep the frozen base in `dtype`; see `Translators.store_frozen`."""
+        self.translators.store_frozen(dtype)
 
     def generator(self) -> OneStepTranslator:
         """The direction from H&E to IHC; takes the posterior's mean."""

@@ -22,20 +22,28 @@ from wsistain.errors import DataError
 from wsistain.losses.semantic import aligned_features, feature_l1, feature_rows, match_plan, semantic_consistency
 from wsistain.markers import Marker
 from wsistain.networks.clip_tower import ClipImageTower
-from wsistain.networks.turbo import OneStepTranslator, SkipVae, encode_image, merge_adapters, run_down_blocks
+from wsistain.networks.turbo import (
+    OneStepTranslator,
+    SkipVae,
+    encode_image,
+    merge_adapters,
+    run_down_blocks,
+    store_frozen,
+)
 from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 from wsistain.systems.turbo_parts import (
     TINY,
     Translators,
     TurboCritic,
-    TurboModel,
     TurboOptim,
+    TwoWayModel,
     adam,
     build_critic,
     build_lpips,
     image_distance,
     judge_all,
     marker_prompt,
+    require_published,
     translator_from_header,
     weighted_part,
 )
@@ -71,7 +79,7 @@ class Semantic(Strict):
 class Config(SystemConfig):
     """OT-StainNet's options; values of the paper, and of the base code where it gives none."""
 
-    model: TurboModel = TurboModel()
+    model: TwoWayModel = TwoWayModel()
     critic: TurboCritic = TurboCritic()
     optim: TurboOptim = TurboOptim(lr=1e-5)
     weights: Weights = Weights()
@@ -115,6 +123,7 @@ class OTStainNet(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.clip_norm = cfg.optim.clip_norm
+        require_published(cfg.model, cfg.critic)
         self.translators = Translators(cfg.model, {"ihc": marker_prompt(cfg.model, marker), "he": cfg.model.prompt_he})
         self.features = _Features(self.translators.vae("ihc")) if cfg.semantic.encoder == "base" else None
         self.critic = build_critic(cfg.critic, ("ihc", "he"))
@@ -217,6 +226,12 @@ class OTStainNet(nn.Module):
             else:
                 features, _ = run_down_blocks(vae.encoder, image)
         return feature_rows(features.float(), cfg.pool)
+
+    def store_frozen(self, dtype: torch.dtype) -> None:
+        """Keep the frozen base in `dtype`; see `Translators.store_frozen`."""
+        self.translators.store_frozen(dtype)
+        if self.features is not None:
+            store_frozen(self.features, dtype)
 
     def generator(self) -> OneStepTranslator:
         """The direction from H&E to IHC; takes the posterior's mean."""

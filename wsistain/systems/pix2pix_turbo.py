@@ -34,6 +34,7 @@ from wsistain.systems.turbo_parts import (
     clip_text_embedding,
     judge,
     marker_prompt,
+    require_published,
     translator_from_header,
     weighted_part,
 )
@@ -79,6 +80,7 @@ class Pix2PixTurbo(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.clip_norm = cfg.optim.clip_norm
+        require_published(cfg.model, cfg.critic)
         text = marker_prompt(cfg.model, marker)
         self.translators = Translators(cfg.model, {"ihc": text}, adapt_conv_in=False, input_range=cfg.input_range)
         self.critic = build_critic(cfg.critic, ("ihc",))
@@ -146,6 +148,10 @@ class Pix2PixTurbo(nn.Module):
         if not self.cfg.weights.likeness:
             return fake.new_zeros(())
         return 1 - cosine_to(self.critic.tower(fake)[-1].float(), self.text_embedding)
+
+    def store_frozen(self, dtype: torch.dtype) -> None:
+        """Keep the frozen base in `dtype`; see `Translators.store_frozen`."""
+        self.translators.store_frozen(dtype)
 
     def generator(self) -> OneStepTranslator:
         """The direction from H&E to IHC; takes the posterior's mean."""

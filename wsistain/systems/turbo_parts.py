@@ -6,7 +6,7 @@ domain it leads to ("ihc" or "he"), and a critic by the domain that it holds for
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,22 +16,40 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from wsistain.config import Strict, validate
+from wsistain.errors import WeightsError
 from wsistain.losses.adversarial import bce_g
 from wsistain.losses.perceptual import Lpips
 from wsistain.markers import Marker
 from wsistain.networks.clip_critic import ClipCritic
-from wsistain.networks.clip_tower import CLIP_HUB, ClipImageTower, load_image_tower, load_text_tower, pad_tokens
+from wsistain.networks.clip_tower import (
+    CLIP_HUB,
+    ClipImageTower,
+    find_clip,
+    load_image_tower,
+    load_text_tower,
+    pad_tokens,
+)
 from wsistain.networks.sd_turbo import (
+    ALL_PARTS,
     BUILT_IN,
     SD_TURBO,
     base_fingerprint,
     check_fingerprint,
     embed_prompt,
+    find_base,
     load_base,
     prompt_tokens,
     tokenize,
 )
-from wsistain.networks.turbo import OneStepTranslator, SkipVae, Training, adapt_unet, adapt_vae, recompute_activations
+from wsistain.networks.turbo import (
+    OneStepTranslator,
+    SkipVae,
+    Training,
+    adapt_unet,
+    adapt_vae,
+    recompute_activations,
+    store_frozen,
+)
 from wsistain.published.places import find_lpips_file, find_torch_file
 
 VGG_FILE = "vgg16-397923af.pth"
@@ -53,7 +71,15 @@ class TurboModel(Strict):
     )
     prompt_ihc: str | None = Field(None, description="text that leads to the IHC; None: the marker's")
     prompt_he: str = "hematoxylin and eosin stain"
-    checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
+    checkpointing: bool = Field(True, description="recompute activations in the backward pass: less memory, more time")
+
+
+class TwoWayModel(TurboModel):
+    """The translators of CycleGAN-Turbo and of what is built on it."""
+
+    train_skips: bool = Field(
+        False, description="the skip convolutions train in full; the authors' add_adapter leaves only their adapters"
+    )
 
 
 class TurboCritic(Strict):
@@ -75,7 +101,7 @@ class TurboOptim(Strict):
 
 
 TINY: dict[str, Any] = {
-    "model": {"base": "tiny", "rank_unet": 4, "rank_vae": 2},
+    "model": {"base": "tiny", "rank_unet": 4, "rank_vae": 2, "checkpointing": False},
     "critic": {"clip": "tiny", "hidden": 8, "lpips": "tiny"},
     "optim": {"lr": 1e-3},
 }
@@ -141,6 +167,10 @@ class Translators(nn.Module):
         if model.checkpointing:
             recompute_activations(self.unet, [self.vae(domain) for domain in prompts])
 
+    def store_frozen(self, dtype: torch.dtype) -> None:
+        """Keep what does not train in `dtype`, all but the decoders' last convolutions, which compute in float32."""
+        store_frozen(self, dtype, keep=[self.vae(domain).decoder.conv_out for domain in self.vaes])
+
     def vae(self, domain: str) -> SkipVae:
         """The VAE of the direction that leads to `domain`."""
         vae = self.vaes[domain]
@@ -204,6 +234,27 @@ def translator_from_header(options: Mapping[str, Any]) -> OneStepTranslator:
 def marker_prompt(model: TurboModel, marker: Marker) -> str:
     """The text that leads to the IHC of `marker`."""
     return model.prompt_ihc if model.prompt_ihc is not None else marker.prompt
+
+
+def require_published(model: TurboModel, critic: TurboCritic) -> None:
+    """Nothing, or one WeightsError that names every published network that is missing, before anything large is read."""
+    finders: list[Callable[[], object]] = []
+    if model.base not in BUILT_IN:
+        finders.append(lambda: find_base(model.base, ALL_PARTS))
+    if critic.clip != "tiny":
+        finders.append(lambda: find_clip(critic.clip))
+    if critic.lpips == "published":
+        finders += [lambda: find_torch_file(VGG_FILE, VGG_URL), lambda: find_lpips_file("vgg")]
+    missing = []
+    for find in finders:
+        try:
+            find()
+        except WeightsError as error:
+            missing.append(str(error))
+    if len(missing) > 1:
+        raise WeightsError(f"{len(missing)} published networks are missing: {'; '.join(missing)}")
+    if missing:
+        raise WeightsError(missing[0])
 
 
 def build_critic(cfg: TurboCritic, domains: Iterable[str]) -> ClipCritic:

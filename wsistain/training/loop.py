@@ -20,11 +20,18 @@ from wsistain.errors import DataError, OutputError, TrainingError
 from wsistain.markers import Marker
 from wsistain.runtime.files import reporting
 from wsistain.systems import find_system, system_class
-from wsistain.systems.base import Averaged, Batch, Clipped, Reversible, System
+from wsistain.systems.base import Averaged, Batch, Clipped, FrozenBase, Reversible, System
 from wsistain.training import setup
 from wsistain.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
 from wsistain.training.log import TrainingLog
-from wsistain.training.processes import make_update, seed_everything, share_from_first, start_processes, stop_processes
+from wsistain.training.processes import (
+    fuse_updates,
+    make_update,
+    seed_everything,
+    share_from_first,
+    start_processes,
+    stop_processes,
+)
 from wsistain.training.samples import SheetRow, stain_rows, to_unit, write_sheet
 from wsistain.training.schedule import Ema, Length, linear_factor, set_learning_rates
 from wsistain.weights.file import Header, save_weights
@@ -53,10 +60,7 @@ def train(cfg: TrainConfig, output: Path, *, tiny: bool = False, resume: bool = 
         with reporting(output, retry="go on with --resume"):
             _train(cfg, output, accelerator, tiny=tiny, resume=resume, overwrite=overwrite)
     except torch.OutOfMemoryError:  # a RuntimeError, so it stands first
-        raise TrainingError(
-            f"{accelerator.device} has not enough memory for batch_size {cfg.batch_size} and data.crop_px "
-            f"{cfg.data.crop_px}; lower one of them, or use precision bfloat16"
-        ) from None
+        raise TrainingError(out_of_memory(cfg, str(accelerator.device))) from None
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
@@ -70,6 +74,21 @@ def train(cfg: TrainConfig, output: Path, *, tiny: bool = False, resume: bool = 
     return output / "weights.safetensors"
 
 
+def out_of_memory(cfg: TrainConfig, device: str) -> str:
+    """The sentence for a device that is too small, with what helps this system most, first."""
+    advice, fields, model = [], find_system(cfg.system).Config.model_fields, cfg.options.get("model")
+    if isinstance(model, dict) and model.get("checkpointing") is False:
+        advice.append("set options.model.checkpointing to true (about half the memory)")
+    if "turbo_steps" in fields and not cfg.options.get("turbo_steps"):
+        advice.append("set options.turbo_steps to true (five smaller updates; with checkpointing a fifth less)")
+    if cfg.batch_size > 1:
+        advice.append(f"lower batch_size ({cfg.batch_size})")
+    advice.append(f"lower data.crop_px ({cfg.data.crop_px})")
+    if cfg.precision == "float32":
+        advice.append("use precision bfloat16")
+    return f"{device} has not enough memory to train {cfg.system} at these settings; {', or '.join(advice)}"
+
+
 def _train(
     cfg: TrainConfig, output: Path, accelerator: Accelerator, *, tiny: bool, resume: bool, overwrite: bool
 ) -> None:
@@ -81,7 +100,10 @@ def _train(
     accelerator.wait_for_everyone()
 
     seed_everything(cfg.seed, _BUILD)
-    system = system_class(cfg.system)(job.options, job.marker).to(device).train()
+    system = system_class(cfg.system)(job.options, job.marker)
+    if cfg.precision == "bfloat16" and isinstance(system, FrozenBase):
+        system.store_frozen(torch.bfloat16)
+    system = system.to(device).train()
     share_from_first(system, accelerator)
     ema = Ema(system.generator(), system.ema_decay) if isinstance(system, Averaged) else None
     update = make_update(accelerator, system.clip_norm if isinstance(system, Clipped) else None)
@@ -95,6 +117,7 @@ def _train(
     start = 0
     if resume and (checkpoints := find_checkpoints(output / "checkpoint")):
         start = load_checkpoint(checkpoints[-1], system, system.optimizers, accelerator, ema=ema, run=run)
+    fuse_updates(system.optimizers, device)  # after a checkpoint, which says how its device updated
     if is_main:
         setup.write_record(cfg, output, job)
     window = {"start": start, "stop": length.steps, "process": rank, "n_processes": n_processes}

@@ -1,7 +1,7 @@
 """Processes and devices of a run, on accelerate: who am I, where do I compute, how are gradients averaged."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ def start_processes(cfg: TrainConfig) -> Accelerator:
         raise TrainingError("precision float16 needs a CUDA device; use float32 or bfloat16 here")
     if not on_cpu:
         torch.backends.cudnn.benchmark = True  # crops are all of one size: trying algorithms once pays
+        torch.set_float32_matmul_precision("high")  # TF32, as convolutions have it by default
     if not torch.distributed.is_initialized():
         # accelerate remembers the first precision and device of the interpreter; a second run may want others.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -48,6 +49,18 @@ def start_processes(cfg: TrainConfig) -> Accelerator:
 def stop_processes(accelerator: Accelerator) -> None:
     """End what `start_processes` began: the process group goes, the interpreter lives on."""
     accelerator.end_training()
+
+
+def fuse_updates(optimizers: Mapping[str, Optimizer], device: torch.device) -> None:
+    """Have Adam and its kin update all parameters in one kernel where a GPU is, as `fused=True` does; else nothing.
+
+    Not on the CPU: its fused kernel rounds in another way, and a run's bytes would change.
+    """
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            if "fused" in group:
+                group["fused"] = True if device.type == "cuda" else None
+                group["foreach"] = None
 
 
 def derived_seed(*parts: int) -> int:
