@@ -110,7 +110,7 @@ class TrainConfig(Strict):
     """One training run; `options` are validated by the system's own Config."""
 
     system: str
-    marker: str = "ER"
+    marker: str = Field("ER", description="what is stained for; several (ER,PR) where the system takes many")
     data: DataConfig
     preset: Literal["paper", "official"] = "paper"
     steps: int | None = Field(

@@ -31,6 +31,7 @@ class PatchRef:
     level     : HER2 score of the slide in BCI's names ("0", "1+", "2+", "3+"), else None.
     truth     : IHC of the very same section (phantom only), else None.
     mask      : annotation, else None.
+    marker    : name of the marker of `ihc`, None where the list is of one marker.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PatchRef:
     level: str | None = None
     truth: Path | None = None
     mask: Path | None = None
+    marker: str | None = None
 
 
 def list_patches(

@@ -31,12 +31,13 @@ _ORDER, _PARTNER, _LOOK = 0, 1, 2  # streams of random numbers
 
 
 class Sample(NamedTuple):
-    """One training sample: uint8 (h, w, 3) pictures, mask bool (h, w) or None, the H&E patch's name."""
+    """One training sample: uint8 (h, w, 3) pictures, mask bool (h, w) or None, the H&E patch's name, the marker."""
 
     name: str
     he: np.ndarray
     ihc: np.ndarray
     mask: np.ndarray | None
+    marker: str | None = None
 
 
 class Samples(NamedTuple):
@@ -46,6 +47,7 @@ class Samples(NamedTuple):
     he: Tensor
     ihc: Tensor
     mask: Tensor | None
+    markers: tuple[str | None, ...] = ()
 
 
 class Fault(NamedTuple):
@@ -190,7 +192,7 @@ class PatchDataset(Dataset[Sample | Fault]):
             he, mask = self._cut([he, mask], epoch, ref.name, rng)
             (ihc,) = self._cut([read_pair(other)[1]], epoch, other.name, rng)
         assert he is not None and ihc is not None
-        return Sample(ref.name, stain_jitter(he, self.look.stain_jitter, rng), ihc, mask)
+        return Sample(ref.name, stain_jitter(he, self.look.stain_jitter, rng), ihc, mask, ref.marker)
 
     def _cut(
         self, pictures: list[np.ndarray | None], epoch: int, name: str, rng: np.random.Generator
@@ -224,6 +226,7 @@ def collate(samples: Sequence[Sample | Fault]) -> Samples | Fault:
         torch.from_numpy(np.stack([s.he for s in good])),
         torch.from_numpy(np.stack([s.ihc for s in good])),
         torch.from_numpy(np.stack(masks).astype(np.uint8)) if masks else None,
+        tuple(s.marker for s in good),
     )
 
 

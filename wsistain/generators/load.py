@@ -93,10 +93,12 @@ def build_generator(
     if spec.weights == "identity":
         return IdentityGenerator(spec)
     from wsistain.generators.network import NetworkGenerator
-    from wsistain.networks.facts import Seeded
+    from wsistain.networks.facts import ManyMarkers, Seeded
     from wsistain.weights.file import load_network
 
     network, header = load_network(Path(spec.weights))
+    if isinstance(network, ManyMarkers):
+        network.choose(spec.marker)
     if spec.seed is not None and isinstance(network, Seeded):
         network.seed = spec.seed
     return NetworkGenerator(

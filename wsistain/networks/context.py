@@ -98,16 +98,19 @@ class ContextResnet(nn.Module):
         return NetworkFacts("frozen", size_multiple=SIZE_MULTIPLE, halo_px=halo)
 
     def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.features(x)[1])
+        return out
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last layers read: float (b, 4 ngf, h / 4, w / 4) after the blocks, and (b, ngf, h, w) at full size."""
         full = self.first(x)
         half = self.down[0](full)
         out: Tensor = self.down[1](half)
         out = self.before(out + self.context(self._statistics(full)))
-        out = self.after(out + self.neighbours(out))
-        out = self.up[0](out).add_(half)
+        cells = self.after(out + self.neighbours(out))
+        out = self.up[0](cells).add_(half)
         out = self.up[1](out).add_(full)
-        del full, half  # the largest pictures there are: memory for what comes
-        out = self.last(out)
-        return out
+        return cells, out
 
     def _statistics(self, first: Tensor) -> Tensor:
         """Means and mean squares of (b, c, h, w) over 4 px and over each window: (b, 2c (1 + windows), h/4, w/4)."""

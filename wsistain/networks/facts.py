@@ -47,6 +47,13 @@ class Seeded(Protocol):
 
 
 @runtime_checkable
+class ManyMarkers(Protocol):
+    """One network for several markers, which stains for the one chosen last."""
+
+    def choose(self, marker: str) -> None: ...
+
+
+@runtime_checkable
 class AroundBase(Protocol):
     """A network around a base model that a weights file does not hold."""
 

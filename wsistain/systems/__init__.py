@@ -13,6 +13,7 @@ from wsistain.errors import ConfigError
 
 SYSTEMS: dict[str, str] = {
     "aligned": "wsistain.systems.aligned:Aligned",
+    "lpstain": "wsistain.systems.lpstain:LPStain",
     "pix2pix": "wsistain.systems.pix2pix:Pix2Pix",
     "pyramidp2p": "wsistain.systems.pyramidp2p:PyramidP2P",
     "cyclegan": "wsistain.systems.cyclegan:CycleGAN",

@@ -1,9 +1,9 @@
 """What the loop and the pipeline ask of a published system, and nothing more."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import BaseModel
@@ -11,16 +11,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wsistain.config import Strict
+from wsistain.markers import Marker
 from wsistain.optics.masks import Annotation
+from wsistain.optics.scoring import RGB
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Training images of one marker.
+    """Training images, of one marker unless the system takes many.
 
     he, ihc : float (b, 3, h, w) in [-1, 1]; `ihc` shares the geometry of `he` when `is_paired`.
-    marker  : name of the marker.
+    marker  : name of the marker, of the first image where there are several.
     names   : names of the H&E patches, one an image.
+    markers : name of the marker of each image.
     mask    : float (b, 1, h, w) in {0, 1} where a system asks for annotation, else None.
     """
 
@@ -30,6 +33,11 @@ class Batch:
     names: tuple[str, ...]
     is_paired: bool = True
     mask: Tensor | None = None
+    markers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.markers:
+            object.__setattr__(self, "markers", (self.marker,) * len(self.he))
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,16 @@ class SystemConfig(Strict):
 
     tiny_crop_px: ClassVar[int] = 64
     """Edge of the crops of a smoke run."""
+
+    many_markers: ClassVar[bool] = False
+    """Whether `marker` may list several; `Batch.markers` then tells which an image is of."""
+
+    def measured(self, marker: Marker, pictures: Iterable[tuple[RGB, RGB]], mpp: float) -> Self:
+        """This configuration with what the system takes from its data before it is built; called for each marker.
+
+        pictures : pairs of H&E and IHC of `marker`, uint8 (h, w, 3), read only when asked for. mpp : um per px of them.
+        """
+        return self
 
     def automatic_masks(self) -> Annotation | None:
         """What the loop makes masks with before training; None where the system looks at none."""

@@ -168,7 +168,10 @@ def to_batch(samples: Samples | Fault, marker: Marker, device: torch.device, *, 
         return to_unit(pixels.to(device, non_blocking=True))
 
     mask = None if samples.mask is None else samples.mask.to(device, non_blocking=True).float()[:, None]
-    return Batch(unit(samples.he), unit(samples.ihc), marker.name, tuple(samples.names), is_paired, mask)
+    markers = tuple(name or marker.name for name in samples.markers)
+    return Batch(
+        unit(samples.he), unit(samples.ihc), (*markers, marker.name)[0], samples.names, is_paired, mask, markers
+    )
 
 
 def check_finite(healthy: Tensor, values: Tensor, terms: Mapping[str, Tensor], done: int) -> None:

@@ -15,6 +15,7 @@ from wsistain.data.layouts import PatchRef
 from wsistain.data.patches import read_pair
 from wsistain.data.pictures import read_picture, resize
 from wsistain.errors import DataError
+from wsistain.networks.facts import ManyMarkers
 from wsistain.runtime.files import replacing
 
 N_ROWS = 4
@@ -24,12 +25,13 @@ _HEAD = 18
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One held-out patch: name and uint8 (h, w, 3) pictures, None where there is none."""
+    """One held-out patch: name, uint8 (h, w, 3) pictures (None where there is none) and marker."""
 
     name: str
     he: np.ndarray
     real: np.ndarray | None
     truth: np.ndarray | None
+    marker: str | None = None
 
 
 def _centre(pixels: np.ndarray, edge: int) -> np.ndarray:
@@ -53,7 +55,7 @@ def sheet_rows(refs: Sequence[PatchRef], cfg: DataConfig) -> list[SheetRow]:
                 raise DataError(f"{ref.name} is smaller than the crop {cfg.crop_px} (data.crop_px)")
             pictures.append(None if picture is None else _centre(picture, cfg.crop_px))
         if pictures[0] is not None:
-            rows.append(SheetRow(ref.name, pictures[0], pictures[1], pictures[2]))
+            rows.append(SheetRow(ref.name, pictures[0], pictures[1], pictures[2], ref.marker))
     return rows
 
 
@@ -83,8 +85,15 @@ def to_pixels(images: Tensor) -> np.ndarray:
 
 def stain_rows(network: nn.Module, rows: Sequence[SheetRow], device: torch.device) -> list[np.ndarray]:
     """The virtual stain of every row, uint8 (h, w, 3) each, one at a time so that a large crop fits."""
+
+    def stain(row: SheetRow) -> np.ndarray:
+        if row.marker is not None and isinstance(network, ManyMarkers):
+            network.choose(row.marker)
+        pixels: np.ndarray = to_pixels(network(to_unit(torch.from_numpy(row.he)[None].to(device))))[0]
+        return pixels
+
     with evaluating(network):
-        return [to_pixels(network(to_unit(torch.from_numpy(r.he)[None].to(device))))[0] for r in rows]
+        return [stain(row) for row in rows]
 
 
 def write_sheet(path: Path, rows: Sequence[SheetRow], virtual: Sequence[np.ndarray]) -> None:

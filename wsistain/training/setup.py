@@ -3,17 +3,20 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from wsistain.config import TrainConfig, dump_yaml
 from wsistain.data.annotation import annotate_patches, mask_folder
 from wsistain.data.layouts import PatchRef, split_report
-from wsistain.data.patches import Look, check_patches, load_patches
+from wsistain.data.patches import Look, check_patches, load_patches, read_pair
+from wsistain.data.pictures import resize
 from wsistain.errors import ConfigError, DataError, OutputError
-from wsistain.markers import Marker, find_marker
+from wsistain.markers import Marker, parse_markers
 from wsistain.networks.facts import facts_of
 from wsistain.runtime.files import local_path, reporting, write_json, write_text
 from wsistain.systems import find_system
@@ -24,6 +27,7 @@ from wsistain.weights.file import Header
 
 TINY_STEPS = 4
 TINY_LONGEST = 64
+MEASURED_PATCHES = 64
 _FREE = {"log_every", "sample_every", "checkpoint_every", "device", "licence"}  # may change between resumes
 _FREE_DATA = {"root", "workers"}
 _WEIGHTS = ("weights.safetensors", "weights.ihc-to-he.safetensors")
@@ -34,6 +38,7 @@ _OURS = (*_WEIGHTS, "metrics.jsonl", "config.yaml", "data.json", "samples", "che
 class Job:
     """A run's material, read and checked.
 
+    markers : what is stained for; several only where the system takes many.
     options : the system's configuration.
     patches : what is trained on.
     rows    : held-out patches for the sample sheets.
@@ -41,13 +46,18 @@ class Job:
     report  : counts and slides of the split, and leaks.
     """
 
-    marker: Marker
+    markers: tuple[Marker, ...]
     options: SystemConfig
     patches: list[PatchRef]
     rows: list[SheetRow]
     sizes: set[tuple[int, int]]
     report: dict[str, Any]
     is_paired: bool
+
+    @property
+    def marker(self) -> Marker:
+        """The first marker."""
+        return self.markers[0]
 
     @property
     def n_sources(self) -> int:
@@ -60,12 +70,22 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Job:
 
     Only lists of unreadable patches and automatic masks may be written. Raises ConfigError or DataError.
     """
-    marker, config = find_marker(cfg.marker), find_system(cfg.system).Config
+    markers, config = parse_markers(cfg.marker), find_system(cfg.system).Config
+    if len(markers) > 1 and not config.many_markers:
+        raise ConfigError(f"system {cfg.system} is trained for one marker, found {cfg.marker}: name one of them")
+    if len(markers) > 1 and cfg.data.pairing != "weak":
+        raise ConfigError(f"several markers ({cfg.marker}) need pairs: set data.pairing to weak")
     options = config.tiny(cfg.options) if tiny else config.preset(cfg.preset, cfg.options)
-    patches, held_out = load_patches(cfg.data, marker, "train"), load_patches(cfg.data, marker, "val")
+    patches, held_out = (
+        [replace(p, marker=m.name) for m in markers for p in load_patches(cfg.data, m, split)]
+        for split in ("train", "val")
+    )
     sizes = usable_sizes(cfg, options, patches, output / f"unreadable{rank or ''}.txt")
+    for marker in markers:
+        own = [p for p in patches if p.marker == marker.name]
+        options = options.measured(marker, _some_pairs(cfg, own), network_mpp(cfg, sizes))
     return Job(
-        marker,
+        markers,
         options,
         annotated(cfg, options, patches, output),
         sheet_rows(held_out, cfg.data),
@@ -73,6 +93,16 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Job:
         split_report(patches, held_out),
         cfg.data.pairing == "weak",
     )
+
+
+def _some_pairs(cfg: TrainConfig, patches: Sequence[PatchRef]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """H&E and IHC of at most `MEASURED_PATCHES` patches spread over all, resized as in training."""
+    whole = [p for p in patches if p.he is not None and p.ihc is not None]
+    for at in np.unique(np.linspace(0, len(whole) - 1, min(len(whole), MEASURED_PATCHES)).round().astype(int)):
+        edge = cfg.data.load_px
+        pair = [p if edge is None or p is None else resize(p, edge, edge) for p in read_pair(whole[at])]
+        if pair[0] is not None and pair[1] is not None:
+            yield pair[0], pair[1]
 
 
 def tiny_config(cfg: TrainConfig, options: type[SystemConfig]) -> TrainConfig:
@@ -211,7 +241,7 @@ def header_of(cfg: TrainConfig, system: Any, job: Job) -> Header:
     return Header(
         system=cfg.system,
         options=system.header_options(),
-        markers=[job.marker.name],
+        markers=[marker.name for marker in job.markers],
         mpp=network_mpp(cfg, job.sizes),
         tile_px=facts.tile_px or crop,
         size_multiple=multiple,

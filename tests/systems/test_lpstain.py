@@ -1,0 +1,182 @@
+import numpy as np
+import pytest
+import torch
+
+from wsistain.errors import ConfigError, DataError
+from wsistain.markers import find_marker
+from wsistain.networks.expression import ExpressionNet
+from wsistain.optics.dyes import Dyes
+from wsistain.optics.restain import restained
+from wsistain.systems.base import Batch, Progress
+from wsistain.systems.lpstain import Config, LPStain, generator_network, section_label
+from wsistain.training.schedule import set_learning_rates
+
+DYES = Dyes(
+    haematoxylin=(0.684, 0.648, 0.335),
+    dab=(0.294, 0.529, 0.796),
+    ground=(0.019, 0.023, 0.017),
+    he_haematoxylin=(0.582, 0.733, 0.352),
+    he_eosin=(0.189, 0.878, 0.440),
+    he_ground=(0.017, 0.026, 0.023),
+    nucleus=0.18,
+    dark=0.36,
+    positive=0.3,
+    amplitude=0.6,
+    share=0.45,
+    match=((0.0, 0.0), (0.25, 0.06), (0.9, 0.42), (4.5, 2.0)),
+)
+BOTH = {"ER": DYES, "HER2": DYES.model_copy(update={"fill": 0.5})}
+
+
+def _config(**options):
+    return Config.tiny({"dyes": {name: d.model_dump() for name, d in BOTH.items()}, "jitter": 0.0, **options})
+
+
+def _update(optimizer, loss):
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _batch(markers=("ER", "HER2")):
+    torch.manual_seed(1)
+    he, ihc = (torch.rand(len(markers), 3, 64, 64) * 1.6 - 0.8 for _ in range(2))
+    return Batch(he, ihc, markers[0], tuple("ab")[: len(markers)], markers=tuple(markers))
+
+
+def _step(system, batch, step=5):
+    for optimizer in system.optimizers.values():
+        set_learning_rates({"x": optimizer}, 1.0)
+    return system.training_step(batch, Progress(step, 0, 10, 1, 0, 10), _update)
+
+
+def test_light_goes_to_amounts_and_back():
+    layer = generator_network(LPStain(_config(), find_marker("ER")).header_options()).layers[0]
+    h, d = torch.rand(2, 1, 8, 8) * 0.8, torch.rand(2, 1, 8, 8) * 0.8
+    back = layer.amounts((layer.light(h, d) + 1) / 2)
+    assert torch.allclose(back[0], h, atol=1e-4) and torch.allclose(back[1], d, atol=1e-4)
+    assert layer.light(0 * h, 0 * d).amin() > 0.85  # clear glass is light
+    assert torch.allclose(layer.counterstain(torch.ones(1, 3, 4, 4)), torch.zeros(1, 1, 4, 4))
+
+
+def test_every_term_is_finite_and_one_batch_is_learned():
+    torch.manual_seed(0)
+    system = LPStain(_config(lr=5e-3, search_um=0.0), find_marker("ER"))
+    batch = _batch()
+    first = _step(system, batch)
+    for _ in range(15):
+        last = _step(system, batch)
+    assert set(first) == {"share", "nuclei", "counterstain", "gan"}
+    assert all(torch.isfinite(t) for t in first.values())
+    assert last["share"] < first["share"] and last["counterstain"] < first["counterstain"]
+
+
+def test_losses_of_the_picture_do_not_reach_p_and_shares_do_not_reach_the_picture():
+    torch.manual_seed(0)
+    for weights, still, moved in (
+        ({"share": 0.0, "nuclei": 0.0, "counterstain": 1.0, "gan": 1.0}, "trunk", "paint"),
+        ({"share": 1.0, "nuclei": 0.0, "counterstain": 0.0, "gan": 0.0}, "paint", "trunk"),
+    ):
+        system = LPStain(_config(weights=weights), find_marker("ER"))
+        before = {n: p.detach().clone() for n, p in system.G.named_parameters()}
+        _step(system, _batch())
+        for name, parameter in system.G.named_parameters():
+            if name.startswith(still):
+                assert torch.equal(parameter, before[name]), name
+        assert any(not torch.equal(p, before[n]) for n, p in system.G.named_parameters() if n.startswith(moved))
+
+
+def test_dab_lies_where_the_marker_can_be_and_grows_with_p():
+    network = LPStain(_config(), find_marker("ER")).G.eval()
+    h = torch.zeros(1, 1, 32, 32)
+    h[..., 12:20, 12:20] = 0.5
+    for number, inside in ((0, True), (1, False)):
+        layer = network.layers[number]
+        nuclei = layer.nuclei(h)
+        low, high = (
+            layer.amounts((network.picture(h, torch.full_like(h, p), nuclei, number) + 1) / 2)[1] for p in (0.1, 0.9)
+        )
+        assert (high >= low - 1e-5).all() and float(low.amax()) > 0.01
+        assert (high[..., 15, 15] > 0.3) == inside  # in the nucleus
+        assert high[..., 0, 0] < 1e-3  # far from any nucleus
+    ring = network.layers[1].place(network.layers[1].nuclei(h))
+    assert ring[..., 16, 9] > 0.2 and ring[..., 16, 16] < 0.1
+
+
+def test_tiles_with_the_halo_equal_one_pass_and_several_markers_equal_one_by_one():
+    torch.manual_seed(0)
+    network = LPStain(_config(pool=2), find_marker("ER")).G
+    for module in network.modules():  # statistics that are not those of the start
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+    network.eval()
+    halo, core = network.facts.halo_px, 32
+    assert halo % network.size_multiple == 0 and halo < 200
+    edge = 2 * halo + core + 2 * network.size_multiple
+    x = torch.rand(1, 3, edge, edge) * 2 - 1
+    with torch.no_grad():
+        whole = network.stain(x, [0, 1])
+        y = network.size_multiple
+        tile = network.stain(x[..., y : y + 2 * halo + core, y : y + 2 * halo + core], [0, 1])
+        for k, name in enumerate(("ER", "HER2")):
+            inside = whole[k][..., y + halo : y + halo + core, y + halo : y + halo + core]
+            assert torch.allclose(tile[k][..., halo : halo + core, halo : halo + core], inside, atol=1e-5)
+            network.choose(name)
+            assert torch.allclose(network(x), whole[k], atol=1e-6)
+    with pytest.raises(ValueError, match="stains ER, HER2, not PR"):
+        network.choose("PR")
+
+
+def test_the_label_of_a_section_counts_brown_nuclei_as_nuclei():
+    layer = LPStain(_config(), find_marker("ER")).G.layers[0]
+    h, d = torch.zeros(1, 1, 24, 24), torch.zeros(1, 1, 24, 24)
+    h[..., 2:8, 2:8], d[..., 14:20, 14:20] = 0.5, 0.8
+    brown, place, nuclei = section_label(layer, (layer.light(h, d) + 1) / 2)[0]
+    assert brown[17, 17] == 1 and brown[5, 5] == 0
+    assert place[17, 17] == 1 and place[5, 5] > 0.9 and torch.equal(place, nuclei)
+
+
+def test_the_rate_rises_and_falls_in_one_cycle():
+    system = LPStain(_config(lr=1e-2), find_marker("ER"))
+    rates = []
+    for step in range(10):
+        _step(system, _batch(), step)
+        rates.append(system.optimizers["G"].param_groups[0]["lr"])
+    top = int(np.argmax(rates))
+    assert rates[top] == pytest.approx(1e-2) and top == 1
+    assert rates[-1] < 1e-4 and rates[0] < 1e-2
+
+
+def test_restained_tissue_stays_in_place_and_in_range():
+    torch.manual_seed(0)
+    he = torch.rand(2, 3, 32, 32) * 1.8 - 0.9
+    out = restained(he, 1.0)
+    assert out.shape == he.shape and out.amin() >= -1 and out.amax() <= 1
+    assert torch.corrcoef(torch.stack([out.mean(1).flatten(), he.mean(1).flatten()]))[0, 1] > 0.4
+    assert restained(he, 0.0) is he
+    assert not torch.equal(restained(he[:1].repeat(2, 1, 1, 1), 1.0)[0], restained(he[:1].repeat(2, 1, 1, 1), 1.0)[1])
+
+
+def test_options_that_cannot_be_built_are_refused():
+    with pytest.raises(ConfigError, match="odd numbers"):
+        _config(windows=(4,))
+    with pytest.raises(ConfigError, match=r"lpstain.*windows_um"):
+        Config.preset("paper", {"windows_um": ()})
+
+
+def test_unpaired_training_is_refused():
+    batch = _batch(("ER",))
+    with pytest.raises(DataError, match=r"data\.pairing to weak"):
+        _step(LPStain(_config(), find_marker("ER")), Batch(batch.he, batch.ihc, "ER", ("a",), is_paired=False))
+
+
+def test_dyes_are_measured_once_for_each_marker():
+    asked = []
+
+    def pictures():
+        asked.append(1)
+        yield from ()
+
+    config = _config().measured(find_marker("ER"), pictures(), 0.5)
+    assert config.mpp == 0.5 and not asked
+    assert isinstance(generator_network(LPStain(config, find_marker("ER")).header_options()), ExpressionNet)

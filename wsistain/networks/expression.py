@@ -1,0 +1,152 @@
+"""Who expresses what, and how it looks: the network of LPStain.
+
+One trunk reads the tissue for all markers; each marker has two linear read-outs of it, one of the cells of 4 px and one
+of the full size, whose sum is the logit of p, the chance that a place is positive. A further one tells where nuclei are.
+A second, small network of local reach paints the counterstain. Dyes and physics make the picture: light =
+10^-(h H + d D + b), d = amplitude of the marker x p x place of the marker (in nuclei, or round them).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsistain.networks.context import ContextResnet, reset_parameters
+from wsistain.networks.dye_layer import DyeLayer
+from wsistain.networks.facts import NetworkFacts
+from wsistain.optics.dyes import Dyes
+
+
+class Trunk(nn.Module):
+    """`ContextResnet` without its last layers, with `n_maps` logits.
+
+    Maps float (b, 3, h, w) in [-1, 1] to logits (b, n, h, w) of the maps asked for.
+    """
+
+    def __init__(self, n_blocks: int, ngf: int, windows: Sequence[int], far: int, n_maps: int):
+        super().__init__()
+        self.body = ContextResnet(n_blocks, ngf, windows, far)
+        self.body.last = nn.Sequential()
+        self.at_cells = nn.Sequential(nn.BatchNorm2d(4 * ngf), nn.ReLU(True))
+        self.at_full = nn.Sequential(nn.BatchNorm2d(ngf), nn.ReLU(True))
+        self.read_cells = nn.Conv2d(4 * ngf, n_maps, 1)
+        self.read_full = nn.Conv2d(ngf, n_maps, 3, bias=False)
+
+    def forward(self, x: Tensor, maps: Sequence[int]) -> Tensor:
+        cells, full = self.body.features(x)
+        cells, full = self.at_cells(cells), self.at_full(full)
+        pick = list(maps)
+        bias = self.read_cells.bias
+        coarse = F.conv2d(cells, self.read_cells.weight[pick], None if bias is None else bias[pick])
+        fine = F.conv2d(F.pad(full, (1, 1, 1, 1), mode="reflect"), self.read_full.weight[pick])
+        return F.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False) + fine
+
+
+class Counterstain(nn.Module):
+    """Haematoxylin of the IHC (b, 1, h, w), optical density >= 0, of an H&E (b, 3, h, w) in [-1, 1]; reach 4 px."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReflectionPad2d(2),
+            nn.Conv2d(3, width, 5),
+            nn.ReLU(True),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(width, width, 3),
+            nn.ReLU(True),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(width, 1, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softplus(self.layers(x).float() - 2.0)
+
+
+class ExpressionNet(nn.Module):
+    """H&E to the virtual stain of one marker, its chance p and its amounts.
+
+    dyes    : marker name to the dyes of its laboratory, in the order of the read-outs.
+    membranous : names of the markers that lie round nuclei.
+    mpp     : um per px of the pictures.
+    pool    : the trunk reads means of pool x pool px; the counterstain is painted at full size.
+    n_blocks, ngf, windows, far : as in `ContextResnet`, in px of the trunk.
+    width   : channels of the counterstain's network.
+
+    Called, it maps float (b, 3, h, w) in [-1, 1] to the same, for the marker chosen by `choose` (at first the first).
+    """
+
+    def __init__(
+        self,
+        dyes: Mapping[str, Dyes],
+        membranous: Sequence[str],
+        *,
+        mpp: float,
+        pool: int,
+        n_blocks: int,
+        ngf: int,
+        windows: Sequence[int],
+        far: int,
+        width: int,
+    ):
+        super().__init__()
+        self.markers = tuple(dyes)
+        self.pool, self.size_multiple = pool, 4 * pool
+        self.trunk = Trunk(n_blocks, ngf, windows, far, len(dyes) + 1)
+        self.paint = Counterstain(width)
+        self.layers = nn.ModuleList(DyeLayer(d, mpp, membranous=name in membranous) for name, d in dyes.items())
+        reset_parameters(self)
+        bias = self.trunk.read_cells.bias
+        if bias is not None:
+            with torch.no_grad():  # begin at the share of each marker
+                bias.copy_(torch.logit(torch.tensor([*(d.share for d in dyes.values()), 0.2])))
+        self.chosen = 0
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """Norm statistics are fixed once trained, so tiles with the halo equal one pass."""
+        radius = self.trunk.body.facts.halo_px  # its own last convolution reaches as far as `read_full`
+        halo = None
+        if radius is not None:
+            ring = max(layer.ring_px // 2 for layer in self.dye_layers())
+            reach = self.pool * (radius + 4) + ring  # + 4: cells enter by one more bilinear step
+            halo = -(-reach // self.size_multiple) * self.size_multiple
+        return NetworkFacts("frozen", size_multiple=self.size_multiple, halo_px=halo)
+
+    def dye_layers(self) -> list[DyeLayer]:
+        """The physics of each marker, in the order of `markers`."""
+        return [layer for layer in self.layers if isinstance(layer, DyeLayer)]
+
+    def choose(self, marker: str) -> None:
+        """Stain for `marker` from now on; ValueError for one that the network was not trained for."""
+        if marker not in self.markers:
+            raise ValueError(f"this network stains {', '.join(self.markers)}, not {marker}")
+        self.chosen = self.markers.index(marker)
+
+    def logits(self, x: Tensor, markers: Sequence[int]) -> Tensor:
+        """Logits of p of each marker, then of nuclei, at the trunk's scale: (b, n + 1, h / pool, w / pool)."""
+        maps = [*markers, len(self.markers)]
+        out: Tensor = self.trunk(F.avg_pool2d(x, self.pool) if self.pool > 1 else x, maps)
+        return out.float()
+
+    def chance(self, logits: Tensor) -> Tensor:
+        """Chances in [0, 1] at full size, (b, n + 1, h, w)."""
+        p = torch.sigmoid(logits.float())
+        if self.pool == 1:
+            return p
+        return F.interpolate(p, scale_factor=self.pool, mode="bilinear", align_corners=False)
+
+    def picture(self, h: Tensor, p: Tensor, nuclei: Tensor, marker: int) -> Tensor:
+        """The stain of haematoxylin `h`, chances `p` and `nuclei`, each (b, 1, h, w): (b, 3, h, w) in [-1, 1]."""
+        layer = self.dye_layers()[marker]
+        return layer.light(h, layer.dyes.amplitude * p * layer.place(nuclei))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stain(x, [self.chosen])[0]
+
+    def stain(self, x: Tensor, markers: Sequence[int]) -> list[Tensor]:
+        """Pictures of several markers of one pass through the trunk."""
+        p = self.chance(self.logits(x, markers))
+        h = self.paint(x)
+        return [self.picture(h, p[:, k : k + 1], p[:, -1:], marker) for k, marker in enumerate(markers)]

@@ -1,0 +1,232 @@
+"""The dyes of a laboratory, measured from its pictures: colours, ground, and which amounts mean what.
+
+A stained section lets light = 10^-(sum of amount x colour + ground) pass (Beer-Lambert), so what a picture holds is two
+amounts a pixel, in optical density: numbers with a unit, which can be added, averaged and compared. Numpy only.
+
+Sources: Macenko et al., A method for normalizing histology slides for quantitative analysis, ISBI 2009 (colours); Otsu,
+A threshold selection method from gray-level histograms, 1979 (nuclei against their ground).
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.ndimage import uniform_filter
+
+from wsistain.config import Strict
+from wsistain.errors import DataError
+from wsistain.optics.scoring import GRAY_709
+
+F64 = NDArray[np.float64]
+RGB = NDArray[np.uint8]
+Colour = Annotated[tuple[float, float, float], Field(description="optical density of red, green, blue")]
+
+N_QUANTILES = 33
+_PER_PATCH = 20_000
+_FILL_UM = 32.0
+RING_UM = 9.0
+"""Edge of the square whose nuclei tell that one is near enough for a membrane to lie here."""
+
+FILL_UM = 3.0
+"""Holes in nuclei up to this size, vesicular chromatin, are filled."""
+
+NUCLEUS_BLUR_UM = 3.0
+"""Edge of the square over which haematoxylin is averaged where nuclei are told from their ground: chromatin is not even."""
+
+_LEAST_STAINED = 100
+
+
+class Dyes(Strict):
+    """What a marker's pictures of one laboratory say of its dyes; amounts in optical density (length of the colour 1).
+
+    haematoxylin, dab, ground       : unit colours and clear ground of the IHC.
+    he_haematoxylin, he_eosin, he_ground : the same of the H&E.
+    nucleus    : amount of haematoxylin of the IHC at which a nucleus begins (Otsu).
+    dark       : amount of haematoxylin of the darkest places of a usual picture (97th percentile of means over 4 px).
+    positive   : amount of DAB at which the marker counts as positive.
+    amplitude  : mean amount of DAB where it is positive.
+    share      : positive share of the compartment over all pictures, 0..1.
+    fill       : what a wholly positive window of 32 um holds of it, 0..1: membranes fill only part of their ring.
+    match      : (amount in the H&E, amount in the IHC) of haematoxylin at equal quantiles, rising.
+    """
+
+    haematoxylin: Colour
+    dab: Colour
+    ground: Colour
+    he_haematoxylin: Colour
+    he_eosin: Colour
+    he_ground: Colour
+    nucleus: float = Field(gt=0)
+    dark: float = Field(gt=0)
+    positive: float = Field(gt=0)
+    amplitude: float = Field(gt=0)
+    share: float = Field(gt=0, lt=1)
+    fill: float = Field(1.0, gt=0, le=1)
+    match: tuple[tuple[float, float], ...] = Field(min_length=2)
+
+
+def macenko(od: F64, *, beta: float = 0.15 * math.log10(math.e), alpha: float = 1.0) -> F64:
+    """Unit colours (2, 3) of the two dyes in optical densities (n, 3); haematoxylin, the one with more red, comes first.
+
+    beta  : least density, in every colour, of a pixel that counts. alpha : percentile of the extreme angles.
+
+    The two extreme directions in the plane of the two largest singular values. Raises ValueError where fewer than 100 pixels
+    are stained.
+    """
+    od = od[(od > beta).all(axis=1)]
+    if len(od) < _LEAST_STAINED:
+        raise ValueError(f"only {len(od)} stained pixels; wanted at least {_LEAST_STAINED}")
+    _, plane = np.linalg.eigh(od.T @ od)  # not centred: the plane of the dyes holds the origin
+    plane = plane[:, [2, 1]] * np.where(plane[:, [2, 1]].sum(0) < 0, -1, 1)
+    flat = od @ plane
+    angle = np.arctan2(flat[:, 1], flat[:, 0])
+    ends = np.percentile(angle, [alpha, 100 - alpha])
+    vectors = np.stack([plane @ np.array([np.cos(a), np.sin(a)]) for a in ends])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors if vectors[0, 0] > vectors[1, 0] else vectors[::-1]
+
+
+def density(rgb: RGB) -> F64:
+    """Optical density (..., 3) of uint8 (..., 3); black counts as one grey level."""
+    table = -np.log10(np.maximum(np.arange(256), 1) / 255)
+    return np.asarray(table[rgb])
+
+
+def otsu(values: F64) -> float:
+    """The cut that parts `values` into two groups of least variance."""
+    counts, edges = np.histogram(values, 256)
+    middle = (edges[1:] + edges[:-1]) / 2
+    below = np.cumsum(counts)
+    mass = np.cumsum(counts * middle)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (mass / below - (mass[-1] - mass) / above) ** 2
+    best = np.flatnonzero(
+        between >= np.nanmax(between) * (1 - 1e-9)
+    )  # a gap between the groups is parted in its middle
+    return float(middle[[best[0], best[-1]]].mean())
+
+
+def gray_to_amount(od: float, colour: F64) -> float:
+    """The amount of a dye whose gray light has the optical density `od`, as `optics.scoring` measures it."""
+    amounts = np.linspace(0, 6, 6001)
+    gray = -np.log10((10 ** (-amounts[:, None] * colour)) @ np.array(GRAY_709) / sum(GRAY_709))
+    return float(np.interp(od, gray, amounts))
+
+
+def ramp(amount: Any, cut: float) -> Any:
+    """0 below half of `cut`, 1 above one and a half of it, straight between: how surely an amount passes the cut."""
+    return ((amount - 0.5 * cut) / cut).clip(0, 1)
+
+
+def measure_dyes(pictures: Iterable[tuple[RGB, RGB]], *, mpp: float, positive_od: float, membranous: bool) -> Dyes:
+    """The dyes of `pictures`: pairs of H&E and IHC, uint8 (h, w, 3), that need not show the same place.
+
+    mpp         : um per px. positive_od : gray DAB optical density of a positive pixel.
+    membranous  : the marker lies round nuclei, not in them.
+
+    Raises DataError where the pictures hold too little stain to be measured.
+    """
+    rng = np.random.default_rng(0)
+    kept = list(pictures)
+
+    def pixels(side: int) -> F64:
+        parts = []
+        for pair in kept:
+            flat = pair[side].reshape(-1, 3)
+            parts.append(density(flat[rng.integers(0, len(flat), min(len(flat), _PER_PATCH))]))
+        return np.concatenate(parts)
+
+    try:
+        (ground, colours), (he_ground, he_colours) = (_colours(pixels(side)) for side in (1, 0))
+    except ValueError as error:
+        raise DataError(f"the dyes of the training pictures cannot be measured: {error}") from None
+    ihc = (pixels(1) - ground) @ np.linalg.pinv(colours)
+    he = (pixels(0) - he_ground) @ np.linalg.pinv(he_colours)
+    positive = gray_to_amount(positive_od, colours[1])
+    h, d = np.maximum(ihc[:, 0], 0), np.maximum(ihc[:, 1], 0)
+    nucleus = max(otsu(h[d < positive]), 1e-3)
+    brown = d[d > positive]
+    amplitude = float(np.mean(brown)) if len(brown) >= _LEAST_STAINED else 3 * positive
+    pale = h[(d < 0.5 * positive) & (h > nucleus)]
+    if len(pale):  # brown hides the blue below it: such pixels are given the blue of nuclei that are not brown
+        h = np.where(d > positive, rng.choice(pale, len(h)), h)
+    levels = np.linspace(0, 1, N_QUANTILES)
+    steps = np.stack([np.quantile(np.maximum(v, 0), levels) for v in (he[:, 0], h)], axis=1)
+    rising = np.maximum.accumulate(steps, axis=0)
+    rising = rising[np.append(True, np.diff(rising[:, 0]) > 1e-6)]
+    if len(rising) < 2:
+        raise DataError("the H&E training pictures hold no haematoxylin that varies")
+    maps = [np.moveaxis((density(ihc) - ground) @ np.linalg.pinv(colours), -1, 0) for _, ihc in kept]
+    dark = max(float(np.median([_dark(np.maximum(h, 0)) for h, _ in maps])), nucleus)
+    shares, weights = _window_shares(maps, nucleus, positive, mpp, membranous)
+    if not len(shares):
+        raise DataError("the training pictures hold no nuclei that could be measured")
+    fill = float(np.clip(np.quantile(shares, 0.98), 0.05, 1)) if membranous else 1.0
+    mean = float(np.average(np.minimum(shares / fill, 1), weights=weights))
+
+    def colour(v: F64) -> tuple[float, float, float]:
+        return tuple(round(float(x), 5) for x in v)  # type: ignore[return-value]
+
+    return Dyes(
+        haematoxylin=colour(colours[0]),
+        dab=colour(colours[1]),
+        ground=colour(ground),
+        he_haematoxylin=colour(he_colours[0]),
+        he_eosin=colour(he_colours[1]),
+        he_ground=colour(he_ground),
+        nucleus=round(nucleus, 5),
+        dark=round(dark, 5),
+        positive=round(positive, 5),
+        amplitude=round(amplitude, 5),
+        share=round(min(max(mean, 0.005), 0.995), 5),
+        fill=round(fill, 5),
+        match=tuple((round(float(a), 5), round(float(b), 5)) for a, b in rising),
+    )
+
+
+def _colours(od: F64) -> tuple[F64, F64]:
+    """Ground (3,) and unit colours (2, 3) of pixels; the ground is the second percentile of density of each colour."""
+    ground = np.quantile(od, 0.02, axis=0)
+    return ground, macenko(od - ground)
+
+
+def _dark(h: F64) -> float:
+    rows, cols = (max(4, n // 4 * 4) for n in h.shape)
+    return float(np.quantile(h[:rows, :cols].reshape(rows // 4, 4, cols // 4, 4).mean(axis=(1, 3)), 0.97))
+
+
+def ring_of(nuclei: F64, mpp: float) -> F64:
+    """Where a membrane may lie, 0..1: within about 4 um of nuclei but not in them."""
+    edge = max(1, round(RING_UM / mpp)) | 1
+    near = uniform_filter(nuclei, edge, mode="reflect")
+    return np.asarray((1 - nuclei) * np.clip(3 * near, 0, 1))
+
+
+def _window_shares(
+    maps: list[NDArray[Any]], nucleus: float, positive: float, mpp: float, membranous: bool
+) -> tuple[F64, F64]:
+    """Positive share of the compartment in windows of 32 um that hold some of it, and how much they hold.
+
+    maps : amounts (2, h, w) of haematoxylin and DAB, one a picture.
+    """
+    shares, weights = [], []
+    px = max(4, round(_FILL_UM / mpp))
+    blur = max(1, round(NUCLEUS_BLUR_UM / mpp)) | 1
+    for h, d in maps:
+        rows, cols = (n // px * px for n in h.shape)
+        if not rows or not cols:
+            continue
+        nuclei = np.asarray(ramp(uniform_filter(h, blur), nucleus))
+        brown = ramp(d, positive)
+        place = ring_of(nuclei, mpp) if membranous else np.maximum(nuclei, brown)
+        a, b = (
+            v[:rows, :cols].reshape(rows // px, px, cols // px, px).mean(axis=(1, 3)).ravel() for v in (brown, place)
+        )
+        there = b > 0.05
+        shares.append(np.minimum(a[there] / b[there], 1))
+        weights.append(b[there])
+    return (np.concatenate(shares), np.concatenate(weights)) if shares else (np.zeros(0), np.zeros(0))

@@ -1,0 +1,224 @@
+"""LPStain, our own: learn who is positive from the shares of windows of a section that does not fit.
+
+A consecutive section lies tens of um off, so no place of it labels a place of the H&E. What it does know is how large a
+share of the nuclei (or membranes) round here is positive. A network that must say for every place how likely it is to be
+positive, so that all windows have their shares, has to find out which nuclei are the positive ones: learning from label
+proportions (Quadrianto et al. 2009, Yu et al. 2014; `losses/windows.py`).
+
+The picture comes last and decides nothing: light = 10^-(h H + d D + b), with the dyes of the laboratory, measured on its
+IHC and held (`optics/dyes.py`), haematoxylin h of the H&E in the amounts of the IHC, and DAB d = amplitude x p x place
+(`networks/expression.py`). The losses of the picture (`counterstain`, `gan`) do not reach p, so that realism cannot
+invent expression. Several markers share one trunk. No published paper; docs/systems/lpstain.md is ours.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from wsistain.config import Strict, preset_of
+from wsistain.errors import DataError
+from wsistain.losses.adversarial import lsgan_d, lsgan_g
+from wsistain.losses.windows import best_shift, share_loss, shifted
+from wsistain.markers import Marker, find_marker
+from wsistain.networks.dye_layer import DyeLayer
+from wsistain.networks.expression import ExpressionNet
+from wsistain.networks.patchgan import PatchDiscriminator
+from wsistain.optics.dyes import RGB, Dyes, measure_dyes
+from wsistain.optics.restain import restained
+from wsistain.optics.stains import to_unit
+from wsistain.published.tensors import load_into, read_published
+from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
+
+
+class Weights(Strict):
+    """Weights of the shares of windows, of nuclei and counterstain of the H&E, and of the critic of the picture."""
+
+    share: float = 1.0
+    nuclei: float = 0.2
+    counterstain: float = 1.0
+    gan: float = Field(0.0, ge=0, description="0: no critic is trained")
+
+
+class Config(SystemConfig):
+    """Network, windows, augmentation and optimiser; defaults as measured in docs/systems/lpstain.md."""
+
+    tiny_crop_px: ClassVar[int] = 64
+    many_markers: ClassVar[bool] = True
+
+    n_blocks: int = Field(4, ge=2, le=64)
+    ngf: int = Field(16, ge=2, le=512, multiple_of=2)
+    windows: tuple[int, ...] = Field(
+        (5, 13, 25), description="odd edges, in cells of 4 px of the trunk, of its texture"
+    )
+    far: int = Field(21, description="odd edge, in cells of 4 px of the trunk, of the window whose finds are averaged")
+    width: int = Field(12, ge=1, le=256, description="channels of the network that paints the counterstain")
+    pool: Literal[1, 2, 4] = Field(1, description="the trunk reads means of pool x pool px: 2 for 0.5 um per px")
+    mpp: float = Field(1.0, gt=0, description="um per px of the crops; that of the data in a training run")
+    windows_um: tuple[float, ...] = Field((32.0, 64.0, 128.0), min_length=1, description="edges of the label windows")
+    distance: Literal["entropy", "squared"] = "entropy"
+    growth: float = Field(1.0, ge=0, le=2, description="a scale of windows counts as its edge to this power")
+    search_um: float = Field(64.0, ge=0, description="largest shift of the other section that is looked for; 0: none")
+    jitter: float = Field(0.5, ge=0, le=1, description="strength of the H&E's stain, light and focus augmentation")
+    ndf: int = Field(16, ge=1, le=512, description="channels of the critic")
+    lr: float = Field(2e-3, gt=0, description="largest rate of the one cycle")
+    warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps in which the rate rises")
+    betas: tuple[float, float] = (0.9, 0.99)
+    start_from: str | None = Field(None, description="weights of an earlier run of the same network, to go on from")
+    dyes: dict[str, Dyes] = Field(default_factory=dict, description="of each marker; measured where left out")
+    weights: Weights = Weights()
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> "Config":
+        if any(edge < 3 or edge % 2 == 0 for edge in (*self.windows, self.far)):
+            raise ValueError(f"windows {self.windows} and far {self.far}: wanted odd numbers of cells from 3 up")
+        return self
+
+    @classmethod
+    def preset(cls, name: str, overrides: dict[str, Any]) -> "Config":
+        """The defaults under `overrides`; there is no paper to differ from."""
+        return preset_of(cls, {}, overrides, f"options of lpstain ({name})")
+
+    @classmethod
+    def tiny(cls, overrides: dict[str, Any]) -> "Config":
+        """A network that trains in seconds on any machine."""
+        values = {"n_blocks": 2, "ngf": 4, "windows": (3,), "far": 3, "width": 4, "windows_um": (16.0, 32.0), "ndf": 4}
+        return preset_of(cls, values, overrides, "options of lpstain (tiny)")
+
+    def measured(self, marker: Marker, pictures: Iterable[tuple[RGB, RGB]], mpp: float) -> "Config":
+        """This configuration at `mpp`, with the dyes of `marker` taken from its training `pictures` where not given."""
+        dyes = dict(self.dyes)
+        if marker.name not in dyes:
+            membranous = marker.compartment == "membranous"
+            dyes[marker.name] = measure_dyes(pictures, mpp=mpp, positive_od=marker.positive_od, membranous=membranous)
+        return self.model_copy(update={"dyes": dyes, "mpp": mpp})
+
+
+class LPStain(nn.Module):
+    """Generator `G`, an optional critic `D` of its pictures, and their step."""
+
+    clip_norm = 1.0
+
+    def __init__(self, cfg: Config, marker: Marker):
+        super().__init__()
+        if not cfg.dyes:
+            raise ValueError("the dyes are not measured: call Config.measured with training pictures first")
+        self.cfg, self.marker = cfg, marker
+        self.G = generator_network(self.header_options())
+        if cfg.start_from is not None:
+            load_into(self.G, read_published(cfg.start_from), cfg.start_from)
+        self.optimizers: dict[str, Optimizer] = {"G": Adam(self.G.parameters(), lr=cfg.lr, betas=cfg.betas)}
+        if cfg.weights.gan:
+            self.D = PatchDiscriminator(2, cfg.ndf, norm="batch")
+            self.optimizers["D"] = Adam(self.D.parameters(), lr=cfg.lr / 4, betas=(0.5, 0.99))
+
+    def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
+        """One step on the shares of windows and on the picture."""
+        cfg = self.cfg
+        if not batch.is_paired:
+            raise DataError("LPStain learns from the section beside the H&E: set data.pairing to weak")
+        self._set_rate(progress)
+        he, ihc = to_unit(batch.he), to_unit(batch.ihc)
+        seen = restained(batch.he, cfg.jitter).contiguous(memory_format=torch.channels_last)
+        of = {name: [i for i, m in enumerate(batch.markers) if m == name] for name in dict.fromkeys(batch.markers)}
+        numbers = [self.G.markers.index(name) for name in of]
+        logits, h = self.G.logits(seen, numbers), self.G.paint(seen)
+        chances = self.G.chance(logits)
+        parts = []
+        pictures = []
+        for k, (number, rows) in enumerate(zip(numbers, of.values(), strict=True)):
+            p, nuclei = chances[rows, k : k + 1], chances[rows, -1:]
+            parts.append((len(rows), self._terms(self.G.dye_layers()[number], p, nuclei, h[rows], he[rows], ihc[rows])))
+            if cfg.weights.gan:  # the critic's gradient ends before the trunk
+                pictures.append(self.G.picture(h[rows], p.detach(), nuclei.detach(), number))
+        terms = {name: torch.stack([n * t[name] for n, t in parts]).sum() / len(he) for name in parts[0][1]}
+        logs = {}
+        if cfg.weights.gan:
+            fake = torch.cat(pictures)
+            logs["d"] = loss_d = lsgan_d(self.D(batch.ihc), self.D(fake.detach()))
+            update(self.optimizers["D"], loss_d)
+            with frozen(self.D):
+                terms["gan"] = lsgan_g(self.D(fake))
+                update(self.optimizers["G"], weighted_sum(terms, cfg.weights))
+        else:
+            terms["gan"] = h.new_zeros(())
+            update(self.optimizers["G"], weighted_sum(terms, cfg.weights))
+        return {name: term.detach() for name, term in {**terms, **logs}.items()}
+
+    def _terms(
+        self, layer: DyeLayer, p: Tensor, nuclei: Tensor, h: Tensor, he: Tensor, ihc: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses of the images of one marker: chances `p` and `nuclei`, amounts `h`, light `he` and `ihc`."""
+        cfg = self.cfg
+        with torch.no_grad():
+            wanted = layer.counterstain(he)
+            seen = layer.nuclei(wanted, even=True)
+            label, valid = self._laid_over(seen, section_label(layer, ihc))
+        edges = [max(2, round(um / cfg.mpp)) for um in cfg.windows_um]
+        share = share_loss(
+            p, layer.place(seen), label[:, :1], label[:, 1:2], valid, edges,
+            distance=cfg.distance, growth=cfg.growth, fill=layer.dyes.fill,
+        )  # fmt: skip
+        with torch.autocast(p.device.type, enabled=False):
+            found = F.binary_cross_entropy(nuclei, seen)
+        return {"share": share, "nuclei": found, "counterstain": F.l1_loss(h, wanted) / layer.dyes.nucleus}
+
+    def _set_rate(self, progress: Progress) -> None:
+        """One cycle (Smith and Topin 2019): the rate rises, then falls to 0, both as cosines; the loop's factor is undone."""
+        place, rise = (progress.step + 1) / progress.steps, self.cfg.warmup
+        if place < rise:
+            factor = 0.04 + 0.96 * (1 - math.cos(math.pi * place / rise)) / 2
+        else:
+            factor = (1 + math.cos(math.pi * (place - rise) / (1 - rise))) / 2
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group.get("initial_lr", group["lr"]) * max(factor, 1e-3)
+
+    def _laid_over(self, nuclei: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """The label maps moved by the shift at which their nuclei fit those of the H&E best, and where they are known."""
+        reach = round(self.cfg.search_um / self.cfg.mpp / 4)
+        if not reach:
+            return label, torch.ones_like(nuclei)
+        maps = [F.avg_pool2d(x, 4) for x in (nuclei, label[:, 2:3])]
+        return shifted(label, 4 * best_shift(maps[0], maps[1], reach))
+
+    def generator(self) -> nn.Module:
+        return self.G
+
+    def header_options(self) -> dict[str, object]:
+        cfg = self.cfg
+        kept = ("n_blocks", "ngf", "windows", "far", "width", "pool", "mpp")
+        options: dict[str, object] = {name: getattr(cfg, name) for name in kept}
+        return options | {"dyes": {name: d.model_dump(mode="json") for name, d in cfg.dyes.items()}}
+
+    def generator_state(self) -> dict[str, Tensor]:
+        return self.G.state_dict()
+
+
+def section_label(layer: DyeLayer, ihc: Tensor) -> Tensor:
+    """What light `ihc` (b, 3, h, w) in [0, 1] says: (b, 3, h, w): where positive, where it may be, where nuclei are."""
+    h, d = layer.amounts(ihc)
+    brown, blue = layer.positive(d), layer.nuclei(h)
+    nuclei = blue if layer.is_membranous else torch.maximum(blue, brown)
+    return torch.cat([brown, layer.place(nuclei), nuclei], dim=1)
+
+
+def generator_network(options: dict[str, Any]) -> ExpressionNet:
+    """The network of a weights header."""
+    dyes = {name: Dyes.model_validate(values) for name, values in options["dyes"].items()}
+    return ExpressionNet(
+        dyes,
+        [name for name in dyes if find_marker(name).compartment == "membranous"],
+        mpp=options["mpp"],
+        pool=options["pool"],
+        n_blocks=options["n_blocks"],
+        ngf=options["ngf"],
+        windows=options["windows"],
+        far=options["far"],
+        width=options["width"],
+    )
