@@ -46,7 +46,7 @@ def alone(slide: Path, weights: Path, norm: str) -> dict[str, float]:
     """Seconds of the generator alone on the tiles of the run, already in memory."""
     from wsistain.config import RunConfig, validate
     from wsistain.generators.load import build_generator
-    from wsistain.pipeline.run import make_spec, plan_groups
+    from wsistain.pipeline.planning import make_spec, plan_groups
     from wsistain.pipeline.tasks import read_tile
     from wsistain.runtime.heap import share_arenas
     from wsistain.slide.reader import open_slide

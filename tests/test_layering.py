@@ -13,7 +13,7 @@ BASE = {"errors", "markers", "config", "numerics", "runtime"}
 MATHS = BASE | {"optics", "ot", "networks", "diffusion", "losses", "published"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "runtime": {"errors", "runtime", "pipeline"},
+    "runtime": {"errors", "runtime"},
     "numerics": set(),
     "markers": {"errors", "config"},
     "config": {"errors"},

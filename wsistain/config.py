@@ -36,14 +36,24 @@ class TilingConfig(Strict):
     block: int = Field(4096, ge=32, le=65536, description="edge of the unit of work; a multiple of shard and stride")
 
 
+BESIDE: dict[str, Any] = {"beside": True}
+"""Marks an option that changes no byte of the stain itself, so that it may differ when a run is resumed."""
+
+
 class OutputConfig(Strict):
-    """How the stained slide is stored."""
+    """How the stained slide is stored: the one place where an option of it stands.
+
+    What is here reaches the writers (as `OutputSpec.storage`), the key that a resume must meet and the table in
+    docs/running.md by itself.
+    """
 
     ngff: Literal["0.5", "0.4"] = Field("0.5", description="OME-Zarr version; 0.4 for readers without Zarr v3 (QuPath)")
     chunk: int = Field(512, ge=16, le=4096, description="edge of a compressed chunk, px")
     shard: int = Field(2048, ge=16, le=16384, description="edge of a shard file, px; a multiple of the chunk")
-    zstd_level: int = Field(1, ge=1, le=19)
-    preview_px: int = Field(2048, ge=64, le=16384, description="longest side of the preview JPEG")
+    zstd_level: int = Field(1, ge=1, le=19, description="1 (fast) to 19 (small); at most 9 with ngff 0.4")
+    preview_px: int = Field(
+        2048, ge=64, le=16384, description="longest side of the preview JPEG, px", json_schema_extra=BESIDE
+    )
 
     @field_validator("ngff", mode="before")
     @classmethod
@@ -55,6 +65,11 @@ class OutputConfig(Strict):
         if self.shard % self.chunk:
             raise ValueError(f"shard {self.shard} is not a multiple of chunk {self.chunk}")
         return self
+
+    def deciding(self) -> dict[str, Any]:
+        """The options that decide bytes of the stain, by name, as plain JSON values."""
+        beside = {name for name, field in type(self).model_fields.items() if field.json_schema_extra == BESIDE}
+        return self.model_dump(mode="json", exclude=beside)
 
 
 class RunConfig(Strict):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wsistain.config import OutputConfig
 from wsistain.output.metadata import write_metadata
 from wsistain.output.pyramid import finish_pyramid
 from wsistain.output.store import BlockDone, OutputSpec, create_output, write_block
@@ -21,8 +22,10 @@ def tissue_like(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def small_spec(path: Path, height: int, width: int, **changes: object) -> OutputSpec:
-    sizes = {"chunk": 32, "shard": 64, "block": 128, "mpp": 0.5, **changes}
-    return OutputSpec(str(path), height, width, **sizes)
+    """A spec of small sizes; `changes` are of its fields or of its storage."""
+    storage = {"chunk": 32, "shard": 64, **{k: v for k, v in changes.items() if k in OutputConfig.model_fields}}
+    fields = {"block": 128, "mpp": 0.5, **{k: v for k, v in changes.items() if k not in OutputConfig.model_fields}}
+    return OutputSpec(str(path), height, width, storage=OutputConfig(**storage), **fields)
 
 
 def block_of(spec: OutputSpec, pixels: NDArray[np.uint8], row: int, col: int) -> NDArray[np.uint8]:

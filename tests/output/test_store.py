@@ -15,6 +15,7 @@ import zarr
 from tests.output.making import block_of, mean_pyramid, places, small_spec, tissue_like, tree_hash, write_all
 from wsistain.errors import OutputError
 from wsistain.output import shard
+from wsistain.output.codec import compress_piece
 from wsistain.output.shard import decode_shard, shard_buffers
 from wsistain.output.store import BlockDone, create_output, write_block
 from wsistain.runtime import files
@@ -225,7 +226,7 @@ def test_blocks_may_be_written_in_any_order(tmp_path: Path) -> None:
 def test_a_shard_decodes_to_what_was_encoded_and_a_damaged_index_is_noticed() -> None:
     planes = tissue_like(50, 70).transpose(2, 0, 1)
     with thread_pool(2, "encode") as pool:
-        chunks = [data for data, _ in shard.encode_chunks(planes, 32, lambda c: shard.zstd.compress(c, 1), pool.map)]
+        chunks = [data for data, _ in shard.encode_chunks(planes, 32, compress_piece, pool.map)]
         data = b"".join(shard_buffers(chunks, 2, 3, 4))
         assert np.array_equal(decode_shard(data, 50, 70, 32, 4, pool.map), planes)
     with pytest.raises(OutputError, match="damaged index"):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.pipeline.slides import small_config, tissue_picture, tree_hash, write_slide
 from wsistain.errors import WsistainError
-from wsistain.pipeline.graph import connect, has_gpus, most_on_one_machine
+from wsistain.pipeline.engine import connect, has_gpus, most_on_one_machine
 from wsistain.pipeline.run import run
 
 PATIENCE = 240.0

@@ -19,8 +19,11 @@ import torch
 from tests.fuzzing import weights as made_weights
 from tests.pipeline.slides import level0, small_config, tissue_picture, tree_hash, write_slide
 from wsistain.errors import OutputError, SlideError, WsistainError
+from wsistain.generators.device import Device
 from wsistain.generators.load import find_generator
 from wsistain.generators.network import NetworkGenerator
+from wsistain.networks.facts import NetworkFacts
+from wsistain.pipeline import engine
 from wsistain.pipeline.run import run
 
 ROOT = Path(__file__).parents[2]
@@ -225,9 +228,13 @@ class Small(NetworkGenerator):
         return super()._forward(tiles, positions)
 
 
+class Blur(torch.nn.Conv2d):
+    facts = NetworkFacts("frozen")
+
+
 def test_a_batch_that_does_not_fit_on_the_device_is_halved():
     torch.manual_seed(0)
-    generator = Small(torch.nn.Conv2d(3, 3, 3, padding=1), find_generator("identity", "ER"), device="cpu")
+    generator = Small(Blur(3, 3, 3, padding=1), find_generator("identity", "ER"), device="cpu")
     tiles = np.random.default_rng(0).integers(0, 256, (16, 24, 24, 3), dtype=np.uint8)
     places = [(k, 2 * k) for k in range(16)]
     assert np.array_equal(generator._forward_halving(tiles, places), generator.stain(tiles, places))
@@ -241,8 +248,8 @@ def test_a_run_whose_device_runs_out_of_memory_says_so_and_resumes(slide, tmp_pa
     room = {"tiles": 3}
     begin, forward = NetworkGenerator.__init__, NetworkGenerator._forward
 
-    def elsewhere(self, *args, **kwargs):
-        begin(self, *args, **kwargs)
+    def elsewhere(self, *args, device, **kwargs):
+        begin(self, *args, device="cpu", **kwargs)
         self.device = "made-up device"  # so that the pipeline feeds it batches
 
     def in_little_room(self, tiles, positions):
@@ -250,6 +257,7 @@ def test_a_run_whose_device_runs_out_of_memory_says_so_and_resumes(slide, tmp_pa
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, tiles, positions)
 
+    monkeypatch.setattr(engine, "find_device", lambda wanted, **_: Device("made-up device", "made up"))
     monkeypatch.setattr(NetworkGenerator, "__init__", elsewhere)
     monkeypatch.setattr(NetworkGenerator, "_forward", in_little_room)
     monkeypatch.setattr(NetworkGenerator, "stain", NetworkGenerator._forward_halving)
@@ -338,7 +346,7 @@ def test_ctrl_c_leaves_an_output_that_resumes_and_says_so(slide, unbroken, tmp_p
     command = [sys.executable, "-c", CTRL_C, *map(str, arguments)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     journal = tmp_path / NAME / ".wsistain" / "journal.jsonl"
-    while child.poll() is None and not (journal.is_file() and journal.read_bytes().count(b"\n") > 1):
+    while child.poll() is None and not (journal.is_file() and b"block" in journal.read_bytes()):
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=120)

@@ -9,8 +9,10 @@ from dask.sizeof import sizeof
 from scipy import ndimage
 
 from wsistain.pipeline import graph
-from wsistain.pipeline.graph import LOCAL_AHEAD, LOCAL_THREADS, build_graph, run_in_threads, run_on_cluster
-from wsistain.pipeline.tasks import Generated, Job, Stained, Times, Written, take_tails
+from wsistain.pipeline.engine import LOCAL_AHEAD, LOCAL_THREADS, run_in_threads, run_on_cluster
+from wsistain.pipeline.graph import build_graph
+from wsistain.pipeline.job import Generated, Job, Stained, Times, Written
+from wsistain.pipeline.tasks import take_tails
 from wsistain.slide.resample import Sampling
 from wsistain.tiling.blend import Frame, blend_pieces
 from wsistain.tiling.plan import RunPlan, make_tiling
@@ -45,7 +47,7 @@ def take(generated: Any) -> str:
     return "tails"
 
 
-def write(job: Job, row: int, col: int, generated: Any, near: dict[str, Any], *, after: Any = ()) -> Written:
+def write(job: Job, row: int, col: int, generated: Any, *, after: Any = (), **near: Any) -> Written:
     assert all(part in ("tails", None) for part in near.values())
     return Written(row, col, (), (), 1, frozenset(), Times(), "", 0.0)
 
@@ -62,7 +64,7 @@ def ragged(monkeypatch: pytest.MonkeyPatch) -> Job:
     edge = TILES * 512
     near = np.ones((edge // 64 + 1, edge // 64 + 1), bool)
     plan = RunPlan("simulated", "0", Sampling(0, 1.0, 0.5, (edge, edge)), tiling, (0, 0, edge, edge), tissue, near)
-    return Job(plan, 0.5, "auto", (), (), (), "cpu", "float32", False, None, False, 1)
+    return Job(plan, 0.5, (), (), (), "cpu")
 
 
 def test_few_blocks_wait_to_be_written_however_ragged_the_tissue(ragged: Job) -> None:

@@ -511,7 +511,7 @@ def test_a_slide_does_not_depend_on_blocks_order_or_region_but_on_the_seed(on_di
     """Noise belongs to the place on the slide, whoever stains it and in which order."""
     whole = _level0(on_disk, tmp_path / "a")
     assert whole.std() > 1
-    monkeypatch.setattr("wsistain.pipeline.tasks.available_cores", lambda: 3)
+    monkeypatch.setattr("wsistain.pipeline.job.available_cores", lambda: 3)
     assert np.array_equal(_level0(on_disk, tmp_path / "b", tiling={"block": 128}), whole)
     part = _level0(on_disk, tmp_path / "c", region=parse_region("70,70,100,80"))
     place = json.loads((tmp_path / "c" / "case.ER.run.json").read_text())["plan"]["origin_px"]

@@ -16,7 +16,7 @@ from wsistain.optics.scoring import dab_od
 from wsistain.output.journal import OTHER_INPUT
 from wsistain.output.names import output_name
 from wsistain.output.reading import open_level, read_stain, read_window
-from wsistain.pipeline.run import NO_TISSUE
+from wsistain.pipeline.planning import NO_TISSUE
 from wsistain.runtime.files import reporting, write_text
 from wsistain.runtime.spreadsheet import csv_text
 

@@ -7,7 +7,7 @@ import typer
 from wsistain.runtime.say import say
 
 if TYPE_CHECKING:
-    from wsistain.pipeline.run import Group
+    from wsistain.pipeline.planning import Group
     from wsistain.slide.base import Slide
 
 HELP = """
@@ -57,7 +57,7 @@ def info(
     import json
 
     from wsistain.config import RunConfig, validate
-    from wsistain.pipeline.run import make_spec, plan_groups
+    from wsistain.pipeline.planning import make_spec, plan_groups
     from wsistain.slide.reader import open_slide
     from wsistain.slide.tissue import find_tissue
 

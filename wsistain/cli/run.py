@@ -120,8 +120,8 @@ def run(
         return
     from wsistain.generators.load import find_generator
     from wsistain.markers import parse_markers
-    from wsistain.pipeline.run import RunEvent
     from wsistain.pipeline.run import run as run_slide
+    from wsistain.runtime.event import RunEvent
     from wsistain.runtime.heap import share_arenas
     from wsistain.runtime.progress import ProgressBar
 
@@ -172,7 +172,7 @@ def _print_plan(slide: str, marker: str, settings: "RunConfig", region: "Roi | N
     import json
 
     from wsistain.markers import parse_markers
-    from wsistain.pipeline.run import make_spec, plan_groups
+    from wsistain.pipeline.planning import make_spec, plan_groups
     from wsistain.slide.reader import open_slide
 
     opened = open_slide(slide, mpp=settings.mpp, reader=settings.reader)

@@ -7,7 +7,7 @@ from typing import Any
 
 from wsistain import __version__
 from wsistain.errors import WeightsError
-from wsistain.generators.spec import RGB, Generator, GeneratorSpec
+from wsistain.generators.spec import PRECISIONS, RGB, Generator, GeneratorSpec
 from wsistain.generators.tiling import default_overlap, default_stride
 from wsistain.markers import find_marker, known_markers
 
@@ -66,6 +66,9 @@ def find_generator(weights: str, marker: str, *, direction: str = "he-to-ihc") -
         )
     if header.direction != direction:
         raise WeightsError(f"{path} goes {header.direction}; wanted {direction} (see --direction)")
+    precision = header.options.get("precision", "float32")
+    if precision not in PRECISIONS:
+        raise WeightsError(f"{path} asks for precision {precision!r}; wanted one of {', '.join(PRECISIONS)}")
     overlap = default_overlap(header.tile_px)
     return GeneratorSpec(
         name="demo" if weights == "demo" else header.system,
@@ -80,6 +83,7 @@ def find_generator(weights: str, marker: str, *, direction: str = "he-to-ihc") -
         halo=0,
         size_multiple=header.size_multiple,
         norm=header.norm,
+        precision=precision,
         training_data=header.training_data,
         licence=header.licence,
         note=header.note,
@@ -96,7 +100,7 @@ def build_generator(
     from wsistain.networks.facts import ManyMarkers, Seeded
     from wsistain.weights.file import load_network
 
-    network, header = load_network(Path(spec.weights))
+    network, _ = load_network(Path(spec.weights))
     if isinstance(network, ManyMarkers):
         network.choose(spec.marker)
     if spec.seed is not None and isinstance(network, Seeded):
@@ -105,9 +109,8 @@ def build_generator(
         network,
         spec,
         device=device,
-        precision=precision,
+        precision=spec.precision if precision == "auto" else precision,
         compiled=compiled,
-        precision_hint=header.options.get("precision"),
     )
 
 

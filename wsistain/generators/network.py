@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wsistain.errors import ConfigError, WsistainError
-from wsistain.generators.spec import GeneratorSpec
+from wsistain.generators.spec import PRECISIONS, GeneratorSpec
 from wsistain.networks.facts import facts_of
 from wsistain.networks.slide_norm import NormField, Where, freeze, norm_layers, pooled_statistics
 from wsistain.runtime.heap import keep_freed_memory
 
 RGB = NDArray[np.uint8]
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(device: str) -> torch.device:
@@ -55,17 +54,15 @@ class NetworkGenerator:
         spec: GeneratorSpec,
         *,
         device: str = "auto",
-        precision: str = "auto",
+        precision: str = "float32",
         compiled: bool = False,
-        precision_hint: str | None = None,
     ):
         self.spec = spec
         self._device = choose_device(device)
         self.device = str(self._device)
-        wanted = (precision_hint or "float32") if precision == "auto" else precision
-        if wanted not in PRECISIONS:
-            raise ConfigError(f"precision {wanted!r} is not known; wanted one of {', '.join(PRECISIONS)}")
-        self.precision = wanted
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision {precision!r} is not known; wanted one of {', '.join(PRECISIONS)}")
+        self.precision = precision
         self.network = network.eval().requires_grad_(False).to(self._device)
         self._takes_positions = facts_of(network).takes_positions
         self._where: Where | None = None
@@ -128,7 +125,7 @@ class NetworkGenerator:
         x = self._to_float(tiles)
         if self._where is not None:
             self._where.boxes = [(y, x0, tiles.shape[1], tiles.shape[2]) for y, x0 in positions]
-        with torch.autocast(self._device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
+        with torch.autocast(self._device.type, getattr(torch, self.precision), enabled=self.precision != "float32"):
             y = self._call(x, list(positions)) if self._takes_positions else self._call(x)
         grey = y.float().add_(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
         out: RGB = grey.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RGB = NDArray[np.uint8]
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class GeneratorSpec:
     stride        : step of the tile grid that suits it, px. overlap, halo: as in `Tiling`.
     size_multiple : tile edges must be multiples of this.
     norm          : as in the weights' `Header`.
+    precision     : that the weights ask for.
     training_data : what it was trained on.
     note          : a sentence that is printed with every run and kept in the provenance; may be empty.
     seed          : of the noise of a diffusion model; None: the one in the weights.
@@ -45,6 +47,7 @@ class GeneratorSpec:
     halo: int
     size_multiple: int
     norm: str
+    precision: str = "float32"
     training_data: str = "none"
     licence: str = "Apache-2.0"
     note: str = ""

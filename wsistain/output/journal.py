@@ -1,7 +1,7 @@
 """Which blocks are finished: an append-only file of JSON lines, one a block, forced to the disk after its shards.
 
 A glass block leaves no file, so files are no proof of work: the journal is. Its first line ties it to what was
-planned. It lives in the work folder inside the output and goes when the output is finished; a finished output
+planned; a line a session tells who was at it; with each block goes a note for the report of the whole run. It lives in the work folder inside the output and goes when the output is finished; a finished output
 carries the same key in the attributes of its root.
 """
 
@@ -26,7 +26,10 @@ from wsistain.runtime.files import PART, reporting
 OTHER_INPUT = "it was begun with something else"
 """What the refusal to resume says when slide, weights or plan are not those of the output."""
 
-_FORMAT = 1
+_FORMAT = 2
+_CHANGED = {"norm", "precision", "output"}
+"""What the keys of formats 1 and 2 both name, and mean something else by."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -35,6 +38,7 @@ class Journal:
 
     key      : what the output was planned from; compared on resume.
     finished : the output is complete; nothing is left to do.
+    sessions : what `begin_session` was told by every run that was at this output, in order.
     Made by `open_journal`.
     """
 
@@ -44,6 +48,8 @@ class Journal:
         self.finished = finished
         self._lock = lock
         self._done: dict[tuple[int, int], BlockDone] = {}
+        self._notes: dict[tuple[int, int], dict[str, Any]] = {}
+        self.sessions: list[dict[str, Any]] = []
         self._handle: int | None = None
 
     @property
@@ -55,13 +61,27 @@ class Journal:
         """The finished blocks by (row, col): those found on resume and those appended since."""
         return dict(self._done)
 
-    def append(self, block: BlockDone) -> None:
-        """Records a block whose files are in place; it is on the disk when this returns. Raises OutputError."""
+    def notes(self) -> dict[tuple[int, int], dict[str, Any]]:
+        """What was noted with each finished block, by (row, col)."""
+        return {place: self._notes[place] for place in self._done}
+
+    def begin_session(self, facts: dict[str, Any]) -> None:
+        """Records that a run begins or continues here, with plain JSON values that tell what it is. Raises OutputError."""
+        with reporting(self.path):
+            self._write({"session": facts})
+        self.sessions.append(facts)
+
+    def append(self, block: BlockDone, note: dict[str, Any] | None = None) -> None:
+        """Records a block whose files are in place; it is on the disk when this returns. Raises OutputError.
+
+        note : plain JSON values, given back by `notes`.
+        """
         if self._handle is None:
             raise ValueError(f"the journal of {self.folder} is closed")
         with reporting(self.path):
-            self._write({"block": block.to_json()})
+            self._write({"block": block.to_json(), "note": note or {}})
         self._done[block.row, block.col] = block
+        self._notes[block.row, block.col] = note or {}
 
     def check(self) -> None:
         """Raises OutputError when what was written is no longer there: someone removed or replaced the output."""
@@ -86,6 +106,7 @@ class Journal:
             if self._handle is not None:
                 os.close(self._handle)
             self._done.clear()
+            self.sessions.clear()
             self._begin()
 
     def finish(self) -> None:
@@ -132,8 +153,12 @@ class Journal:
 
     def _continue(self, lines: list[dict[str, Any]], length: int) -> None:
         for line in lines:
+            if "session" in line:
+                self.sessions.append(line["session"])
+                continue
             block = BlockDone.from_json(line["block"])
             self._done[block.row, block.col] = block
+            self._notes[block.row, block.col] = line.get("note", {})
         self._handle = os.open(self.path, os.O_WRONLY)
         os.ftruncate(self._handle, length)
         os.lseek(self._handle, 0, os.SEEK_END)
@@ -187,6 +212,26 @@ def open_journal(path: str, key: dict[str, Any], resume: bool, overwrite: bool) 
     return journal
 
 
+def check_place(path: str, key: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+    """Whether the output at `path` is finished already. Raises OutputError as `open_journal` would; touches nothing."""
+    folder = Path(path)
+    if resume and overwrite:
+        raise OutputError("--resume and --overwrite exclude each other; choose one")
+    key = json.loads(json.dumps(key))
+    with reporting(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            _refuse(folder, key, resume, overwrite)
+            if resume and is_finished(folder):
+                return True
+            lines, _ = _read(folder / WORK / "journal.jsonl")
+            if resume and lines:
+                _compare_begun(folder, lines[0], key)
+        nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        if not os.access(nearest, os.W_OK | os.X_OK) or not nearest.is_dir():
+            raise OutputError(f"the output folder {folder.parent} cannot be made or written; choose another --output")
+    return False
+
+
 def begun_key(folder: Path) -> dict[str, Any] | None:
     """What an unfinished output was planned from; None where there is none, or a finished one."""
     if is_finished(folder):
@@ -215,14 +260,14 @@ def _refuse(folder: Path, key: dict[str, Any], resume: bool, overwrite: bool) ->
                 f"{folder} exists and was not written by wsistain; move it away or choose another --output"
             )
         if resume:
-            _compare(folder, stored, key)
+            _compare_finished(folder, stored, key)
         if not resume and not overwrite:
             raise OutputError(
                 f"{folder} exists and is finished; pass --overwrite to replace it, or --resume to keep it"
             )
     elif not resume and not overwrite:
         lines, _ = _read(folder / WORK / "journal.jsonl")
-        count = max(len(lines) - 1, 0)
+        count = sum("block" in line for line in lines)
         raise OutputError(
             f"{folder} exists and is unfinished ({count} blocks done); "
             "pass --resume to continue or --overwrite to begin anew"
@@ -254,14 +299,46 @@ def _open_locked(journal: Journal, resume: bool, overwrite: bool) -> None:
         return
     if not resume:
         raise OutputError(f"{folder} was begun by another run a moment ago; wait for it or pass --resume later")
-    _compare(folder, lines[0]["key"], journal.key)
+    _compare_begun(folder, lines[0], journal.key)
     journal._continue(lines[1:], length)
     for stray in folder.rglob(f"*{PART}"):
         stray.unlink(missing_ok=True)
     journal._forget_lost()
 
 
+def _compare_begun(folder: Path, first: dict[str, Any], key: dict[str, Any]) -> None:
+    """Raises OutputError where an unfinished output cannot be continued; `first` is the first line of its journal."""
+    if first.get("format") != _FORMAT:
+        raise OutputError(
+            f"{folder} was begun by wsistain {first.get('wsistain', 'of another time')}, whose unfinished outputs "
+            f"{__version__} does not continue; pass --overwrite to begin anew or choose another --output"
+        )
+    _compare(folder, first["key"], key)
+
+
+def _compare_finished(folder: Path, stored: dict[str, Any], key: dict[str, Any]) -> None:
+    """Raises OutputError where a finished output is not the one that is wanted.
+
+    One that an earlier version wrote is compared in what its key says in the same words: it is whole, so nothing can be
+    mixed in it.
+    """
+    if stored.get("format") != key.get("format"):
+        common = (stored.keys() & key.keys()) - _CHANGED - {"format"}
+        stored, key = ({n: v for n, v in k.items() if n in common} for k in (stored, key))
+    _compare(folder, stored, key)
+
+
+def _flat(key: dict[str, Any]) -> dict[str, Any]:
+    """The key with the names of what lies inside a value after that value's name and a dot."""
+    flat: dict[str, Any] = {}
+    for name, value in key.items():
+        inner = _flat(value) if isinstance(value, dict) else {}
+        flat |= {f"{name}.{n}": v for n, v in inner.items()} if inner else {name: value}
+    return flat
+
+
 def _compare(folder: Path, stored: dict[str, Any], key: dict[str, Any]) -> None:
+    stored, key = _flat(stored), _flat(key)
     names = sorted(n for n in {*stored, *key} if stored.get(n) != key.get(n))
     if names:
         changed = "; ".join(f"the {n} (was {_short(stored.get(n))}, is {_short(key.get(n))})" for n in names)
@@ -283,12 +360,13 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     lines: list[dict[str, Any]] = []
     length = 0
     for raw in path.read_bytes().splitlines(keepends=True):
-        wanted = "block" if lines else "key"
         try:
             values = json.loads(raw)
-            whole = raw.endswith(b"\n") and isinstance(values[wanted], dict)
-            if whole and lines:
-                BlockDone.from_json(values[wanted])
+            kind = "session" if lines and "session" in values else "block" if lines else "key"
+            whole = raw.endswith(b"\n") and isinstance(values[kind], dict)
+            if whole and kind == "block":
+                BlockDone.from_json(values[kind])
+                whole = isinstance(values.get("note", {}), dict)
         except (ValueError, KeyError, TypeError):
             whole = False
         if not whole:

@@ -6,11 +6,12 @@ written by the task of that block. The levels above are built at the end from on
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from wsistain.config import OutputConfig
 from wsistain.errors import OutputError
+from wsistain.output.codec import check_codec
 
 WORK = ".wsistain"
 """Folder inside an unfinished output: journal, lock and pieces. A finished output has none."""
@@ -18,7 +19,6 @@ WORK = ".wsistain"
 GLASS = 255
 """Value of a pixel that nothing was written to."""
 
-BLOSC_MAX_LEVEL = 9
 V2_CHUNK = 1024
 
 
@@ -29,11 +29,9 @@ class OutputSpec:
     path          : the OME-Zarr folder, on a local or mounted file system.
     height, width : px of level 0.
     mpp           : um per px of level 0.
-    chunk         : edge of a compressed chunk, px.
-    shard         : edge of what one task writes at a time, px; an even multiple of 1 chunk or more.
     block         : edge of the unit of work at level 0, px; a multiple of the shard.
-    zstd_level    : 1 (fast) to 19 (small); at most 9 with ngff 0.4.
-    ngff          : "0.5": Zarr v3, a shard is one file; "0.4": Zarr v2, a chunk of one colour is one file.
+    storage       : the user's options. A shard is what one task writes at a time, an even multiple of 1 chunk or more.
+                    ngff "0.5": Zarr v3, a shard is one file; "0.4": Zarr v2, a chunk of one colour is one file.
     origin_um     : (y, x) of the top left corner of level 0 from the top left corner of the slide, um.
 
     Raises OutputError when the sizes do not fit together.
@@ -43,11 +41,8 @@ class OutputSpec:
     height: int
     width: int
     mpp: float
-    chunk: int = 512
-    shard: int = 2048
     block: int = 4096
-    zstd_level: int = 1
-    ngff: Literal["0.5", "0.4"] = "0.5"
+    storage: OutputConfig = field(default_factory=OutputConfig)
     origin_um: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
@@ -56,22 +51,18 @@ class OutputSpec:
             raise OutputError(f"{self.path}: an output of {size} holds nothing; choose another region")
         if not (self.mpp > 0 and math.isfinite(self.mpp)):
             raise OutputError(f"{self.path}: mpp {self.mpp} is not positive; pass --mpp")
-        if self.chunk < 1 or self.shard % self.chunk or self.shard % 2:
-            wanted = f"even and a multiple of chunk {self.chunk}"
-            raise OutputError(f"shard {self.shard} is not {wanted}; choose another with --set output.shard=")
-        if self.block < self.shard or self.block % self.shard:
-            raise OutputError(f"block {self.block} is not a multiple of shard {self.shard}; try --set tiling.block=")
-        if self.ngff not in ("0.5", "0.4"):
-            raise OutputError(f"OME-Zarr version {self.ngff!r} is not written; choose 0.5 or 0.4")
-        if self.ngff == "0.4" and self.zstd_level > BLOSC_MAX_LEVEL:
-            limit = f"{BLOSC_MAX_LEVEL}, where the codec of OME-Zarr 0.4 ends"
-            raise OutputError(f"zstd level {self.zstd_level} is above {limit}; try --set output.zstd_level=1")
+        shard = self.storage.shard
+        if shard % 2:
+            raise OutputError(f"shard {shard} is not even; choose another with --set output.shard=")
+        if self.block < shard or self.block % shard:
+            raise OutputError(f"block {self.block} is not a multiple of shard {shard}; try --set tiling.block=")
+        check_codec(self.storage)
 
     @property
     def levels(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of every level, 0 finest; each is half of the one before, odd sizes rounded up."""
         sizes = [(self.height, self.width)]
-        while max(sizes[-1]) > self.chunk:
+        while max(sizes[-1]) > self.storage.chunk:
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
         return tuple(sizes)
 
@@ -79,7 +70,7 @@ class OutputSpec:
     def block_levels(self) -> int:
         """How many levels, from 0 on, are written by the tasks of the blocks; at least 1."""
         count = 1
-        while count < len(self.levels) and self.block % (self.shard << count) == 0:
+        while count < len(self.levels) and self.block % (self.storage.shard << count) == 0:
             count += 1
         return count
 
@@ -96,15 +87,17 @@ class OutputSpec:
     @property
     def stored_chunk(self) -> int:
         """Edge of the chunks as stored: `chunk`; in 0.4, where each is a file, the largest multiple up to 1024 px."""
-        if self.ngff == "0.5":
-            return self.chunk
-        fitting = [n for n in range(self.chunk, V2_CHUNK + 1, self.chunk) if self.shard % n == 0]
-        return max(fitting, default=self.chunk)
+        if self.storage.ngff == "0.5":
+            return self.storage.chunk
+        fitting = [
+            n for n in range(self.storage.chunk, V2_CHUNK + 1, self.storage.chunk) if self.storage.shard % n == 0
+        ]
+        return max(fitting, default=self.storage.chunk)
 
     def shard_grid(self, level: int) -> tuple[int, int]:
         """(rows, columns) of shards of a level."""
         height, width = self.levels[level]
-        return -(-height // self.shard), -(-width // self.shard)
+        return -(-height // self.storage.shard), -(-width // self.storage.shard)
 
     def block_size(self, row: int, col: int) -> tuple[int, int]:
         """(height, width) of a block at level 0, px, clipped at the slide's edge; ValueError outside the grid."""
@@ -115,9 +108,9 @@ class OutputSpec:
 
     def shard_files(self, level: int, row: int, col: int) -> tuple[str, ...]:
         """Paths, relative to the output, of the files that may hold a shard: one in 0.5, one a chunk in 0.4."""
-        if self.ngff == "0.5":
+        if self.storage.ngff == "0.5":
             return (f"{level}/c/0/{row}/{col}",)
-        per_side = self.shard // self.stored_chunk
+        per_side = self.storage.shard // self.stored_chunk
         height, width = self.levels[level]
         rows, cols = -(-height // self.stored_chunk), -(-width // self.stored_chunk)
         return tuple(

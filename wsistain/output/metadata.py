@@ -15,10 +15,9 @@ from typing import Any
 
 import zarr
 import zarr.storage
-from numcodecs import Blosc
-from zarr.codecs import ZstdCodec
 
 from wsistain import __version__
+from wsistain.output.codec import zarr_codec
 from wsistain.output.layout import GLASS, OutputSpec
 from wsistain.runtime.files import reporting, write_file
 
@@ -52,7 +51,7 @@ def multiscales(spec: OutputSpec, name: str) -> list[dict[str, Any]]:
         ],
         "datasets": datasets,
     }
-    if spec.ngff == "0.4":
+    if spec.storage.ngff == "0.4":
         block["version"] = "0.4"
     return [block]
 
@@ -82,7 +81,7 @@ def root_attributes(
     ours = {"wsistain": __version__, **provenance, "virtual": True}
     if key is not None:
         ours["key"] = key
-    if spec.ngff == "0.4":
+    if spec.storage.ngff == "0.4":
         return {**ome, "wsistain": ours}
     return {"ome": {"version": "0.5", **ome}, "wsistain": ours}
 
@@ -111,7 +110,7 @@ def _documents(spec: OutputSpec, attributes: dict[str, Any]) -> dict[str, bytes]
     """The metadata files by path, as zarr-python makes them, after the check by ome-zarr-models."""
     held: dict[str, Any] = {}
     store = zarr.storage.MemoryStore(held)
-    group = zarr.create_group(store, zarr_format=3 if spec.ngff == "0.5" else 2, attributes=attributes)
+    group = zarr.create_group(store, zarr_format=3 if spec.storage.ngff == "0.5" else 2, attributes=attributes)
     for level, size in enumerate(spec.levels):
         _describe_level(spec, store, str(level), size)
     _check(group, spec)
@@ -120,15 +119,15 @@ def _documents(spec: OutputSpec, attributes: dict[str, Any]) -> dict[str, bytes]
 
 def _describe_level(spec: OutputSpec, store: zarr.storage.MemoryStore, path: str, size: tuple[int, int]) -> None:
     chunk = (1, spec.stored_chunk, spec.stored_chunk)
-    if spec.ngff == "0.5":
+    if spec.storage.ngff == "0.5":
         zarr.create_array(
             store,
             name=path,
             shape=(3, *size),
             dtype="uint8",
             chunks=chunk,
-            shards=(3, spec.shard, spec.shard),
-            compressors=ZstdCodec(level=spec.zstd_level, checksum=False),
+            shards=(3, spec.storage.shard, spec.storage.shard),
+            compressors=zarr_codec(spec.storage),
             filters=None,
             fill_value=GLASS,
             dimension_names=AXES,
@@ -140,7 +139,7 @@ def _describe_level(spec: OutputSpec, store: zarr.storage.MemoryStore, path: str
             shape=(3, *size),
             dtype="uint8",
             chunks=chunk,
-            compressors=Blosc(cname="zstd", clevel=spec.zstd_level, shuffle=Blosc.BITSHUFFLE),
+            compressors=zarr_codec(spec.storage),
             filters=None,
             fill_value=GLASS,
             zarr_format=2,
@@ -150,7 +149,7 @@ def _describe_level(spec: OutputSpec, store: zarr.storage.MemoryStore, path: str
 
 def _check(group: zarr.Group, spec: OutputSpec) -> None:
     """Raises pydantic's ValidationError when ome-zarr-models finds the metadata invalid."""
-    if spec.ngff == "0.5":
+    if spec.storage.ngff == "0.5":
         from ome_zarr_models.v05 import Image
 
         Image.from_zarr(group)

@@ -70,8 +70,8 @@ def finish_pyramid(spec: OutputSpec, *, threads: int = 1) -> int:
 def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) -> Planes | None:
     """Planes of one shard, after it and all below it were handed to the sink; None where it is glass."""
     height, width = spec.levels[level]
-    y, x = row * spec.shard, col * spec.shard
-    size = min(spec.shard, height - y), min(spec.shard, width - x)
+    y, x = row * spec.storage.shard, col * spec.storage.shard
+    size = min(spec.storage.shard, height - y), min(spec.storage.shard, width - x)
     if level == spec.block_levels:
         planes = _from_pieces(spec, y, x, size, sink.pool.map)
     else:
@@ -83,7 +83,10 @@ def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) ->
                 if below is not None:
                     if planes is None:
                         planes = np.full((3, *size), GLASS, np.uint8)
-                    top, left = (below_row - 2 * row) * spec.shard // 2, (below_col - 2 * col) * spec.shard // 2
+                    top, left = (
+                        (below_row - 2 * row) * spec.storage.shard // 2,
+                        (below_col - 2 * col) * spec.storage.shard // 2,
+                    )
                     h, w = (below.shape[1] + 1) // 2, (below.shape[2] + 1) // 2
                     half_into(planes[:, top : top + h, left : left + w], below)
     sink.add(level, row, col, planes)
@@ -102,7 +105,9 @@ def _from_pieces(spec: OutputSpec, y: int, x: int, size: tuple[int, int], run: M
                 continue
             h, w = min(edge, height - row * edge), min(edge, width - col * edge)
             try:
-                piece = decode_shard(path.read_bytes(), h, w, spec.chunk, -(-max(h, w) // spec.chunk), run)
+                piece = decode_shard(
+                    path.read_bytes(), h, w, spec.storage.chunk, -(-max(h, w) // spec.storage.chunk), run
+                )
             except (RuntimeError, ValueError) as error:
                 raise OutputError(f"{path} is damaged ({error}); run again with --overwrite") from error
             if planes is None:

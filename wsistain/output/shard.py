@@ -5,9 +5,9 @@ trip through an event loop. The formats are small, so we write them ourselves an
 
 - Zarr v3 `sharding_indexed`: inner chunks one after another, then the index: for each inner chunk in C order of
   (c, y, x) its offset and size as little-endian uint64, both 2^64 - 1 where it is absent, then CRC-32C of the index.
-- Zarr v2: one Blosc frame per file (imagecodecs: its calls share no threads and no lock).
+- Zarr v2: one chunk per file.
 
-Source: Zarr v3 core specification, codec "sharding_indexed" 1.0; c-blosc 1 frame format.
+Source: Zarr v3 core specification, codec "sharding_indexed" 1.0.
 """
 
 import struct
@@ -19,12 +19,11 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import google_crc32c
-import imagecodecs
 import numpy as np
-from numcodecs import zstd
 from numpy.typing import NDArray
 
 from wsistain.errors import OutputError
+from wsistain.output.codec import compress_piece, compressor, decompress_piece
 from wsistain.output.layout import GLASS, OutputSpec
 from wsistain.runtime.ahead import in_order
 from wsistain.runtime.files import FileDone, remove_file, write_file
@@ -54,15 +53,6 @@ def _chunk_at(planes: Planes, edge: int, colour: int, y: int, x: int) -> NDArray
     chunk = np.full((edge, edge), GLASS, np.uint8)
     chunk[: window.shape[0], : window.shape[1]] = window
     return chunk
-
-
-def _blosc_frame(chunk: NDArray[np.uint8], level: int) -> bytes:
-    """What Zarr v2 stores: Zstandard in a Blosc 1 frame, bits of like weight side by side."""
-    return bytes(
-        imagecodecs.blosc_encode(
-            chunk.tobytes(), level=level, compressor="zstd", shuffle="bitshuffle", typesize=1, numthreads=1
-        )
-    )
 
 
 def encode_chunks(
@@ -119,7 +109,7 @@ def decode_shard(data: bytes, height: int, width: int, edge: int, side: int, run
         colour, row, col = place
         offset, size = (int(v) for v in index[colour, row, col])
         if offset != MISSING:
-            chunk = np.frombuffer(zstd.decompress(data[offset : offset + size]), np.uint8).reshape(edge, edge)
+            chunk = decompress_piece(data[offset : offset + size]).reshape(edge, edge)
             target = planes[colour, row * edge : (row + 1) * edge, col * edge : (col + 1) * edge]
             target[...] = chunk[: target.shape[0], : target.shape[1]]
 
@@ -151,8 +141,12 @@ class ShardSink:
         if planes is None:
             for name in names:
                 remove_file(self.spec.folder, name)
-        elif self.spec.ngff == "0.5":
-            self._begin(lambda chunks: self._shard(names[0], planes, self.spec.shard, chunks), planes, self.spec.chunk)
+        elif self.spec.storage.ngff == "0.5":
+            self._begin(
+                lambda chunks: self._shard(names[0], planes, self.spec.storage.shard, chunks),
+                planes,
+                self.spec.storage.chunk,
+            )
         else:
             self._begin(lambda chunks: self._chunk_files(names, chunks), planes, self.spec.stored_chunk)
 
@@ -172,7 +166,9 @@ class ShardSink:
             remove_file(self.spec.folder, name)
         else:
             edge = max(planes.shape[1:])
-            self._begin(lambda chunks: self._shard(name, planes, edge, chunks), planes, self.spec.chunk, piece=True)
+            self._begin(
+                lambda chunks: self._shard(name, planes, edge, chunks), planes, self.spec.storage.chunk, piece=True
+            )
 
     def finish(self) -> None:
         """Writes what is left."""
@@ -180,15 +176,7 @@ class ShardSink:
             self._store()
 
     def _begin(self, store: Callable[[list[bytes]], None], planes: Planes, edge: int, *, piece: bool = False) -> None:
-        level, version = self.spec.zstd_level, self.spec.ngff
-
-        def compress(chunk: NDArray[np.uint8]) -> bytes:
-            if piece:
-                return zstd.compress(chunk, 1)
-            if version == "0.5":
-                return zstd.compress(chunk, level)
-            return _blosc_frame(chunk, level)
-
+        compress = compress_piece if piece else compressor(self.spec.storage)
         self._pending.append((store, encode_chunks(planes, edge, compress, self.pool.map)))
         if len(self._pending) > 1:
             self._store()
@@ -209,8 +197,8 @@ class ShardSink:
         if not any(chunks):
             remove_file(self.spec.folder, name)
             return
-        rows, cols = (-(-n // self.spec.chunk) for n in planes.shape[1:])
-        buffers = shard_buffers(chunks, rows, cols, -(-edge // self.spec.chunk))
+        rows, cols = (-(-n // self.spec.storage.chunk) for n in planes.shape[1:])
+        buffers = shard_buffers(chunks, rows, cols, -(-edge // self.spec.storage.chunk))
         self.files.append(write_file(self.spec.folder, name, buffers))
 
     def _chunk_files(self, names: tuple[str, ...], chunks: list[bytes]) -> None:

@@ -106,7 +106,7 @@ def _level_0(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8], si
     """
     height, width = pixels.shape[:2]
     above = _empty_above(spec, 0, height, width)
-    side, edge = spec.block // spec.shard, spec.shard
+    side, edge = spec.block // spec.storage.shard, spec.storage.shard
 
     def prepare(corner: tuple[int, int]) -> tuple[Planes | None, float]:
         start = perf_counter()
@@ -132,7 +132,7 @@ def _level(spec: OutputSpec, level: int, row: int, col: int, planes: Planes, sin
     """Hands the shards of a higher level of the block to the sink; the block's planes of the level above."""
     _, height, width = planes.shape
     above = _empty_above(spec, level, height, width)
-    side, edge = (spec.block >> level) // spec.shard, spec.shard
+    side, edge = (spec.block >> level) // spec.storage.shard, spec.storage.shard
     for y in range(0, height, edge):
         for x in range(0, width, edge):
             window = planes[:, y : y + edge, x : x + edge]

@@ -1,6 +1,7 @@
 """Measuring norm statistics on a slide, and keeping them beside the output for workers and resumed runs."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -8,14 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from wsistain.errors import ConfigError
 from wsistain.generators.network import NetworkGenerator
+from wsistain.generators.spec import Generator
 from wsistain.networks.slide_norm import NormField
-from wsistain.runtime.files import replacing
+from wsistain.pipeline.job import Job
+from wsistain.pipeline.kit import load_generators
+from wsistain.runtime.files import replacing, reporting
 from wsistain.slide.base import Slide
+from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import read_window
 from wsistain.tiling.plan import RunPlan
 
-NormMode = Literal["tile", "slide", "field"]
 WINDOW_PX = 160
 """Edge of a statistics window: many small windows represent a slide better than few large ones, for less memory."""
 
@@ -31,13 +36,41 @@ def save_norm(path: Path, field: NormField) -> None:
         save_file(nodes, str(part), {"spacing": repr(field.spacing)})
 
 
-def load_norm(path: str) -> NormField:
+def load_norm(path: Path) -> NormField:
     """The field in a file that `save_norm` wrote."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="numpy") as file:
+    with safe_open(str(path), framework="numpy") as file:
         spacing = float(file.metadata()["spacing"])
-    return NormField(load_file(path), spacing)
+    return NormField(load_file(str(path)), spacing)
+
+
+def measure_missing(job: Job, slide: Slide, generators: Sequence[Generator]) -> None:
+    """Measure and keep the statistics of every generator that freezes them, unless a run that is resumed has them.
+
+    generators : of the job, with their own norm as yet; left as they are.
+
+    Raises ConfigError where one has none to freeze, OutputError where they cannot be written.
+    """
+    for k, (generator, made) in enumerate(zip(generators, job.made, strict=True)):
+        path = job.norm_file(k)
+        if path is None or path.is_file():
+            continue
+        if not isinstance(generator, NetworkGenerator) or not generator.has_instance_norm:
+            name = generator.spec.name
+            raise ConfigError(f"--norm {made.norm}: {name} has no instance norm to freeze; use --norm tile")
+        if made.norm_tiles is None:
+            raise ValueError(f"norm {made.norm!r} needs a number of tiles")
+        mode: Literal["slide", "field"] = "slide" if made.norm == "slide" else "field"
+        field = measure(generator, slide, job.plan, mode, made.norm_tiles)
+        with reporting(path):
+            save_norm(path, field)
+
+
+def measure_on_worker(job: Job) -> None:
+    """The same in a process that has neither the slide nor the generators open."""
+    with closing(open_slide(job.plan.slide, mpp=job.mpp, reader=job.made[0].reader)) as slide:
+        measure_missing(job, slide, load_generators(job))
 
 
 def measure(

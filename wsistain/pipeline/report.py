@@ -9,41 +9,30 @@ from typing import Any
 
 from wsistain import __version__
 from wsistain.config import RunConfig
-from wsistain.generators.spec import GeneratorSpec
 from wsistain.markers import find_marker
-from wsistain.pipeline.tasks import Times, Written, peak_rss_mb
+from wsistain.pipeline.job import Times, Written, peak_rss_mb
+from wsistain.pipeline.stain import Stain
 from wsistain.runtime.files import write_json
 from wsistain.slide.base import SlideInfo
 from wsistain.tiling.plan import RunPlan
-from wsistain.tiling.seams import SeamSums
 
 PACKAGES = ("torch", "numpy", "zarr", "dask", "tifffile", "imagecodecs", "openslide-python", "tiffslide")
 
 
 @dataclass
 class Tally:
-    """What the writes of one run add up to."""
+    """What the writes of one session add up to; what the whole run comes to is in the journals."""
 
-    n_tiles: int = 0
-    shards: int = 0
-    n_bytes: int = 0
     blocks: int = 0
     unreadable: set[tuple[int, ...]] = field(default_factory=set)
     times: Times = field(default_factory=Times)
-    seams: list[SeamSums] = field(default_factory=list)
     peaks: dict[str, float] = field(default_factory=dict)
 
     def add(self, written: Written) -> None:
         """Count one block, written for every marker."""
-        self.n_tiles += written.n_tiles
         self.blocks += 1
-        self.shards += sum(d.shards_written for d in written.done)
-        self.n_bytes += sum(d.bytes_written for d in written.done)
         self.unreadable |= written.unreadable
         self.times = self.times + written.times
-        if not self.seams:
-            self.seams = [SeamSums() for _ in written.seams]
-        self.seams = [a + b for a, b in zip(self.seams, written.seams, strict=True)]
         self.peaks[written.process] = max(written.peak_rss_mb, self.peaks.get(written.process, 0.0))
 
 
@@ -73,10 +62,9 @@ class RunReport:
         write_json(path, asdict(self))
 
 
-def provenance(
-    info: SlideInfo, plan: RunPlan, spec: GeneratorSpec, config: RunConfig, norm: str, key: dict[str, Any], device: str
-) -> dict[str, Any]:
+def provenance(info: SlideInfo, plan: RunPlan, stain: Stain, config: RunConfig) -> dict[str, Any]:
     """Where a virtual slide comes from: plain JSON values for the root attributes and `run.json`."""
+    spec = stain.spec
     return {
         "virtual": True,
         "statement": f"Virtual {spec.marker} stain computed from an H&E slide; for research use only, not for diagnosis.",
@@ -101,12 +89,13 @@ def provenance(
             "training_data": spec.training_data,
             "licence": spec.licence,
         },
-        "norm": norm,
-        "device": device,
-        "config": config.model_dump(mode="json"),
+        **asdict(stain.made),
+        "device_names": stain.device_names,
+        "sessions": len(stain.journal.sessions),
+        "config": stain.made.as_config(config, plan).model_dump(mode="json"),
         "versions": {"wsistain": __version__, "python": platform.python_version(), **_versions()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "key": key,
+        "key": stain.key,
     }
 
 
@@ -121,35 +110,40 @@ def _versions() -> dict[str, str]:
 
 
 def make_report(
-    *,
-    output: str,
-    k: int,
-    spec: GeneratorSpec,
+    stain: Stain,
     plan: RunPlan,
     tally: Tally,
     resumed: int,
     pyramid_shards: int,
     seconds: dict[str, float],
     source: dict[str, Any],
-    n_outputs: int,
 ) -> RunReport:
-    """The report of output number `k` of `n_outputs` that one pass over the slide wrote."""
-    total = max(seconds["total"], 1e-9)
-    seam = tally.seams[k].score if tally.seams else None
-    share = tally.blocks / max(tally.blocks + resumed, 1)  # what an earlier run finished is not this run's speed
+    """The report of a finished stain: of the whole run, and with seconds, rate and memory of the session that ended it.
+
+    resumed        : blocks that sessions before it had finished.
+    pyramid_shards : shards of the levels above the blocks.
+    seconds        : by stage, "total" among them.
+    """
+    blocks = stain.blocks.values()
+    megapixels = plan.canvas[2] * plan.canvas[3] / 1e6
+    share = tally.blocks / max(len(blocks), 1)  # what an earlier session finished is not this one's speed
+    seam = stain.seams.score
     return RunReport(
-        output=output,
-        marker=spec.marker,
+        output=stain.output.path,
+        marker=stain.spec.marker,
         tiles_planned=plan.n_tiles,
-        tiles_generated=tally.n_tiles,
-        shards_written=tally.shards // n_outputs + pyramid_shards,
-        bytes_written=tally.n_bytes // n_outputs,
-        blocks=tally.blocks,
+        tiles_generated=stain.n_tiles,
+        shards_written=sum(b.shards_written for b in blocks) + pyramid_shards,
+        bytes_written=sum(b.bytes_written for b in blocks),
+        blocks=len(blocks),
         resumed_blocks=resumed,
         unreadable_tiles=len(tally.unreadable),
-        seconds={**seconds, **{f"{name}_threads": round(value, 3) for name, value in asdict(tally.times).items()}},
-        megapixels=round(plan.canvas[2] * plan.canvas[3] / 1e6, 3),
-        mp_per_second=round(plan.canvas[2] * plan.canvas[3] / 1e6 * share / total, 3),
+        seconds={
+            **{name: round(value, 3) for name, value in seconds.items()},
+            **{f"{name}_threads": round(value, 3) for name, value in asdict(tally.times).items()},
+        },
+        megapixels=round(megapixels, 3),
+        mp_per_second=round(megapixels * share / max(seconds["total"], 1e-9), 3),
         peak_rss_mb=round(max([peak_rss_mb(), *tally.peaks.values()]), 1),
         seam_score=None if seam is None else round(seam, 4),
         plan=plan.describe(),

@@ -1,0 +1,79 @@
+"""What a run will do, decided before anything is made: which generators, on which tile grid, over which blocks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from wsistain.config import RunConfig
+from wsistain.errors import ConfigError, SlideError
+from wsistain.generators.load import find_generator
+from wsistain.generators.spec import GeneratorSpec
+from wsistain.generators.tiling import exact_tiling, with_tiling
+from wsistain.slide.base import Slide
+from wsistain.slide.resample import choose_sampling
+from wsistain.slide.roi import Roi
+from wsistain.slide.tissue import TissueMask, find_tissue
+from wsistain.tiling.plan import RunPlan, make_tiling, plan_run
+
+NO_TISSUE = "shows no tissue"
+"""What the refusal of a blank slide says; a batch tells it from a failure by this."""
+
+TISSUE_MARGIN_UM = 16.0
+"""The mask is grown by this much, so that faint edges of tissue are not cut."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Markers whose generators share one tiling, and so one pass over the slide."""
+
+    specs: tuple[GeneratorSpec, ...]
+    plan: RunPlan
+
+
+def norm_mode(spec: GeneratorSpec, config: RunConfig) -> str:
+    """The norm that a generator runs with: what was asked for, or the measured default for its kind."""
+    if spec.norm != "instance":
+        if config.norm in ("slide", "field"):
+            raise ConfigError(
+                f"--norm {config.norm} needs a generator with instance norm; {spec.name} has none (use --norm auto)"
+            )
+        return "tile"
+    return "slide" if config.norm == "auto" else config.norm
+
+
+def make_spec(config: RunConfig, marker: str) -> GeneratorSpec:
+    """The generator for `marker` with the tiling of `config` where it names one."""
+    spec = replace(find_generator(config.weights, marker, direction=config.direction), seed=config.seed)
+    if spec.weights != "identity" and (spec.norm == "frozen" or norm_mode(spec, config) == "slide"):
+        spec = exact_tiling(spec)
+    t = config.tiling
+    return with_tiling(spec, stride=t.stride, overlap=t.overlap, halo=t.halo)
+
+
+def plan_groups(
+    slide: Slide, specs: Sequence[GeneratorSpec], config: RunConfig, roi: Roi | None, *, crop: bool
+) -> list[Group]:
+    """The plans of a run: markers with the same grid are stained in one pass.
+
+    Raises ConfigError or SlideError where slide, weights and tiling do not go together, or no tissue is found.
+    """
+    info = slide.info
+    if config.all_tiles:
+        tissue = TissueMask.everywhere(info)
+    else:
+        tissue = find_tissue(slide).dilated(TISSUE_MARGIN_UM / info.mpp)
+        if not tissue.mask.any():
+            raise SlideError(f"{info.path} {NO_TISSUE}; pass --all-tiles if there is some all the same")
+    by_grid: dict[tuple[Any, ...], list[GeneratorSpec]] = {}
+    for spec in specs:
+        by_grid.setdefault((spec.mpp, spec.stride, spec.overlap, spec.halo, spec.size_multiple), []).append(spec)
+    groups = []
+    for (mpp, stride, overlap, halo, multiple), members in by_grid.items():
+        tiling = make_tiling(
+            stride=stride, overlap=overlap, halo=halo, size_multiple=multiple, block=config.tiling.block
+        )
+        plan = plan_run(info, choose_sampling(info, mpp), tissue, tiling, roi, crop=crop)
+        if not plan.n_tiles:
+            raise SlideError(f"{info.path} {NO_TISSUE} in the region; pass --all-tiles if there is some all the same")
+        groups.append(Group(tuple(members), plan))
+    return groups
