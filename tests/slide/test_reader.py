@@ -144,14 +144,6 @@ def test_rgba_tiles_are_laid_on_white(tmp_path: Path) -> None:
         assert np.array_equal(slide.read_level(0, 20, 0, 44, 64), pixels[20:, :, :3])
 
 
-def test_codecs_that_only_openslide_knows_go_to_openslide(tmp_path: Path) -> None:
-    pixels = picture(64, 64)
-    path = write_tiff(tmp_path / "slide.tif", [pixels], compression="packbits")
-    with open_slide(path) as slide:
-        assert slide.info.reader == "openslide"
-        assert np.array_equal(whole(slide), pixels)
-
-
 def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tiff(tmp_path / "slide.tif", [picture(64, 64)])
 

@@ -11,19 +11,39 @@ RGB = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
+class Part:
+    """One thing that a slide's file holds.
+
+    what   : what it is and, where it is left out, why.
+    size   : (height, width), px.
+    series : the number by which `--series` chooses it; None where it cannot be stained on its own.
+    used   : whether it is read: as level 0, or as a level of it.
+    """
+
+    what: str
+    size: tuple[int, int]
+    series: int | None = None
+    used: bool = False
+
+
+@dataclass(frozen=True)
 class SlideInfo:
     """Facts about an open slide.
 
     path        : as given (a file, folder or URL).
     size_l0     : (height, width) of level 0, px, bounds applied.
-    mpp         : um per px at level 0.
-    mpp_source  : "reader", "tiff tags" or "given".
+    mpp         : um per px at level 0; NaN only where the slide was opened without need of one.
+    mpp_source  : "reader", "tiff tags" or "given"; "none" with a NaN.
     level_sizes : (height, width) of each level, 0 finest.
     downsamples : level-0 px per px of each level, first is 1.
     tile_px     : (height, width) of the native tiles of level 0; (0, 0) where unknown.
     vendor      : as the reader names it, e.g. "aperio".
     reader      : which adapter reads it, e.g. "tiff".
     fingerprint : hex digest that changes when the file's bytes do (size and hash of content).
+    series      : the number of the picture that was chosen, among those that the file holds.
+    parts       : what else the file holds, and what of it is left out.
+    notes       : what whoever uses the result must know: a choice that was made, a contradiction, a cut file.
+    problem     : why there is no mpp, where it is NaN.
     """
 
     path: str
@@ -36,6 +56,10 @@ class SlideInfo:
     vendor: str
     reader: str
     fingerprint: str
+    series: int = 0
+    parts: tuple[Part, ...] = ()
+    notes: tuple[str, ...] = ()
+    problem: str = ""
 
 
 class Slide(Protocol):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 FULL_BYTES = 64 * 2**20
@@ -60,7 +61,14 @@ def _add_folder(digest: "hashlib.blake2b", folder: Path) -> None:
     metadata: list[Path] = []
     others: list[Path] = []
     for name, file in files:
-        digest.update(f"{name} {file.stat().st_size};".encode())
+        try:
+            found = file.stat()
+        except OSError:  # a link that leads nowhere
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
+            digest.update(f"{name} no file;".encode("utf-8", "surrogateescape"))
+            continue
+        digest.update(f"{name} {found.st_size};".encode("utf-8", "surrogateescape"))
         (metadata if file.suffix in {".json", ".ini"} or file.name.startswith(".z") else others).append(file)
     step = max(1, -(-len(others) // _FOLDER_FILES))
     for file in [*metadata, *others[::step]]:

@@ -9,7 +9,8 @@ system clears every page of it.
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from threading import Event, Lock
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ import numpy as np
 
 from wsistain.errors import SlideError
 from wsistain.slide.base import RGB, SlideInfo
+from wsistain.slide.proof import show_the_same
 
 DEFAULT_CACHE_BYTES = 32 * 2**20
 """Decoded tiles kept per slide: about 680 tiles of 256 px, more than two rows of a 60,000 px wide slide."""
@@ -186,7 +188,8 @@ class GridSlide(ABC):
         """`reuse_memory`: children decode into the memory they are given, tiles of the size of level 0's."""
         self.info = info
         self._grids = grids
-        self._cache = TileCache(cache_bytes, (grids[0].tile_h, grids[0].tile_w) if reuse_memory else None)
+        self._cache_options = (cache_bytes, (grids[0].tile_h, grids[0].tile_w) if reuse_memory else None)
+        self._cache = TileCache(*self._cache_options)
         self._unreadable: set[tuple[int, ...]] = set()
         self._unreadable_lock = Lock()
 
@@ -245,6 +248,26 @@ class GridSlide(ABC):
                 except errors:
                     self._count_unreadable(level, y + top, x + left)
         return pixels if n_read else None
+
+    def _proved_levels(self) -> list[int]:
+        """Level 0 and those that show the same picture, each proved on the next finer one; the cache is empty after it.
+
+        A level on which nothing can be read is kept: its tiles count as unreadable where they are needed.
+        """
+        kept = [0]
+        for level in range(1, len(self._grids)):
+            fine = kept[-1]
+            same = show_the_same(
+                partial(self.read_level, fine),
+                (self._grids[fine].height, self._grids[fine].width),
+                partial(self.read_level, level),
+                (self._grids[level].height, self._grids[level].width),
+            )
+            if same or self._unreadable:
+                kept.append(level)
+            self._unreadable.clear()
+        self._cache = TileCache(*self._cache_options)
+        return kept
 
     def _refuse_if_unreadable(self) -> None:
         """SlideError when none of a few tiles spread over level 0 can be decoded."""
@@ -317,6 +340,25 @@ class GridSlide(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def without_levels(info: SlideInfo, kept: Sequence[int]) -> SlideInfo:
+    """The facts about a slide of which only the levels `kept` show the same picture."""
+    if len(kept) == len(info.level_sizes):
+        return info
+    gone = {size for level, size in enumerate(info.level_sizes) if level not in kept}
+    parts = tuple(
+        replace(part, used=False, what=f"called {part.what}, but shows another picture")
+        if part.used and part.size in gone and not part.what.startswith("level 0")
+        else part
+        for part in info.parts
+    )
+    return replace(
+        info,
+        level_sizes=tuple(info.level_sizes[k] for k in kept),
+        downsamples=tuple(info.downsamples[k] for k in kept),
+        parts=parts,
+    )
 
 
 def _paste(out: RGB, corner: tuple[int, int], grid: Grid, key: TileKey, tile: RGB | None) -> None:

@@ -4,6 +4,8 @@ Windows are cut from chunks of whole native tiles at fixed places, so a pixel ha
 it, also at levels whose downsample is not a whole number.
 """
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 
@@ -11,48 +13,67 @@ import numpy as np
 import openslide
 
 from wsistain.errors import SlideError
-from wsistain.slide.base import RGB, SlideInfo
+from wsistain.slide.base import RGB, Part, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
 from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window
-from wsistain.slide.mpp import Found, choose_mpp
-from wsistain.slide.pyramid import downsamples
+from wsistain.slide.mpp import Found, Scale, choose_mpp, stated
+from wsistain.slide.pyramid import agrees, downsamples
+from wsistain.slide.tiff_pages import cut_notes, no_such_series
+from wsistain.slide.tiff_structure import is_tiff, opened_tiff
 
 _CHUNK_PX = 512
 """Chunks are whole native tiles up to about this edge: wide enough that OpenSlide's cost per call vanishes."""
+
+_SLACK = 0.05
+"""How far the aspect of a level may be off: some formats pad their levels to whole tiles."""
 
 
 class ViaOpenSlide(GridSlide):
     """A slide read by OpenSlide, scanned bounds applied; see `Slide` for what it does."""
 
-    def __init__(self, path: Path, *, mpp: float | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        """Open `path`; `mpp` as in `open_slide`. SlideError when OpenSlide cannot read it or it has no usable mpp."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        mpp: float | None = None,
+        series: int | None = None,
+        needs_mpp: bool = True,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        """Open `path`; options as in `open_slide`. SlideError when OpenSlide cannot read it or it has no usable mpp."""
+        if series:
+            raise no_such_series(str(path), series, 1)
         self._path = path
         self._handle = _open(path)
         self._repair = Lock()
         properties = self._handle.properties
         vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-        reader = _mpp(properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y))
-        from_tags = vendor == "generic-tiff"  # OpenSlide takes these from the resolution tags alone
         try:
-            chosen, source = choose_mpp(str(path), mpp, None if from_tags else reader, reader if from_tags else None)
+            scale = _scale(str(path), mpp, properties, vendor, needs_mpp)
         except SlideError:
             self._handle.close()
             raise
         y, x, sizes = _bounds(self._handle)
         self._origin = (y, x)
-        self._native = [_native_tile(self._handle, level) for level in range(len(sizes))]
+        self._numbers = [k for k in range(len(sizes)) if k == 0 or _is_level(sizes, k)]  # ours to OpenSlide's
+        sizes = tuple(sizes[k] for k in self._numbers)
+        self._native = [_native_tile(self._handle, level) for level in self._numbers]
         grids = tuple(self._grid(level, size) for level, size in enumerate(sizes))
+        own = tuple(self._handle.level_downsamples[k] for k in self._numbers)
         info = SlideInfo(
             path=str(path),
             size_l0=sizes[0],
-            mpp=chosen,
-            mpp_source=source,
+            mpp=scale.mpp,
+            mpp_source=scale.source,
             level_sizes=sizes,
-            downsamples=downsamples(sizes) if (y, x) == (0, 0) else self._handle.level_downsamples,
+            downsamples=downsamples(sizes) if (y, x) == (0, 0) else own,
             tile_px=self._native[0] or (0, 0),
             vendor=vendor,
             reader="openslide",
             fingerprint=fingerprint(path),
+            parts=_parts(self._handle, self._numbers),
+            notes=(*_cut(path), *_focal_planes(properties), *scale.notes),
+            problem=scale.problem,
         )
         super().__init__(info, grids, cache_bytes)
         self._refuse_if_unreadable()
@@ -76,6 +97,7 @@ class ViaOpenSlide(GridSlide):
 
     def _read(self, handle: openslide.OpenSlide, window: Window) -> RGB:
         level, y, x, height, width = window
+        level = self._numbers[level]
         downsample = handle.level_downsamples[level]
         location = (self._origin[1] + round(x * downsample), self._origin[0] + round(y * downsample))
         return rgb_on_white(np.asarray(handle.read_region(location, level, (width, height))))
@@ -122,11 +144,81 @@ def _open(path: Path) -> openslide.OpenSlide:
         raise SlideError(f"{path} cannot be opened as a slide ({error}); copy or export it again") from None
 
 
+def _scale(name: str, mpp: float | None, properties: Mapping[str, str], vendor: str, needed: bool) -> Scale:
+    """The um per px from what OpenSlide and the properties of the format say."""
+    reader = _mpp(properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    from_tags = vendor == "generic-tiff"  # OpenSlide takes these from the resolution tags alone
+    others = [("its DICOM attributes", found) for found in _dicom_mpp(properties)] if vendor == "dicom" else []
+    if reader is None and others:
+        reader = others.pop(0)[1]
+    best, tags = (None, reader) if from_tags else (reader, None)
+    return choose_mpp(name, mpp, best, tags, others=tuple(others), needed=needed)
+
+
 def _mpp(x: str | None, y: str | None) -> Found | None:
     try:
-        return None if x is None or y is None else (float(y), float(x))
+        return None if x is None or y is None else stated(float(y), float(x))
     except ValueError:
         return None
+
+
+_SPACING = re.compile(r"dicom\..*PixelSpacing\[0\]")
+
+
+def _dicom_mpp(properties: Mapping[str, str]) -> list[Found]:
+    """(y, x) um per px of every pixel spacing (mm, row then column) among DICOM attributes, and of the picture's size."""
+    found = [
+        _mpp(properties.get(f"{key[:-3]}[1]"), value)
+        for key, value in sorted(properties.items())
+        if _SPACING.fullmatch(key)
+    ]
+    if any(one is not None for one in found):
+        return [(y * 1e3, x * 1e3) for y, x in (one for one in found if one is not None)]
+    sides = []
+    for size, px in (("Height", "Rows"), ("Width", "Columns")):
+        try:
+            sides.append(
+                float(properties[f"dicom.ImagedVolume{size}"]) / float(properties[f"dicom.TotalPixelMatrix{px}"])
+            )
+        except (KeyError, ValueError, ZeroDivisionError):
+            sides.append(0.0)
+    whole = stated(*sides)
+    return [] if whole is None else [(whole[0] * 1e3, whole[1] * 1e3)]
+
+
+def _is_level(sizes: tuple[tuple[int, int], ...], level: int) -> bool:
+    """Whether a level is a reduced copy of the first by its shape, and not there twice (a focal plane of its own)."""
+    return agrees(sizes[0], sizes[level], slack=_SLACK) and sizes[level] not in sizes[:level]
+
+
+def _parts(handle: openslide.OpenSlide, numbers: list[int]) -> tuple[Part, ...]:
+    parts = []
+    for level, (width, height) in enumerate(handle.level_dimensions):
+        is_used = level in numbers
+        what = f"level {numbers.index(level)}" if is_used else "called a level, but of another shape or there twice"
+        parts.append(Part(what, (height, width), 0 if level == 0 else None, is_used))
+    for name in handle.properties:
+        side = re.fullmatch(r"openslide\.associated\.(.+)\.width", name)
+        if side:
+            high = handle.properties.get(f"openslide.associated.{side.group(1)}.height", "0")
+            parts.append(Part(side.group(1), (int(high), int(handle.properties[name]))))
+    return tuple(parts)
+
+
+def _focal_planes(properties: Mapping[str, str]) -> tuple[str, ...]:
+    n = properties.get("dicom.TotalPixelMatrixFocalPlanes", "1")
+    return () if n == "1" else (f"the slide has {n} focal planes, of which OpenSlide takes one",)
+
+
+def _cut(path: Path) -> tuple[str, ...]:
+    """What is missing of a TIFF beside the pages that OpenSlide needs."""
+    if not is_tiff(path):
+        return ()
+    try:
+        with opened_tiff(path) as tif:
+            return cut_notes(tif, [page.aspage() for page in tif.pages], [])
+    except SlideError:
+        return ()
 
 
 def _native_tile(handle: openslide.OpenSlide, level: int) -> tuple[int, int] | None:

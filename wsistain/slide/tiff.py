@@ -14,8 +14,8 @@ import numpy as np
 from wsistain.errors import SlideError
 from wsistain.slide.base import RGB, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
-from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey
-from wsistain.slide.mpp import choose_mpp
+from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, without_levels
+from wsistain.slide.mpp import Found, choose_mpp
 from wsistain.slide.pyramid import downsamples
 from wsistain.slide.tiff_codec import DECODE_ERRORS, decode_tile
 from wsistain.slide.tiff_structure import TiffLevel, TiffStructure, read_structure
@@ -32,45 +32,64 @@ class TiledTiff(GridSlide):
     """A TIFF-family slide; see `Slide` for what it does. Orientation tags are honoured (OpenSlide ignores them)."""
 
     def __init__(
-        self, path: Path, *, mpp: float | None = None, structure: TiffStructure | None = None,
+        self,
+        path: Path,
+        *,
+        mpp: float | None = None,
+        series: int | None = None,
+        needs_mpp: bool = True,
+        structure: TiffStructure | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
-    ) -> None:  # fmt: skip
-        """Open `path`; `mpp` as in `open_slide`; `structure` when it has been read already.
+    ) -> None:
+        """Open `path`; `mpp`, `series` and `needs_mpp` as in `open_slide`; `structure` when it has been read already.
 
         SlideError when it is damaged, not 8-bit RGB, has no usable mpp, or none of the probed tiles can be decoded.
         """
-        structure = read_structure(path) if structure is None else structure
+        structure = read_structure(path, series) if structure is None else structure
         self._levels = structure.levels
         self._orientation = structure.orientation
-        chosen, source = choose_mpp(
-            str(path), mpp, self._turned(structure.mpp_reader), self._turned(structure.mpp_tags)
-        )
+        stated = [(where, (y, x)) for where, found in structure.stated for y, x in [self._turned(found)]]
+        tags = structure.mpp_tags and self._turned(structure.mpp_tags)
+        best = stated[0][1] if stated else None
+        scale = choose_mpp(str(path), mpp, best, tags, others=tuple(stated[1:]), needed=needs_mpp)
         grids = tuple(self._grid(level) for level in structure.levels)
         sizes = tuple((grid.height, grid.width) for grid in grids)
         info = SlideInfo(
             path=str(path),
             size_l0=sizes[0],
-            mpp=chosen,
-            mpp_source=source,
+            mpp=scale.mpp,
+            mpp_source=scale.source,
             level_sizes=sizes,
             downsamples=downsamples(sizes),
             tile_px=(grids[0].tile_h, grids[0].tile_w),
             vendor=structure.vendor,
             reader="tiff",
             fingerprint=fingerprint(path),
+            series=structure.series,
+            parts=structure.parts,
+            notes=(*structure.notes, *scale.notes),
+            problem=scale.problem,
         )
         super().__init__(info, grids, cache_bytes, reuse_memory=True)
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._close = weakref.finalize(self, os.close, self._fd)
         self._probe()
+        self._keep_proved_levels()
 
     def close(self) -> None:
         """Close the file and forget its tiles."""
         self._close()
         self._cache.clear()
 
-    def _turned(self, found: tuple[float, float] | None) -> tuple[float, float] | None:
-        return found if found is None or self._orientation not in _TRANSPOSED else (found[1], found[0])
+    def _turned(self, found: Found) -> Found:
+        return found if self._orientation not in _TRANSPOSED else (found[1], found[0])
+
+    def _keep_proved_levels(self) -> None:
+        """Leave out levels that show another picture than level 0, as a macro marked as a reduced copy does."""
+        kept = self._proved_levels()
+        self._levels = tuple(self._levels[k] for k in kept)
+        self._grids = tuple(self._grids[k] for k in kept)
+        self.info = without_levels(self.info, kept)
 
     def _grid(self, level: TiffLevel) -> Grid:
         """The tile grid as seen: turned pictures have their cut tiles at the top or left."""

@@ -5,10 +5,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain.slide.base import RGB
-from wsistain.slide.tiff_structure import YCBCR_PHOTOMETRIC, TiffLevel
+from wsistain.slide.tiff_codes import BYTE_CODECS, JP2K_CODECS, Codec, Photometric, Predictor
+from wsistain.slide.tiff_colour import n_bytes, to_rgb, unpacked
+from wsistain.slide.tiff_structure import TiffLevel
 
 DECODE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
 """What codecs raise on damaged tiles (each codec's own error is a RuntimeError)."""
+
+_JP2K_STYLE = b"\xff\x52"
 
 _JCS_GRAY, _JCS_RGB, _JCS_YCBCR = 1, 2, 3  # libjpeg's colour space numbers
 
@@ -21,42 +25,104 @@ def decode_tile(parts: list[bytes], level: TiffLevel, out: RGB | None = None) ->
     """
     if level.planes == 1:
         return _decode_plane(parts[0], level, out)
-    return np.stack([_decode_plane(part, level, None)[..., 0] for part in parts], axis=-1, out=out)
+    tile = np.stack([_decode_plane(part, level, None)[..., 0] for part in parts], axis=-1, out=out)
+    if level.chroma is not None:
+        to_rgb(tile, level.chroma)
+    return tile
 
 
 def _decode_plane(data: bytes, level: TiffLevel, out: RGB | None) -> RGB:
     """One stored piece as uint8 (tile_h, tile_w, samples), samples 3 or, for one plane of three, 1."""
     if out is None:
         out = np.empty((level.tile_h, level.tile_w, 3 // level.planes), np.uint8)
-    match level.compression:
-        case 7:
-            _decode_jpeg(data, level, out)
-        case 33003 | 33005 | 34712:
-            tile = imagecodecs.jpeg2k_decode(data, numthreads=1)
-            _fit(tile.reshape(*tile.shape[:2], out.shape[2]), out)
-            if level.compression == 33003 and out.shape[2] == 3:
-                _rgb_from_ycbcr(out)
-        case _:
-            _decode_bytes(data, level.compression, out.reshape(-1))
-            if level.predictor == 2:
-                imagecodecs.delta_decode(out, axis=-2, out=out)
+    compression = level.compression
+    if compression in BYTE_CODECS:
+        _decode_samples(data, level, out)
+    elif compression == Codec.JPEG:
+        _decode_jpeg(data, level, out)
+    elif compression in JP2K_CODECS:
+        tile = imagecodecs.jpeg2k_decode(data, numthreads=1)
+        _fit(tile.reshape(*tile.shape[:2], out.shape[2]), out)
+        if compression == Codec.JP2K_YCBCR and out.shape[2] == 3:
+            _rgb_from_ycbcr(out)
+        elif level.planes == 1 and level.chroma is not None and not _has_colour_transform(data):
+            to_rgb(out, level.chroma)
+    else:
+        _fit(_decode_picture(data, compression, out.shape[2]), out)
     return out
 
 
-def _decode_bytes(data: bytes, compression: int, flat: NDArray[np.uint8]) -> None:
+def _decode_samples(data: bytes, level: TiffLevel, out: RGB) -> None:
+    """Fill `out` from a tile whose samples are kept as they are, and turn YCbCr into RGB."""
+    chroma = level.chroma if level.planes == 1 else None
+    if chroma is None or (chroma.across, chroma.down) == (1, 1):
+        _decode_bytes(data, level, out.reshape(-1))
+        if level.predictor == Predictor.HORIZONTAL:
+            imagecodecs.delta_decode(out, axis=-2, out=out)
+    else:
+        flat = np.empty(n_bytes(chroma, *out.shape[:2]), np.uint8)
+        _decode_bytes(data, level, flat)
+        unpacked(flat, chroma, out)
+    if chroma is not None:
+        to_rgb(out, chroma)
+
+
+def _decode_bytes(data: bytes, level: TiffLevel, flat: NDArray[np.uint8]) -> None:
     """Fill `flat` from lossless tile bytes; ValueError when they hold less."""
-    match compression:
-        case 8 | 32946:
+    match level.compression:
+        case Codec.DEFLATE | Codec.DEFLATE_OLD:
             n = len(imagecodecs.zlib_decode(data, out=flat.data))
-        case 5:
+        case Codec.LZW:
             n = len(imagecodecs.lzw_decode(data, out=flat.data))
-        case 50000:
+        case Codec.ZSTD | Codec.ZSTD_OLD:
             n = len(imagecodecs.zstd_decode(data, out=flat.data))
+        case Codec.PACKBITS:
+            n = _filled(imagecodecs.packbits_decode(data), flat)
+        case Codec.LZMA:
+            n = _filled(imagecodecs.lzma_decode(data, out=flat.size), flat)
+        case Codec.LERC:
+            n = _filled(_lerc_samples(data, level.packing), flat)
         case _:
-            n = min(len(data), flat.size)
-            flat[:n] = np.frombuffer(data, np.uint8, n)
+            n = _filled(data, flat)
     if n < flat.size:
         raise ValueError(f"the tile holds {n} of {flat.size} bytes")
+
+
+def _filled(data: bytes | bytearray, flat: NDArray[np.uint8]) -> int:
+    """Copy bytes to `flat` as far as both reach; how many."""
+    n = min(len(data), flat.size)
+    flat[:n] = np.frombuffer(data, np.uint8, n)
+    return n
+
+
+def _lerc_samples(data: bytes, packing: int) -> bytes:
+    if packing == Codec.DEFLATE:
+        data = bytes(imagecodecs.zlib_decode(data))
+    elif packing == Codec.ZSTD:
+        data = bytes(imagecodecs.zstd_decode(data))
+    tile = imagecodecs.lerc_decode(data)
+    if tile.dtype != np.uint8:
+        raise ValueError(f"the tile holds {tile.dtype}")
+    return bytes(tile.tobytes())
+
+
+def _decode_picture(data: bytes, compression: int, samples: int) -> NDArray[np.uint8]:
+    """A tile of a codec that knows colour itself: uint8 (h, w, samples); ValueError when it holds another picture."""
+    if compression in (Codec.WEBP, Codec.WEBP_OLD):
+        tile = imagecodecs.webp_decode(data)
+    else:
+        tile = imagecodecs.jpegxl_decode(data, numthreads=1)
+    if tile.ndim == 2:
+        tile = tile[..., None]
+    if tile.dtype != np.uint8 or tile.ndim != 3 or tile.shape[2] not in (samples, samples + 1):
+        raise ValueError(f"the tile holds {tile.shape} of {tile.dtype}")
+    return tile[..., :samples]
+
+
+def _has_colour_transform(data: bytes) -> bool:
+    """Whether a JPEG 2000 codestream turns its samples into RGB by itself (the COD marker says so)."""
+    at = data.find(_JP2K_STYLE)
+    return at >= 0 and len(data) > at + 8 and data[at + 8] == 1
 
 
 def _decode_jpeg(data: bytes, level: TiffLevel, out: RGB) -> None:
@@ -66,7 +132,7 @@ def _decode_jpeg(data: bytes, level: TiffLevel, out: RGB) -> None:
     if out.shape[2] == 1:
         space, to, flat = _JCS_GRAY, _JCS_GRAY, out[..., 0]
     else:
-        space, to, flat = _JCS_YCBCR if level.photometric == YCBCR_PHOTOMETRIC else _JCS_RGB, _JCS_RGB, out
+        space, to, flat = _JCS_YCBCR if level.photometric == Photometric.YCBCR else _JCS_RGB, _JCS_RGB, out
     try:
         imagecodecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace=to, out=flat)
     except ValueError:  # a frame of another size

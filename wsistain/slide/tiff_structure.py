@@ -1,11 +1,12 @@
 """Where the tiles of a TIFF-family slide lie in the file: levels, offsets, codec and mpp; no pixel is read here.
 
-tifffile parses the file; this module picks the pages that form the pyramid and refuses what is not 8-bit RGB.
+tifffile parses the file, `tiff_pages` and `tiff_ome` pick the pages that form the pyramid.
 """
 
 import logging
-import re
 import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,7 +16,13 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsistain.errors import SlideError
+from wsistain.slide.base import Part
 from wsistain.slide.mpp import Found
+from wsistain.slide.tiff_codes import BYTE_CODECS, LERC_PACKING, LERC_PARAMETERS, Codec, Photometric, Planar, Predictor
+from wsistain.slide.tiff_colour import Chroma, chroma_of, subsampling
+from wsistain.slide.tiff_ome import choose_ome_pages
+from wsistain.slide.tiff_pages import Choice, UnsupportedTiffError, choose_pages
+from wsistain.slide.tiff_scale import resolution_tags
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # we say it in one sentence; no second voice on stderr
 
@@ -28,21 +35,8 @@ PARSE_ERRORS = (
 )  # fmt: skip
 """What tifffile raises on damaged files."""
 
-_NONE, _LZW, _JPEG, _DEFLATE, _JP2K_YCBCR, _DEFLATE_OLD, _JP2K_RGB, _JP2K, _ZSTD = (
-    1, 5, 7, 8, 33003, 32946, 33005, 34712, 50000,
-)  # fmt: skip
-COMPRESSIONS = frozenset({_NONE, _LZW, _JPEG, _DEFLATE, _JP2K_YCBCR, _DEFLATE_OLD, _JP2K_RGB, _JP2K, _ZSTD})
-"""TIFF compression codes that the tile decoder knows."""
-
-RGB_PHOTOMETRIC, YCBCR_PHOTOMETRIC = 2, 6
-_UM_PER_UNIT = {2: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}  # ResolutionUnit: inch, cm; beyond the standard mm, um
-_UM_PER_OME_UNIT = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "μm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
-_APERIO_MPP = re.compile(r"\|\s*MPP\s*=\s*([0-9]+(?:[.,][0-9]+)?)")
-_APERIO_SHAPE_TOLERANCE = 0.05
-
-
-class UnsupportedTiffError(SlideError):
-    """A sound TIFF that this reader does not decode; another reader may."""
+CONVERT = "vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg --Q 90"
+"""What messages advise for TIFFs that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,8 @@ class TiffLevel:
     """One level: its size, its tile grid and where each tile's bytes are.
 
     `offsets` and `counts` are int64 (planes, rows * cols), row-major; count 0 is a tile that was never written.
-    `planes` is 1 for interleaved RGB and 3 for one plane a channel.
+    `planes` is 1 for interleaved RGB and 3 for one plane a channel. `chroma` says how samples stored as YCbCr become
+    RGB, None where they are RGB or the codec sees to it. `packing` is the codec within LERC tiles.
     """
 
     height: int
@@ -62,24 +57,38 @@ class TiffLevel:
     photometric: int
     predictor: int
     jpeg_tables: bytes | None
+    chroma: Chroma | None
+    packing: int
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class TiffStructure:
-    """The pyramid of a TIFF-family slide as stored (before its Orientation tag), finest level first."""
+    """The pyramid of a TIFF-family slide as stored (before its Orientation tag), finest level first.
+
+    stated   : (where, (y, x) um per px) of every statement of the file but its resolution tags, best first.
+    is_first : whether level 0 is the file's first page, which other programs take.
+    """
 
     levels: tuple[TiffLevel, ...]
     vendor: str
     orientation: int
-    mpp_reader: Found | None
+    stated: tuple[tuple[str, Found], ...]
     mpp_tags: Found | None
+    series: int
+    is_first: bool
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...]
 
     @property
     def has_missing_tiles(self) -> bool:
         """Whether some tiles were never written."""
         return any(bool((level.counts == 0).any()) for level in self.levels)
+
+
+class StripsError(UnsupportedTiffError):
+    """A TIFF whose slide is a picture in strips."""
 
 
 def is_tiff(path: Path) -> bool:
@@ -89,15 +98,22 @@ def is_tiff(path: Path) -> bool:
     return head[:4] in MAGIC and head[128:] != b"DICM"
 
 
-def read_structure(path: Path) -> TiffStructure:
-    """The pyramid in a TIFF file.
+def read_structure(path: Path, series: int | None = None) -> TiffStructure:
+    """The pyramid in a TIFF file: of its finest brightfield picture, or of the one with the number `series`.
 
     SlideError for a file that is damaged, truncated or not 8-bit RGB; its child UnsupportedTiffError for a sound
     file (strips, other codecs, several files) that another reader may be able to open.
     """
+    with opened_tiff(path) as tif:
+        return _structure(tif, path, series)
+
+
+@contextmanager
+def opened_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
+    """A TIFF file for reading; whatever tifffile raises on a damaged one becomes a SlideError."""
     try:
         with tifffile.TiffFile(path) as tif:
-            return _structure(tif, path)
+            yield tif
     except PARSE_ERRORS as error:
         said = str(error).strip().splitlines() if isinstance(error, tifffile.TiffFileError | OSError) else []
         reason = said[0] if said else "its page directory makes no sense"
@@ -106,41 +122,23 @@ def read_structure(path: Path) -> TiffStructure:
         raise SlideError(f"{path} is an OME-TIFF whose OME-XML cannot be read ({error}); export it again") from None
 
 
-def resolution_tags(page: tifffile.TiffPage) -> Found | None:
-    """(y, x) um per px from XResolution, YResolution and ResolutionUnit, or ImageJ's unit; None where not stated."""
-    try:
-        x, y = (_ratio(page.tags[name].value) for name in ("XResolution", "YResolution"))
-        unit = int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else 2
-    except (KeyError, TypeError, ValueError):
-        return None
-    if x <= 0 or y <= 0:
-        return None
-    um = _UM_PER_UNIT.get(unit)
-    if um is None:
-        match = re.search(r"^unit=(micron|um|µm|\\u00B5m)\s*$", str(page.description), re.MULTILINE)
-        um = 1.0 if match and str(page.description).startswith("ImageJ=") else None
-    return None if um is None else (um / y, um / x)
-
-
-def _ratio(value: tuple[int, int]) -> float:
-    return value[0] / value[1] if value[1] else 0.0
-
-
-def _structure(tif: tifffile.TiffFile, path: Path) -> TiffStructure:
+def choose(tif: tifffile.TiffFile, name: str, series: int | None) -> Choice:
+    """The pages of the slide in an open TIFF, which `name` stands for in messages; SlideError when it is not RGB."""
     if len(tif.pages) == 0:
-        raise SlideError(f"{path} is a truncated TIFF (its page directory lies past the end); copy or export it again")
-    first = tif.pages.first
-    description = str(first.description)
-    aperio = description.startswith("Aperio")
-    if tif.is_ome:
-        groups, mpp_reader, first = _ome_pages(tif, path)
-    else:
-        groups = [[page] for page in (_aperio_pages(tif) if aperio else _generic_pages(tif))]
-        mpp_reader = _aperio_mpp(description) if aperio else None
-    _refuse_other_pixels(first, groups[0] if groups else [first], path)
-    if not groups:
-        raise UnsupportedTiffError(f"{path} stores its picture in strips, not in tiles")
-    levels = tuple(_level(group, path) for group in groups)
+        raise SlideError(f"{name} is a truncated TIFF (its page directory lies past the end); copy or export it again")
+    return choose_ome_pages(tif, name, series) if tif.is_ome else choose_pages(tif, name, series)
+
+
+def _structure(tif: tifffile.TiffFile, path: Path, series: int | None) -> TiffStructure:
+    choice = choose(tif, str(path), series)
+    first = choice.first
+    if not choice.is_tiled:
+        raise StripsError(f"{path} stores its picture in strips, not in tiles")
+    try:
+        levels = tuple(_level(group, path) for group in choice.groups)
+    except UnsupportedTiffError as error:
+        error.is_first = choice.is_first
+        raise
     size = path.stat().st_size
     for number, level in enumerate(levels):
         stored = level.counts > 0
@@ -151,134 +149,22 @@ def _structure(tif: tifffile.TiffFile, path: Path) -> TiffStructure:
     orientation = int(first.tags["Orientation"].value) if "Orientation" in first.tags else 1
     return TiffStructure(
         levels=levels,
-        vendor="aperio" if aperio else "ome-tiff" if tif.is_ome else "generic-tiff",
+        vendor=choice.vendor,
         orientation=orientation if 1 <= orientation <= 8 else 1,
-        mpp_reader=mpp_reader,
+        stated=choice.stated,
         mpp_tags=resolution_tags(first),
+        series=choice.series,
+        is_first=choice.is_first,
+        parts=choice.parts,
+        notes=choice.notes,
     )
 
 
-def _aperio_pages(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The tiled pages of an SVS are its levels; label, macro and thumbnail are in strips."""
-    pages = [page.aspage() for page in tif.pages]
-    tiled = [page for page in pages if page.is_tiled]
-    if not tiled:
-        return []
-    aspect = tiled[0].imagelength / tiled[0].imagewidth
-    near = [p for p in tiled if abs(p.imagelength / p.imagewidth / aspect - 1) <= _APERIO_SHAPE_TOLERANCE]
-    return sorted(near, key=lambda page: -page.imagewidth)
-
-
-def _generic_pages(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The first page, and tiled pages or sub-IFDs that say that they are reduced copies (as OpenSlide picks them)."""
-    first = tif.pages.first
-    if not first.is_tiled:
-        return []
-    others = [page.aspage() for page in tif.pages][1:]
-    if first.subifds:
-        others += [page.aspage() for page in first.pages or ()]
-    reduced = [page for page in others if page.is_tiled and page.subfiletype & 1 and page.imagewidth < first.imagewidth]
-    return [first, *sorted(reduced, key=lambda page: -page.imagewidth)]
-
-
-def _ome_pages(
-    tif: tifffile.TiffFile, path: Path
-) -> tuple[list[list[tifffile.TiffPage]], Found | None, tifffile.TiffPage]:
-    """The page or three planes of each level of the largest picture, its mpp, and its first page."""
-    number, series = max(enumerate(tif.series), key=lambda s: s[1].keyframe.imagelength * s[1].keyframe.imagewidth)
-    first = series.keyframe
-    if any(page is None or page.parent is not tif for page in series.pages):
-        raise UnsupportedTiffError(
-            f"{path} is one of several files of an OME-TIFF or lacks planes; export it as one file"
-        )
-    if len(series.pages) not in (1, 3) or (len(series.pages) == 3 and first.samplesperpixel != 1):
-        raise SlideError(
-            f"{path} is an OME-TIFF of {len(series.pages)} planes ({series.axes}), not one RGB picture; "
-            "wsistain stains brightfield RGB slides"
-        )
-    root = ElementTree.fromstring(tif.ome_metadata or "")
-    images = [element for element in root if element.tag.rpartition("}")[2] == "Image"]
-    image = images[number] if number < len(images) else None
-    if len(series.pages) == 3:
-        _refuse_other_channels(image, path)
-    groups = [[page.aspage() for page in level.pages if page is not None] for level in series.levels]
-    return [group for group in groups if group[0].is_tiled], _ome_mpp(image), first
-
-
-def _children(element: ElementTree.Element | None, name: str) -> list[ElementTree.Element]:
-    return [] if element is None else [child for child in element.iter() if child.tag.rpartition("}")[2] == name]
-
-
-def _refuse_other_channels(image: ElementTree.Element | None, path: Path) -> None:
-    """Three planes are R, G, B when named or coloured so, or when they carry neither name nor colour."""
-    channels = _children(image, "Channel")
-    names = [channel.get("Name", "").strip().lower() for channel in channels]
-    colours = [int(channel.get("Color", "0")) & 0xFFFFFFFF for channel in channels]
-    by_name = all(
-        name in words for name, words in zip(names, (("r", "red"), ("g", "green"), ("b", "blue")), strict=False)
-    )
-    by_colour = [colour >> 8 for colour in colours] == [0xFF0000, 0x00FF00, 0x0000FF]
-    plain = not any(names) and all("Color" not in channel.attrib for channel in channels)
-    if not (by_colour or plain or (len(names) == 3 and by_name)):
-        raise SlideError(
-            f"{path} has the channels {', '.join(name or '?' for name in names)}, not red, green and blue; "
-            "wsistain stains brightfield RGB slides"
-        )
-
-
-def _ome_mpp(image: ElementTree.Element | None) -> Found | None:
-    for pixels in _children(image, "Pixels"):
-        try:
-            x, y = float(pixels.attrib["PhysicalSizeX"]), float(pixels.attrib["PhysicalSizeY"])
-            return (
-                y * _UM_PER_OME_UNIT[pixels.get("PhysicalSizeYUnit", "µm")],
-                x * _UM_PER_OME_UNIT[pixels.get("PhysicalSizeXUnit", "µm")],
-            )
-        except (KeyError, ValueError):
-            return None
-    return None
-
-
-def _aperio_mpp(description: str) -> Found | None:
-    match = _APERIO_MPP.search(description)
-    if match is None:
-        return None
-    mpp = float(match.group(1).replace(",", "."))
-    return mpp, mpp
-
-
-def _refuse_other_pixels(first: tifffile.TiffPage, planes: list[tifffile.TiffPage], path: Path) -> None:
-    if min(first.imagelength, first.imagewidth) < 1:
-        raise SlideError(f"{path} is a damaged TIFF (a picture of {first.imagewidth} x {first.imagelength} px)")
-    if first.dtype is None or first.dtype != np.uint8 or first.bitspersample != 8:
-        kind = first.dtype if first.dtype is not None else f"{first.bitspersample}-bit"
-        raise SlideError(f"{path} has {kind} pixels; wanted 8-bit RGB (uint8); convert it to 8-bit RGB")
-    channels = first.samplesperpixel * len(planes)
-    photometric = int(first.photometric)
-    colour = photometric in (RGB_PHOTOMETRIC, YCBCR_PHOTOMETRIC) or len(planes) == 3
-    if channels == 4 and colour:
-        raise UnsupportedTiffError(f"{path} has an alpha channel beside RGB; convert it to RGB")
-    if channels != 3 or not colour:
-        name = getattr(first.photometric, "name", photometric)
-        raise SlideError(
-            f"{path} has {channels} channel{'s' if channels > 1 else ''} ({name}), not RGB; "
-            "wsistain stains brightfield RGB slides"
-        )
-
-
-def _level(group: list[tifffile.TiffPage], path: Path) -> TiffLevel:
+def _level(group: Sequence[tifffile.TiffPage], path: Path) -> TiffLevel:
     page = group[0]
-    compression = int(page.compression)
-    if compression not in COMPRESSIONS:
-        raise UnsupportedTiffError(
-            f"{path} is compressed in a way that cannot be read (TIFF compression {compression})"
-        )
-    if page.fillorder != 1 or page.imagedepth != 1 or page.tiledepth != 1:
-        raise UnsupportedTiffError(f"{path} has an unusual TIFF layout (fill order or depth)")
-    if int(page.predictor) not in (1, 2):
-        raise UnsupportedTiffError(f"{path} uses TIFF predictor {int(page.predictor)}")
-    separate = len(group) == 1 and int(page.planarconfig) == 2
+    separate = len(group) == 1 and int(page.planarconfig) == Planar.SEPARATE
     planes = 3 if separate or len(group) == 3 else 1
+    _refuse_other_layout(page, planes, path)
     rows, cols = -(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)
     offsets = np.array([p.dataoffsets for p in group], np.int64).reshape(-1)
     counts = np.array([p.databytecounts for p in group], np.int64).reshape(-1)
@@ -292,10 +178,48 @@ def _level(group: list[tifffile.TiffPage], path: Path) -> TiffLevel:
         tile_h=page.tilelength,
         tile_w=page.tilewidth,
         planes=planes,
-        compression=compression,
+        compression=int(page.compression),
         photometric=int(page.photometric),
         predictor=int(page.predictor),
         jpeg_tables=page.jpegtables,
+        chroma=chroma_of(page, planes),
+        packing=_packing(page, path),
         offsets=offsets.reshape(planes, rows * cols),
         counts=counts.reshape(planes, rows * cols),
     )
+
+
+def _refuse_other_layout(page: tifffile.TiffPage, planes: int, path: Path) -> None:
+    """UnsupportedTiffError for tiles that are not decoded here."""
+    compression, convert = int(page.compression), f"convert it with: {CONVERT}"
+    if compression not in frozenset(Codec):
+        name = getattr(page.compression, "name", "unknown")
+        raise UnsupportedTiffError(
+            f"{path} is compressed in a way that cannot be read (TIFF compression {compression}, {name}); {convert}"
+        )
+    if page.fillorder != 1 or page.imagedepth != 1 or page.tiledepth != 1:
+        raise UnsupportedTiffError(f"{path} has an unusual TIFF layout (fill order or depth); {convert}")
+    if int(page.predictor) not in frozenset(Predictor):
+        raise UnsupportedTiffError(f"{path} uses TIFF predictor {int(page.predictor)}; {convert}")
+    if int(page.photometric) != Photometric.YCBCR:
+        return
+    is_subsampled = subsampling(page) != (1, 1)
+    if compression in (Codec.WEBP, Codec.WEBP_OLD, Codec.JPEGXL, Codec.JPEGXL_DNG):
+        raise UnsupportedTiffError(
+            f"{path} calls its {Codec(compression).name} tiles YCbCr, which they cannot be; {convert}"
+        )
+    if is_subsampled and (planes == 3 or (compression in BYTE_CODECS and int(page.predictor) != Predictor.NONE)):
+        raise UnsupportedTiffError(f"{path} stores subsampled YCbCr in separate planes or with a predictor; {convert}")
+
+
+def _packing(page: tifffile.TiffPage, path: Path) -> int:
+    """The codec within LERC tiles."""
+    if int(page.compression) != Codec.LERC or LERC_PARAMETERS not in page.tags:
+        return Codec.NONE
+    value = page.tags[LERC_PARAMETERS].value
+    packing = int(value[1]) if isinstance(value, tuple | list) and len(value) > 1 else 0
+    if packing not in LERC_PACKING:
+        raise UnsupportedTiffError(
+            f"{path} packs its LERC tiles in an unknown way ({packing}); convert it with: {CONVERT}"
+        )
+    return LERC_PACKING[packing]

@@ -2,6 +2,8 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import fsspec
 import numpy as np
@@ -12,11 +14,14 @@ from fsspec.implementations.local import LocalFileSystem
 from wsistain.errors import SlideError
 from wsistain.slide.base import RGB, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
-from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window
-from wsistain.slide.mpp import Found, choose_mpp
+from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window, without_levels
+from wsistain.slide.mpp import choose_mpp
 from wsistain.slide.pyramid import downsamples
 from wsistain.slide.tiff_codec import DECODE_ERRORS
-from wsistain.slide.tiff_structure import PARSE_ERRORS
+from wsistain.slide.tiff_codes import Codec, Photometric
+from wsistain.slide.tiff_pages import Choice
+from wsistain.slide.tiff_scale import resolution_tags
+from wsistain.slide.tiff_structure import PARSE_ERRORS, choose
 
 _CHUNK_PX = 1024
 _EDGE_BYTES = 2**20
@@ -26,23 +31,28 @@ _READ_ERRORS = (*DECODE_ERRORS, OSError)
 class ViaTiffSlide(GridSlide):
     """A slide read by TiffSlide; see `Slide` for what it does."""
 
-    def __init__(self, url: object, *, mpp: float | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        """Open a path or URL; `mpp` as in `open_slide`. SlideError when it cannot be read, is not RGB or has no mpp."""
+    def __init__(
+        self,
+        url: object,
+        *,
+        mpp: float | None = None,
+        series: int | None = None,
+        needs_mpp: bool = True,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        """Open a path or URL; options as in `open_slide`. SlideError when it cannot be read, is not RGB or has no mpp."""
         name = str(url)
-        try:
-            self._slide = tiffslide.TiffSlide(name)
-        except ImportError as error:
-            raise SlideError(f"{name} needs a package that is not installed ({error})") from None
-        except (*PARSE_ERRORS, *DECODE_ERRORS) as error:
-            raise _refused(name, error) from None
+        self._slide = _opened(name)
         try:
             properties, digest = dict(self._slide.properties), _fingerprint(name)
-            sizes = tuple((h, w) for w, h in self._slide.level_dimensions)
-            self._refuse_other_pixels(name)
-            plain = properties.get("tiffslide.vendor") is None  # then it asks the resolution tags alone
-            found = _mpp(properties)
-            chosen, source = choose_mpp(name, mpp, None if plain else found, found if plain else None)
-        except (*PARSE_ERRORS, *DECODE_ERRORS) as error:
+            choice = choose(self._slide.ts_tifffile, name, series)
+            self._numbers = self._levels_of(choice, name)
+            sizes = tuple((h, w) for w, h in (self._slide.level_dimensions[k] for k in self._numbers))
+            stated = choice.stated
+            tags = resolution_tags(choice.first)
+            best = stated[0][1] if stated else None
+            scale = choose_mpp(name, mpp, best, tags, others=stated[1:], needed=needs_mpp)
+        except (*PARSE_ERRORS, *DECODE_ERRORS, ElementTree.ParseError) as error:
             self._slide.close()
             raise _refused(name, error) from None
         except SlideError:
@@ -53,37 +63,62 @@ class ViaTiffSlide(GridSlide):
         info = SlideInfo(
             path=name,
             size_l0=sizes[0],
-            mpp=chosen,
-            mpp_source=source,
+            mpp=scale.mpp,
+            mpp_source=scale.source,
             level_sizes=sizes,
             downsamples=downsamples(sizes),
             tile_px=self._native_tile(0),
             vendor=str(properties.get("tiffslide.vendor") or "generic-tiff"),
             reader="tiffslide",
             fingerprint=digest,
+            series=choice.series,
+            parts=choice.parts,
+            notes=(*choice.notes, *scale.notes),
+            problem=scale.problem,
         )
         super().__init__(info, grids, cache_bytes)
         self._refuse_if_unreadable()
+        self._keep_proved_levels()
 
     def close(self) -> None:
         """Close the file and forget its chunks."""
         self._slide.close()
         self._cache.clear()
 
-    def _series(self, level: int) -> tifffile.TiffPageSeries:
+    def _levels_of(self, choice: Choice, name: str) -> list[int]:
+        """TiffSlide's numbers of the levels of the slide, which has to be the picture that TiffSlide takes."""
+        page = choice.first
+        is_raw = int(page.photometric) == Photometric.YCBCR and int(page.compression) != Codec.JPEG
+        if is_raw or int(page.compression) == Codec.JP2K_YCBCR:
+            raise SlideError(
+                f"{name} stores its tiles as YCbCr, which TiffSlide does not turn into RGB; copy it here first"
+            )
+        offsets = {group[0].offset: rank for rank, group in enumerate(choice.groups) if len(group) == 1}
+        found = {
+            offsets[level.keyframe.offset]: k
+            for k, level in enumerate(self._all_levels())
+            if level.keyframe.offset in offsets and len(level.pages) == 1
+        }
+        if 0 not in found:
+            raise SlideError(
+                f"{name} holds a slide that TiffSlide does not see: it takes another page or another layout of it; "
+                "copy the file here and run it without a URL"
+            )
+        return [found[rank] for rank in sorted(found)]
+
+    def _all_levels(self) -> list[tifffile.TiffPageSeries]:
         tif = self._slide.ts_tifffile
-        return tif.series[int(self._slide.properties.get("tiffslide.series-index") or 0)].levels[level]
+        return list(tif.series[int(self._slide.properties.get("tiffslide.series-index") or 0)].levels)
+
+    def _keep_proved_levels(self) -> None:
+        kept = self._proved_levels()
+        self._numbers = [self._numbers[k] for k in kept]
+        self._grids = tuple(self._grids[k] for k in kept)
+        self._missing = [self._missing[k] for k in kept]
+        self.info = without_levels(self.info, kept)
 
     def _page(self, level: int) -> tifffile.TiffPage:
-        return self._series(level).keyframe
-
-    def _refuse_other_pixels(self, name: str) -> None:
-        series = self._series(0)
-        axis = max(series.axes.find("S"), series.axes.find("C"))
-        n = series.shape[axis] if axis >= 0 else 1
-        if n != 3 or series.dtype != np.uint8:
-            channels = f"{n} channel{'s' if n > 1 else ''}"
-            raise SlideError(f"{name} has {channels} of {series.dtype}, not 8-bit RGB; wsistain stains brightfield RGB")
+        return self._all_levels()[self._numbers[level]].keyframe
 
     def _native_tile(self, level: int) -> tuple[int, int]:
         page = self._page(level)
@@ -117,8 +152,9 @@ class ViaTiffSlide(GridSlide):
     def _read(self, window: Window) -> RGB:
         """A window inside a level; raises one of _READ_ERRORS."""
         level, y, x, height, width = window
-        location = (self._location(x, level), self._location(y, level))
-        pixels = self._slide.read_region(location, level, (width, height), as_array=True)
+        number = self._numbers[level]
+        location = (self._location(x, number), self._location(y, number))
+        pixels = self._slide.read_region(location, number, (width, height), as_array=True)
         tile: RGB = np.array(pixels, np.uint8, order="C")
         missing = self._missing[level]
         if missing is not None:
@@ -136,6 +172,38 @@ class ViaTiffSlide(GridSlide):
         return location
 
 
+_SECONDS = 30
+"""How long a server may be silent before the slide is given up."""
+
+_EXTRA = "install what it needs with: pip install 'wsistain[remote]'"
+
+
+def _opened(name: str) -> tiffslide.TiffSlide:
+    try:
+        return tiffslide.TiffSlide(name, storage_options=_storage_options(name))
+    except ImportError as error:
+        raise SlideError(f"{name} needs a package that is not installed ({error}); {_EXTRA}") from None
+    except TimeoutError:
+        raise SlideError(f"{name} does not answer: the server was silent for {_SECONDS} s; try again later") from None
+    except (*PARSE_ERRORS, *DECODE_ERRORS) as error:
+        raise _refused(name, error) from None
+
+
+def _storage_options(name: str) -> dict[str, Any]:
+    """Time limits for the protocols whose clients know such; a stalled server must not hold a run for ever."""
+    protocol = name.partition("://")[0].lower()
+    if protocol in ("http", "https"):
+        import aiohttp
+
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=_SECONDS, sock_read=_SECONDS)
+        return {"client_kwargs": {"timeout": limit}}
+    if protocol in ("s3", "s3a"):
+        return {
+            "config_kwargs": {"connect_timeout": _SECONDS, "read_timeout": _SECONDS, "retries": {"max_attempts": 2}}
+        }
+    return {}
+
+
 def _refused(name: str, error: Exception) -> SlideError:
     reason = str(error).strip().splitlines()
     return SlideError(
@@ -144,17 +212,9 @@ def _refused(name: str, error: Exception) -> SlideError:
     )
 
 
-def _mpp(properties: dict[str, object]) -> Found | None:
-    x, y = properties.get("tiffslide.mpp-x"), properties.get("tiffslide.mpp-y")
-    try:
-        return None if x is None or y is None else (float(str(y)), float(str(x)))
-    except ValueError:
-        return None
-
-
 def _fingerprint(url: str) -> str:
     """As `fingerprint`; of a remote file its size, its checksum as the server tells it, and its first and last MiB."""
-    filesystem, path = fsspec.core.url_to_fs(url)
+    filesystem, path = fsspec.core.url_to_fs(url, **_storage_options(url))
     if isinstance(filesystem, LocalFileSystem):
         return fingerprint(Path(path))
     info = filesystem.info(path)
