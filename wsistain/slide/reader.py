@@ -63,10 +63,10 @@ def open_slide(
     if series is not None and series < 0:
         raise SlideError(f"--series {series} is no number of a picture; wanted 0 or more")
     asked = _Asked(mpp, series, needs_mpp)
-    text = str(path)
+    text = local_place(str(path))
     if "://" in text:
         return _open_url(text, asked, reader)
-    path = Path(path)
+    path = Path(text)
     try:
         if not path.exists():
             raise SlideError(f"{path} does not exist")
