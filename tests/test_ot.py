@@ -25,7 +25,12 @@ def test_balanced_plan_has_the_marginals_asked_for():
 
 def test_a_batch_is_solved_as_its_members_are():
     cost = distances(batch=(3,))
-    for solve in (lambda c: ot.sinkhorn(c, 0.2, tol=0, n_iter=40), lambda c: ot.damped_plan(-c, 1e-3), ot.exact_plan):
+    for solve in (
+        lambda c: ot.sinkhorn(c, 0.2, tol=0, n_iter=40),
+        lambda c: ot.unbalanced_plan(c, 0.2, 1.0),
+        lambda c: ot.damped_plan(-c, 1e-3),
+        ot.exact_plan,
+    ):
         torch.testing.assert_close(solve(cost)[1], solve(cost[1]))
 
 
@@ -68,6 +73,73 @@ def test_unbalanced_plan_is_the_minimum_of_its_objective():
     assert gradient.abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("reg_m", [1e-3, 1.0, 10.0, 1e4])
+def test_unbalanced_plan_is_the_minimum_after_fifty_rounds_and_pots_too(reg_m):
+    cost = -ot.cosine_similarity_matrix(cloud(0), cloud(1)[:17])
+    a, b = (
+        torch.full((24,), 1 / 24, dtype=torch.float64),
+        torch.full((17,), 2 / 17, dtype=torch.float64),
+    )  # twice the mass
+    plan_ot = ot.unbalanced_plan(cost, 1.0, reg_m, a, b)
+    relaxed = (plan_ot.sum(1) / a).log()[:, None] + (plan_ot.sum(0) / b).log()
+    slope = cost + (plan_ot / (a[:, None] * b)).log() + reg_m * relaxed  # of the objective; 0 at its minimum
+    assert slope.abs().max() < 1e-9 * max(1, reg_m)
+    pot = pytest.importorskip("ot", reason="POT is not installed")
+    if reg_m < 100:  # POT's own rounds take too long beyond
+        theirs = pot.unbalanced.sinkhorn_unbalanced(
+            a.numpy(), b.numpy(), cost.numpy(), 1.0, reg_m, reg_type="kl", numItermax=50_000, stopThr=1e-14
+        )
+        torch.testing.assert_close(plan_ot, torch.from_numpy(theirs), atol=1e-13, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")
+def test_unbalanced_plan_at_usigans_defaults_is_that_of_pots_three_solvers():
+    pot = pytest.importorskip("ot", reason="POT is not installed")
+    cost, even = -ot.cosine_similarity_matrix(cloud(0), cloud(1)), np.full(24, 1 / 24)
+    plan_ot = ot.unbalanced_plan(cost, 1.0, 10.0)
+    given = {"reg_m": 10.0, "reg": 1.0, "c": np.outer(even, even)}
+    scaled = pot.unbalanced.sinkhorn_unbalanced(even, even, cost.numpy(), reg_type="kl", stopThr=1e-14, **given)
+    climbed = pot.unbalanced.mm_unbalanced(
+        even, even, cost.numpy(), div="kl", numItermax=20_000, stopThr=1e-15, **given
+    )
+    descended = pot.unbalanced.lbfgsb_unbalanced(
+        even, even, cost.numpy(), reg_div="kl", regm_div="kl", numItermax=5000, stopThr=1e-16, **given
+    )
+    for theirs, rtol in ((scaled, 1e-9), (climbed, 1e-6), (descended, 1e-2)):
+        torch.testing.assert_close(plan_ot, torch.from_numpy(theirs), atol=1e-12, rtol=rtol)
+
+
+@pytest.mark.parametrize(("reg", "reg_m"), [(1.0, 10.0), (1.0, 1e-3), (0.3, 100.0), (0.02, 0.5)])
+def test_gradient_of_the_unbalanced_plan_equals_that_of_the_unrolled_rounds(reg, reg_m):
+    points = cloud(5, 7, 4)
+    a, b = torch.full((9,), 0.2, dtype=torch.float64), torch.full((7,), 0.1, dtype=torch.float64)
+    aim = torch.rand(9, 7, dtype=torch.float64) / 63
+    found = []
+    for solve in (
+        lambda c: ot.unbalanced_plan(c, reg, reg_m, a, b, n_iter=600),
+        lambda c: ot.sinkhorn_unbalanced(c - reg * (a[:, None] * b).log(), reg, reg_m, a, b, n_iter=9000, tol=1e-14),
+    ):
+        y = points.clone().requires_grad_()
+        plan_ot = solve(torch.cdist(cloud(6, 9, 4), y) / 4)
+        found.append((plan_ot, torch.autograd.grad((plan_ot - aim).square().sum(), y)[0]))
+    torch.testing.assert_close(found[0], found[1], atol=1e-12, rtol=1e-6)
+
+
+def test_unbalanced_transport_leaves_mass_where_it_fits_and_balanced_does_not():
+    centres = torch.nn.functional.normalize(cloud(7, 2, 16), dim=-1)
+    he, ihc = (torch.cat([centres[:1].expand(n, -1), centres[1:].expand(40 - n, -1)]) for n in (30, 10))
+    cost = -ot.cosine_similarity_matrix(he, ihc)
+
+    def crossing(plan_ot):
+        return ((plan_ot[:30, 10:].sum() + plan_ot[30:, :10].sum()) / plan_ot.sum()).item()
+
+    balanced, damped = ot.sinkhorn(cost, 0.1) * 40, ot.damped_plan(-cost / 0.1, 1e-3)
+    assert crossing(balanced) == pytest.approx(0.5, abs=0.01)  # 30 against 10: half must cross
+    assert crossing(damped) == pytest.approx(crossing(balanced), abs=0.01)
+    shares = [crossing(ot.unbalanced_plan(cost, 0.1, reg_m)) for reg_m in (10.0, 1.0, 0.1)]
+    assert 0.49 > shares[0] > shares[1] + 0.1 > shares[2] + 0.2
+
+
 @pytest.mark.parametrize("tau", [1e-4, 1e-3])
 def test_damped_plan_has_row_and_column_sums_of_about_one(tau):
     plan_ot = ot.damped_plan(ot.cosine_similarity_matrix(cloud(0), cloud(1)), tau)
@@ -77,7 +149,12 @@ def test_damped_plan_has_row_and_column_sums_of_about_one(tau):
 
 def test_a_forbidden_pair_gets_no_mass():
     cost = distances().fill_diagonal_(float("inf"))
-    for plan_ot in (ot.sinkhorn(cost, 0.5), ot.sinkhorn_unbalanced(cost, 0.5, 1.0), ot.damped_plan(-cost, 1e-3)):
+    for plan_ot in (
+        ot.sinkhorn(cost, 0.5),
+        ot.sinkhorn_unbalanced(cost, 0.5, 1.0),
+        ot.unbalanced_plan(cost, 0.5, 1.0),
+        ot.damped_plan(-cost, 1e-3),
+    ):
         assert plan_ot.diagonal().abs().max() == 0
         assert torch.isfinite(plan_ot).all()
 
@@ -87,6 +164,7 @@ def test_gradients_reach_the_cost_and_are_finite():
     for solve in (
         lambda c: ot.sinkhorn(c, 0.5),
         lambda c: ot.sinkhorn_unbalanced(c, 0.5, 1.0),
+        lambda c: ot.unbalanced_plan(c, 0.5, 1.0),
         lambda c: ot.damped_plan(-c, 0.001),
     ):
         (gradient,) = torch.autograd.grad(solve(cost).square().sum(), cost)
@@ -122,6 +200,8 @@ def test_a_row_without_mass_projects_to_zero():
         (lambda: ot.sinkhorn(torch.rand(3, 3), 0), "reg is 0"),
         (lambda: ot.sinkhorn(torch.rand(3), 1), "wanted"),
         (lambda: ot.sinkhorn_unbalanced(torch.rand(3, 3), 1, 0), "reg_m is 0"),
+        (lambda: ot.unbalanced_plan(torch.rand(3, 3), 1, 0), "reg_m is 0"),
+        (lambda: ot.unbalanced_plan(torch.rand(3, 3), 1, float("inf")), "reg_m is inf"),
         (lambda: ot.exact_plan(torch.rand(3, 4)), "equally many"),
     ],
 )

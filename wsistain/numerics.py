@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -43,3 +43,10 @@ def in_float32(function: Callable[P, R]) -> Callable[P, R]:
             return function(*(_wide(a) for a in args), **{k: _wide(v) for k, v in kwargs.items()})
 
     return run
+
+
+def check_choice(name: str, value: object, literal: Any) -> None:
+    """ValueError where `value` is none of the members of `literal` (a `typing.Literal`), naming the argument."""
+    choices = get_args(literal)
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is not known; wanted one of {', '.join(map(str, choices))}")

@@ -1,8 +1,8 @@
 """Optimal transport between small batches of points, on any device: entropic, unbalanced, damped and exact.
 
 Letters are POT's: `a`, `b` marginals, `cost` (..., n, m), `reg` the entropic weight, `reg_m` the weight of the
-marginals, `plan_ot` (..., n, m). All solvers are batched over leading axes, run outside autocast in float32 (float64
-stays), and are differentiable by unrolling, except `exact_plan`.
+marginals, `plan_ot` (..., n, m). All solvers are batched over leading axes and run outside autocast in float32 (float64
+stays). Gradients are those of the unrolled rounds, of the optimum itself in `unbalanced_plan`, none in `exact_plan`.
 
 Sources: Cuturi 2013; Chizat et al. 2018 (KL-unbalanced); USIGAN eq. 8-9 and its code (damped update); Peyre and
 Cuturi 2019, ch. 4 and 10.
@@ -94,6 +94,119 @@ def sinkhorn_unbalanced(
         if tol > 0 and (f.detach() - before).abs().max() <= tol:
             break
     return torch.exp(f[..., :, None] + log_k + g[..., None, :])
+
+
+_KERNEL_SPREAD = 80.0  # exp(-80) is still a normal float32
+
+
+def _scalings_by_kernel(
+    log_k: Tensor, log_a: Tensor, log_b: Tensor, power: float, n_iter: int
+) -> tuple[Tensor, Tensor]:
+    """Log scalings of `unbalanced_plan` with matrix products; entries of `log_k` must lie within 80 of each other."""
+    top = log_k.amax(dim=(-2, -1))[..., None]
+    k = (log_k - top[..., None]).exp()
+    k_t = k.transpose(-1, -2)
+
+    def absorbed(log_mass: Tensor, kernel: Tensor) -> Tensor:
+        most = log_mass.amax(dim=-1, keepdim=True)  # where the masses differ, f and -g are large
+        return ((log_mass - most).exp()[..., None, :] @ kernel)[..., 0, :].log() + (top + most)
+
+    f, g = torch.zeros_like(log_a), torch.zeros_like(log_b)
+    for _ in range(n_iter):
+        f = -power * absorbed(g + log_b, k_t)
+        g = -power * absorbed(f + log_a, k)
+        f, g = _centred(f, g, log_a, log_b, power)
+    return f, g
+
+
+def _scalings_by_logs(log_k: Tensor, log_a: Tensor, log_b: Tensor, power: float, n_iter: int) -> tuple[Tensor, Tensor]:
+    """The same in the log domain, several times slower, for any `log_k`."""
+    f, g = torch.zeros_like(log_a), torch.zeros_like(log_b)
+    for _ in range(n_iter):
+        f = -power * torch.logsumexp(log_k + (g + log_b)[..., None, :], dim=-1)
+        g = -power * torch.logsumexp(log_k + (f + log_a)[..., :, None], dim=-2)
+        f, g = _centred(f, g, log_a, log_b, power)
+    return f, g
+
+
+def _centred(f: Tensor, g: Tensor, log_a: Tensor, log_b: Tensor, power: float) -> tuple[Tensor, Tensor]:
+    """f + s, g - s with the s that is best for both marginals: without it, large `reg_m` needs thousands of rounds.
+
+    The plan depends on f + g alone. Source: Sejourne, Vialard and Peyre 2022 (translation-invariant Sinkhorn).
+    """
+    ratio = (1 - power) / power  # reg / reg_m
+    slack_a = torch.logsumexp(log_a - ratio * f, dim=-1, keepdim=True)
+    slack_b = torch.logsumexp(log_b - ratio * g, dim=-1, keepdim=True)
+    shift = (slack_a - slack_b) / (2 * ratio)
+    return f + shift, g - shift
+
+
+class _Unbalanced(torch.autograd.Function):
+    """The plan at the fixed point of the scalings, and the gradient of that point (implicit function theorem).
+
+    Nothing is kept for the gradient but the plan, and it costs one linear system of n unknowns a matrix.
+    """
+
+    @staticmethod
+    def forward(log_k: Tensor, log_a: Tensor, log_b: Tensor, power: float, n_iter: int) -> Tensor:
+        spread = float(log_k.amax() - log_k.amin())
+        solve = _scalings_by_kernel if spread <= _KERNEL_SPREAD else _scalings_by_logs
+        f, g = solve(log_k, log_a, log_b, power, n_iter)
+        return torch.exp((f + log_a)[..., :, None] + log_k + (g + log_b)[..., None, :])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.power = inputs[3]
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (plan_ot,) = ctx.saved_tensors
+        tiny, power = torch.finfo(plan_ot.dtype).tiny, ctx.power
+        by_row = plan_ot / plan_ot.sum(dim=-1, keepdim=True).clamp_min(tiny)  # how f answers to g, over -power
+        by_column = plan_ot / plan_ot.sum(dim=-2, keepdim=True).clamp_min(tiny)  # how g answers to f, over -power
+        through_plan = grad * plan_ot
+        to_f, to_g = through_plan.sum(dim=-1), through_plan.sum(dim=-2)
+        # adjoint: to_f + to_g = what the plan asks of the scalings; each also answers to the other's
+        lhs = -(power**2) * (by_column.double() @ by_row.double().transpose(-1, -2))
+        lhs.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        rhs = to_f.double() - power * (by_column.double() @ to_g.double()[..., :, None])[..., 0]
+        at_f = torch.linalg.solve(lhs, rhs).to(plan_ot.dtype)
+        at_g = to_g - power * (at_f[..., None, :] @ by_row)[..., 0, :]
+        grad_log_k = through_plan - power * (at_f[..., :, None] * by_row + by_column * at_g[..., None, :])
+        return grad_log_k, None, None, None, None
+
+
+@in_float32
+def unbalanced_plan(
+    cost: Tensor, reg: float, reg_m: float, a: Tensor | None = None, b: Tensor | None = None, *, n_iter: int = 50
+) -> Tensor:
+    """The unbalanced plan with entropy relative to the product of its marginals (USIGAN eq. 3-10, POT's "kl").
+
+    argmin <P, cost> + reg * KL(P | a b^T) + reg_m * (KL(P 1 | a) + KL(P^T 1 | b)), reached by
+    f = -reg_m / (reg_m + reg) ln sum_j b_j exp(g_j - cost_ij / reg), g alike, P = a b^T exp(f + g - cost / reg).
+    Eq. 8-9 print the factor as tau in the place of reg_m / (reg_m + reg), which it nears as tau falls.
+
+    cost   : float (..., n, m); an infinite entry forbids that pair.
+    reg_m  : weight of the marginals; large tends to `sinkhorn`, small to a b^T exp(-cost / reg).
+    a, b   : marginals (..., n) and (..., m), of whatever mass; None: uniform, mass 1. They take no gradient.
+    n_iter : rounds, all of them run. 50 reach 1e-12 (relative) where cost / reg spreads over 2, whatever `reg_m`.
+
+    Returns float (..., n, m). The gradient is that of the optimum, not of the rounds.
+    """
+    _check(cost, reg)
+    if not 0 < reg_m < float("inf"):
+        raise ValueError(f"reg_m is {reg_m}, wanted more than 0 and finite (for balanced transport: sinkhorn)")
+    a, b = _marginals(cost, a, b)
+    plan_ot: Tensor = _Unbalanced.apply(  # type: ignore[no-untyped-call]
+        -cost / reg,
+        a.log().expand(cost.shape[:-1]),
+        b.log().expand(*cost.shape[:-2], -1),
+        reg_m / (reg_m + reg),
+        n_iter,
+    )
+    return plan_ot
 
 
 class _Damped(torch.autograd.Function):

@@ -73,6 +73,27 @@ def test_chain_survives_saving_and_loading():
     assert other.p == diffusion.p > 0
 
 
+def test_a_short_run_can_exercise_the_chain():
+    system = build("asp_dgrank", {"images_to_full": 12, "chain_every": 2, "chain_table": 6, "logit_centre": -9.0})
+    seen = []
+    for _ in range(4):
+        logged = system.training_step(batch(), LATE, plain_update)
+        seen.append((round(float(logged["chain_p"]), 3), int(logged["chain"])))
+    assert seen == [(0.0, 2), (0.333, 4), (0.333, 4), (0.667, 6)]  # 2 images a step, changed every other step
+    assert len(system.diffusion.table) == 6
+    assert (system.diffusion.table == 0).sum() == 3
+
+
+def test_octaves_are_the_sum_that_the_paper_cites():
+    from wsistain.losses.gaussian_pyramid import gaussian_pyramid_l1, octave_l1
+
+    for form, loss in {"asp": gaussian_pyramid_l1, "octaves": octave_l1}.items():
+        system = build("asp_dgrank", {"gaussian_pyramid": form})
+        torch.testing.assert_close(system._pyramid(batch().he, batch().ihc), loss(batch().he, batch().ihc))
+    grey = torch.zeros(1, 3, 64, 64)
+    assert octave_l1(grey + 0.3, grey) > 16 * gaussian_pyramid_l1(grey + 0.3, grey)
+
+
 def test_without_pairs_only_unsupervised_terms_are_left_unless_kept():
     logged = build("asp_dgrank").training_step(batch(is_paired=False), LATE, plain_update)
     assert logged["a2sp"] == 0
@@ -88,11 +109,12 @@ def test_without_pairs_only_unsupervised_terms_are_left_unless_kept():
     [
         {"sampling": "uniform"},
         {"diffuse": False},
-        {"attention_layers": "deep"},
+        {"attention_layers": "all"},
         {"replacement": True},
         {"time_conditioning": "channel"},
         {"time_conditioning": "none"},
         {"clean_fraction": 0.0, "sigma": 1.0},
+        {"gaussian_pyramid": "octaves"},
     ],
 )
 def test_every_option_trains(options):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wsistain.errors import ConfigError
+from wsistain.markers import MARKERS
 from wsistain.systems import find_system, system_class
 from wsistain.systems.base import Batch, Progress
 
@@ -23,7 +24,7 @@ def batch(seed=0, *, is_paired=True, n=2):
 
 def build(name, overrides=None, seed=0):
     torch.manual_seed(seed)
-    system = system_class(name)(find_system(name).Config.tiny(overrides or {}), "ER").train()
+    system = system_class(name)(find_system(name).Config.tiny(overrides or {}), MARKERS["ER"]).train()
     with torch.no_grad():  # xavier with gain 0.02 makes tiny nets nearly constant
         for p in (*system.G.parameters(), *system.D.parameters(), *system.head.parameters()):
             if p.dim() > 1:
@@ -143,7 +144,7 @@ def test_presets_build_at_full_size(name, preset):
     assert cfg.weights.gan == 2.0
     assert cfg.weights.nce == type(cfg.weights)().nce
     with torch.device("meta"):
-        system = system_class(name)(cfg, "ER")
+        system = system_class(name)(cfg, MARKERS["ER"])
     n = sum(p.numel() for p in system.generator().parameters())
     assert n == (11_378_179 if name == "cut" else 7_837_699)
 

@@ -1,13 +1,19 @@
 """USIGAN's own terms against the authors' numbers, and its options."""
 
 import functools
+import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from tests.systems.test_contrastive_systems import LATE, batch, build, plain_update
+from wsistain.config import TrainConfig, validate
+from wsistain.errors import ConfigError
+from wsistain.systems.resnet_family import STUCK_STEPS, ChanceWatch
 from wsistain.systems.usigan import Config, transport_consistency, transport_plan
+from wsistain.training.setup import system_options
 
 
 def clouds(vectors):
@@ -61,6 +67,53 @@ def test_paper_cost_sends_mass_to_the_most_similar_patch():
     assert torch.equal(sharp.argmax(-1), order.argsort().expand(2, -1))
 
 
+@pytest.mark.parametrize("reg_m", [10.0, 1e-3])
+def test_plans_of_the_paper_are_pots_unbalanced_ones(reg_m):
+    pot = pytest.importorskip("ot", reason="POT is not installed")
+    he, ihc = points(0).double(), points(1).double()
+    cfg = Config.preset("paper", {"reg_m": reg_m})
+    values = {name: getattr(cfg, name) for name in ("cost", "update", "eps", "tau", "reg_m")}
+    plans = transport_plan(he, ihc, n_iter=cfg.plan_iterations, **values)
+    even = np.full(12, 1 / 12)
+    for q, k, ours in zip(he.numpy(), ihc.numpy(), plans.numpy(), strict=True):
+        cost = -(q @ k.T)
+        theirs = pot.unbalanced.sinkhorn_unbalanced(
+            even, even, cost, cfg.eps, reg_m, reg_type="kl", numItermax=10_000, stopThr=1e-14
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+def test_composition_goes_through_the_middle_marginal_and_differs_from_balanced_transport():
+    he, ihc, fake = (points(s).double() for s in range(3))
+    find = plan(update="paper")
+    to_real, from_real, direct = find(he, ihc), find(ihc, fake), find(he, fake)
+    middle = torch.full((12,), 1 / 12, dtype=torch.float64)
+    expected = (to_real @ torch.diag(1 / middle) @ from_real - direct).abs().mean()
+    torch.testing.assert_close(transport_consistency(he, ihc, fake, find, middle=1 / 12), expected)
+    balanced = plan(update="balanced")(he, ihc) / 12
+    assert float((plan(update="damped")(he, ihc) / 12 / balanced - 1).abs().max()) < 2e-3  # the code's: the same thing
+    assert float((to_real / balanced - 1).abs().max()) > 0.02
+    assert to_real.sum(dim=(1, 2)).numpy() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"update": "sinkhorn"}, "update 'sinkhorn' is not known; wanted one of paper, damped, kl, balanced"),
+        ({"cost": "cosine"}, "cost 'cosine' is not known"),
+    ],
+)
+def test_a_plan_of_an_unknown_kind_is_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        plan(**arguments)(points(0), points(1))
+    with pytest.raises(ConfigError, match=next(iter(arguments))):
+        Config.preset("paper", arguments)
+    with pytest.raises(ValueError, match="matching 'both' is not known"):
+        transport_consistency(points(0), points(1), points(2), plan(), matching="both")
+    with pytest.raises(ValueError, match="composition 'printed' is not known"):
+        transport_consistency(points(0), points(1), points(2), plan(), composition="printed")
+
+
 @pytest.mark.parametrize("update", ["damped", "kl", "balanced"])
 def test_plans_have_rows_of_about_one_and_compose_to_the_direct_one_where_nothing_is_lost(update):
     z = points(2)
@@ -85,7 +138,9 @@ def test_only_the_virtual_patches_take_gradient():
 def test_official_preset_sets_what_the_code_does_and_can_be_overridden():
     official = Config.preset("official", {"composition": "ordered"})
     assert (official.cost, official.composition, official.density_range) == ("easy", "ordered", "raw")
-    assert Config.preset("paper", {}).cost == "paper"
+    assert official.update == "damped"
+    paper = Config.preset("paper", {})
+    assert (paper.cost, paper.update, paper.weights.tcyc) == ("paper", "paper", 1e4)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +149,8 @@ def test_official_preset_sets_what_the_code_does_and_can_be_overridden():
         {"cost": "easy", "composition": "official", "density_range": "raw"},
         {"cost": "hard", "matching": "direct", "update": "balanced"},
         {"update": "kl"},
+        {"update": "damped"},
+        {"alpha": 1.2, "od_floor": 0.0},
         {"n_patches": 100},  # more than the deepest map of a 32 px crop has
     ],
 )
@@ -112,6 +169,56 @@ def test_one_image_a_step_has_no_batch_to_resemble():
     assert float(logged["tcyc"]) > 0
 
 
+def test_one_patch_a_step_is_refused_while_images_of_a_step_are_compared():
+    for left in ({"cc": 0.0}, {"odc": 0.0}, {}):
+        with pytest.raises(ConfigError, match="batch_size 1 leaves usigan's cc and odc nothing to compare"):
+            Config.preset("paper", {"weights": left}).check_batch(1)
+    Config.preset("paper", {"weights": {"cc": 0.0, "odc": 0.0}}).check_batch(1)
+    Config.preset("paper", {"single": True}).check_batch(1)
+    Config.preset("paper", {}).check_batch(2)
+    cfg = validate(TrainConfig, {"system": "usigan", "data": {"root": "nowhere"}, "batch_size": 1}, "test")
+    with pytest.raises(ConfigError, match="batch_size 1"):
+        system_options(cfg, tiny=True)
+
+
+def test_power_and_floor_of_the_density_change_its_term_alone():
+    logged = {}
+    for name, options in {"as published": {}, "power": {"alpha": 1.2}, "floor": {"od_floor": 1.5}}.items():
+        torch.manual_seed(3)
+        logged[name] = build("usigan", options).training_step(batch(), LATE, plain_update)
+    for name in ("power", "floor"):
+        assert logged[name]["odc"] != logged["as published"]["odc"]
+        assert logged[name]["tcyc"] == logged["as published"]["tcyc"]
+
+
+@pytest.mark.parametrize(("value", "speaks"), [(2.772, True), (2.79, True), (2.6, False), (float("nan"), False)])
+def test_contrast_that_stays_at_chance_is_told_with_what_to_set(value, speaks):
+    watch = ChanceWatch("lower options.weights.tcyc")
+    queries = [torch.zeros(1, 16, 8)] * 2
+    for _ in range(STUCK_STEPS - 1):
+        watch.see(torch.tensor(value), queries)
+    assert watch.concern() is None
+    watch.see(torch.tensor(value), queries)
+    assert (watch.concern() is not None) == speaks
+    if speaks:
+        assert re.search(r"nce stays at ln\(16\) = 2.77.*learns nothing.*lower options.weights.tcyc", watch.concern())
+        watch.see(torch.tensor(2.0), queries)  # it has left chance
+        assert watch.concern() is None
+
+
+@pytest.mark.parametrize("name", ["cut", "asp", "usigan", "asp_dgrank"])
+def test_every_contrastive_system_watches_its_contrast(name, monkeypatch):
+    monkeypatch.setattr("wsistain.systems.resnet_family.STUCK_STEPS", 2)
+    system = build(name)
+    for p in system.head.parameters():
+        p.data.zero_()  # all embeddings alike
+        p.requires_grad_(False)
+    for _ in range(2):
+        assert system.concern() is None
+        system.training_step(batch(), LATE, plain_update)
+    assert f"ln(16) = {math.log(16):.2f}" in system.concern()
+
+
 @pytest.mark.parametrize("preset", ["paper", "official"])
 def test_terms_equal_those_of_encoding_every_image_for_every_loss(preset):
     from wsistain.losses.contrastive import patch_nce_layers
@@ -120,7 +227,7 @@ def test_terms_equal_those_of_encoding_every_image_for_every_loss(preset):
     from wsistain.optics.stains import focal_density, to_unit
 
     chosen = Config.preset(preset, {})
-    options = {k: getattr(chosen, k) for k in ("cost", "composition", "density_range")}
+    options = {k: getattr(chosen, k) for k in ("update", "cost", "composition", "density_range")}
     system, images = build("usigan", options).eval(), batch()
     torch.manual_seed(4)
     logged = system.training_step(images, LATE, lambda optimizer, loss: None)
@@ -132,7 +239,11 @@ def test_terms_equal_those_of_encoding_every_image_for_every_loss(preset):
             system.head(system.G.features(x, system.cfg.taps), at) for x in (images.he, images.ihc, fake, idt)
         )
         cycles = [
-            transport_consistency(x, y, z, plan(cost=chosen.cost), composition=chosen.composition)
+            transport_consistency(
+                *(x, y, z, plan(cost=chosen.cost, update=chosen.update)),
+                composition=chosen.composition,
+                middle=1 / 16 if preset == "paper" else 1.0,
+            )
             for x, y, z in zip(he, ihc, made, strict=True)
         ]
         light = to_unit if preset == "paper" else (lambda x: x)

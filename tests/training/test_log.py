@@ -62,6 +62,16 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(tmp_path: Path) -> None:
     assert "2/2 steps" in texts[True] and "patches/s" in texts[True]
 
 
+def test_a_warning_stands_in_one_line_and_is_shown_once(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    with TrainingLog(tmp_path, start=0, steps=3, console=Console(file=stream)) as log:
+        for step, warning in enumerate((None, "nce stays at ln(16)", "nce stays at ln(16)"), 1):
+            log.write(step, 0, 1e-4, {"nce": 2.8}, images=1, warning=warning)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("warning") for line in lines] == [None, "nce stays at ln(16)", None]
+    assert stream.getvalue().count("warning, step 2: nce stays at ln(16)") == 1
+
+
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
     with TrainingLog(tmp_path / "run", start=0, steps=1, is_main=False) as log:
         log.say("silence")

@@ -13,14 +13,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wsistain.numerics import in_float32
+from wsistain.numerics import check_choice, in_float32
 
 Schedule = Literal["zero", "linear", "sigmoid", "lambda"]
 Lookup = Literal["top", "linear", "bell", "uniform"]
+Negatives = Literal["image", "batch"]
 
 
 @in_float32
-def patch_nce(q: Tensor, k: Tensor, tau: float = 0.07, *, negatives: Literal["image", "batch"] = "image") -> Tensor:
+def patch_nce(q: Tensor, k: Tensor, tau: float = 0.07, *, negatives: Negatives = "image") -> Tensor:
     """Cross-entropy of finding each query's own key among all keys: float (b, n).
 
     q, k      : (b, n, d), unit length; k takes no gradient.
@@ -28,6 +29,7 @@ def patch_nce(q: Tensor, k: Tensor, tau: float = 0.07, *, negatives: Literal["im
 
     The similarity of a query with its own key among the negatives counts as -10, as in the authors' code.
     """
+    check_choice("negatives", negatives, Negatives)
     k = k.detach()
     b, n, d = q.shape
     positive = (q * k).sum(-1, keepdim=True)
@@ -79,6 +81,8 @@ def adaptive_weights(
                   the decay, then down to 0).
     lookup      : cosine to trust.
     """
+    check_choice("schedule", schedule, Schedule)
+    check_choice("lookup", lookup, Lookup)
     uniform = _uniform_share(t, decay_share, schedule)
     weight = uniform + (1 - uniform) * _trust((q * k).sum(-1), lookup)
     return weight * (weight.shape[1] / weight.sum(dim=1, keepdim=True).clamp_min(1e-12))

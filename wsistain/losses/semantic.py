@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsistain.numerics import in_float32
+from wsistain.numerics import check_choice, in_float32
 from wsistain.ot import barycentric_projection, cosine_similarity_matrix, exact_plan, sinkhorn
 
 Solver = Literal["exact", "entropic", "none"]
@@ -49,6 +49,7 @@ def match_plan(he: Tensor, ihc: Tensor, solver: Solver, *, reg: float = 0.05, no
 
     solver : "exact" (assignment), "entropic" (Sinkhorn with weight `reg`), or "none": each place to itself.
     """
+    check_choice("solver", solver, Solver)
     if solver == "none":
         n = he.shape[1]
         return torch.eye(n, device=he.device).expand(len(he), n, n) / n
@@ -63,6 +64,7 @@ def aligned_features(plan_ot: Tensor, ihc: Tensor, alignment: Alignment = "rows"
     alignment : "rows", diag(1 / P 1) P F, puts at place u the features that u is sent to; "paper", P^T F as printed,
                 indexes the IHC side by the H&E's places and is kept for comparison.
     """
+    check_choice("alignment", alignment, Alignment)
     if alignment == "rows":
         return barycentric_projection(plan_ot, ihc)
     return plan_ot.transpose(-1, -2) @ ihc.to(plan_ot.dtype)

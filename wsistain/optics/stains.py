@@ -22,8 +22,8 @@ GRAY_SKIMAGE = (0.2125, 0.7154, 0.0721)
 
 _FLOOR = 1e-6
 _LOG_FLOOR = math.log(_FLOOR)
-_FOCAL_POWER = 1.8
-_FOCAL_OFFSET = 10 ** -(math.e ** (1 / _FOCAL_POWER))
+FOCAL_POWER = 1.8
+"""USIGAN's alpha (eq. 13); above 1, so that dark DAB counts for more than its share."""
 
 
 def to_unit(x: Tensor) -> Tensor:
@@ -106,9 +106,11 @@ def dab_density(rgb: Tensor) -> Tensor:
 
 
 @in_float32
-def focal_density(rgb: Tensor) -> Tensor:
-    """USIGAN's focal optical density of DAB: max(log10(1 / (g + c)), 0) ** 1.8, g the gray light of the DAB alone.
+def focal_density(rgb: Tensor, alpha: float = FOCAL_POWER) -> Tensor:
+    """USIGAN's focal optical density of DAB: max(log10(1 / (g + c)), 0) ** alpha, g the gray light of the DAB alone.
 
-    c = 10 ** -(e ** (1 / 1.8)) = 0.0180755 bounds it by e. Returns float (b, h, w); 0 on glass, 2.26 on black.
+    c = 10 ** -(e ** (1 / alpha)), 0.0180755 at 1.8, bounds it by e (the code's; eq. 13 prints no offset). Returns float
+    (b, h, w); 0 on glass, with alpha 1.8 2.26 on black.
     """
-    return torch.log10(1 / (gray(dab_light(rgb)) + _FOCAL_OFFSET)).clamp_min(0) ** _FOCAL_POWER
+    offset = 10 ** -(math.e ** (1 / alpha))
+    return torch.log10(1 / (gray(dab_light(rgb)) + offset)).clamp_min(0) ** alpha

@@ -26,7 +26,7 @@ from wsistain.networks.patch_head import PatchHead, uniform_positions
 from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
 from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
-from wsistain.systems.resnet_family import adam, check_taps, resnet_generator
+from wsistain.systems.resnet_family import ChanceWatch, adam, check_taps, resnet_generator
 
 generator_network = resnet_generator
 
@@ -84,6 +84,7 @@ class ASP(nn.Module):
         self.G = ResnetGenerator(cfg.n_blocks, cfg.ngf, spectral=cfg.spectral)
         self.D = PatchDiscriminator(cfg.d_layers, cfg.ndf, spectral=cfg.spectral)
         self.head = PatchHead(self.G.tap_channels(cfg.taps), cfg.head_width, eps_inside=True)
+        self.watch = ChanceWatch("raise options.weights.nce or lower options.lr")
         self.optimizers = {
             "D": adam([self.D], cfg.lr, cfg.betas),
             "G": adam([self.G, self.head], cfg.lr, cfg.betas),
@@ -115,7 +116,12 @@ class ASP(nn.Module):
                 "gp": gaussian_pyramid_l1(fake, ihc),
             }
             update(self.optimizers["G"], weighted_sum(terms, cfg.weights))
+        self.watch.see(terms["nce"], queries)
         return {name: term.detach() for name, term in {**terms, "d": d_loss}.items()}
+
+    def concern(self) -> str | None:
+        """That `nce` stays at chance, with what to set."""
+        return self.watch.concern()
 
     def generator(self) -> nn.Module:
         return self.G

@@ -8,7 +8,10 @@ how sure it is (eq. 4-7; after Diffusion-GAN, Wang et al. 2023, arXiv:2206.02262
 There is no published code, so there is no `preset: official`. What the paper leaves open, and what is done here:
 - query is the virtual patch, key the real one, without gradient, as in ASP (the paper writes them the other way round);
 - draws are without replacement (a patch drawn twice would be its own negative), scores detached, each image its own;
-- `attention_layers: all` includes the padded picture itself, where attention is brightness; `deep` draws uniformly there;
+- the first tap is the padded picture itself, where attention is brightness and prefers glass to stain (measured in
+  docs/systems/asp_dgrank.md): positions are drawn uniformly there; `attention_layers: all` is the paper's wording;
+- the chain's pace, `chain_every`, `images_to_full` and `chain_table`, is Diffusion-GAN's; a short run needs its own;
+- L_GP is ASP's weighted mean; `gaussian_pyramid: octaves` is the sum of PyramidP2P that the paper cites;
 - noise is scaled by sigma = 0.05, which the paper lists and its eq. 5 leaves out;
 - half of the images that the discriminator sees are clean (`clean_fraction`), as in Diffusion-GAN; 0 is the paper's
   wording. Steps of real and virtual images are drawn independently, for each image;
@@ -32,20 +35,18 @@ from wsistain.diffusion.sde import VPSchedule, linear_schedule, priority_steps
 from wsistain.errors import ConfigError
 from wsistain.losses.adversarial import lsgan_d, lsgan_g
 from wsistain.losses.contrastive import adaptive_weights, layer_mean, patch_nce, patch_nce_layers
-from wsistain.losses.gaussian_pyramid import gaussian_pyramid_l1
+from wsistain.losses.gaussian_pyramid import gaussian_pyramid_l1, octave_l1
 from wsistain.networks.layers import folded_state
 from wsistain.networks.patch_head import PatchHead, attended_positions, uniform_positions
 from wsistain.networks.patchgan import PatchDiscriminator, TimeConditioning
 from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
 from wsistain.numerics import in_float32
 from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
-from wsistain.systems.resnet_family import adam, check_taps, resnet_generator
+from wsistain.systems.resnet_family import ChanceWatch, adam, check_taps, resnet_generator
 
 generator_network = resnet_generator
 
-_TABLE = 64  # Diffusion-GAN: steps are drawn from a table of this length, made anew whenever the chain changes
-_EVERY = 4  # discriminator steps between changes of the chain
-_IMAGES_TO_FULL = 100_000  # images it takes p to go from 0 to 1
+Pyramid = Literal["asp", "octaves"]
 
 
 class Weights(Strict):
@@ -70,7 +71,7 @@ class Config(SystemConfig):
     n_patches: int = Field(256, ge=2, description="positions a layer and image")
     nce_tau: float = Field(0.07, gt=0)
     sampling: Literal["attention", "uniform"] = "attention"
-    attention_layers: Literal["all", "deep"] = "all"
+    attention_layers: Literal["all", "deep"] = Field("deep", description="deep: the first tap is drawn uniformly")
     replacement: bool = Field(False, description="draw attended positions with replacement")
     diffuse: bool = True
     t_min: int = Field(10, ge=1)
@@ -81,8 +82,12 @@ class Config(SystemConfig):
     clean_fraction: float = Field(0.5, ge=0, le=1, description="share of the table of steps that is step 0")
     chain_target: float = Field(0.6, ge=-1, le=1, description="mean sign of real logits above which the chain grows")
     logit_centre: float = Field(0.5, description="taken off real logits before their sign")
+    chain_every: int = Field(4, ge=1, description="discriminator steps between changes of the chain")
+    images_to_full: int = Field(100_000, ge=1, description="real images over which p can go from 0 to 1")
+    chain_table: int = Field(64, ge=1, description="steps drawn at every change of the chain, from which images pick")
     time_conditioning: TimeConditioning = "bias"
     time_width: int = Field(128, ge=4, multiple_of=2)
+    gaussian_pyramid: Pyramid = Field("asp", description="asp: mean of weighted levels; octaves: PyramidP2P's sum")
     keep_pair_losses: bool = Field(False, description="supervise also where pairs are drawn independently")
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
@@ -136,9 +141,10 @@ class AdaptiveDiffusion(nn.Module):
         self.p, self.n_steps, self._n_seen = float(state[0]), int(state[1]), int(state[2])
 
     def _draw_table(self) -> Tensor:
-        n_clean = round(_TABLE * self.cfg.clean_fraction)
+        n = self.cfg.chain_table
+        n_clean = round(n * self.cfg.clean_fraction)
         clean = torch.zeros(n_clean, dtype=torch.int64)
-        return torch.cat([clean, priority_steps(self.n_steps, _TABLE - n_clean)]) if n_clean < _TABLE else clean
+        return torch.cat([clean, priority_steps(self.n_steps, n - n_clean)]) if n_clean < n else clean
 
     def _tables(self, device: torch.device) -> VPSchedule:
         found = self._schedule
@@ -150,24 +156,25 @@ class AdaptiveDiffusion(nn.Module):
     @in_float32
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Noised images (b, 3, h, w) and the step of each, long (b,); step 0 is the clean image."""
-        t = self.table[torch.randint(_TABLE, (len(images),), device=self.table.device)]
+        t = self.table[torch.randint(len(self.table), (len(images),), device=self.table.device)]
         noise = torch.randn_like(images)
         return self._tables(images.device).q_sample(images, t, noise, noise_scale=self.cfg.sigma), t
 
     @torch.no_grad()
     def observe(self, real_logits: Tensor) -> None:
-        """Count the signs of the discriminator's logits on real images (b, ...); every fourth time adapt the chain."""
+        """Count the signs of the discriminator's logits on real images (b, ...); every `chain_every`-th time adapt."""
+        every = self.cfg.chain_every
         self.sign_sum += (real_logits.float() - self.cfg.logit_centre).sign().mean()
         self._n_seen += 1
-        if self._n_seen < _EVERY:
+        if self._n_seen < every:
             return
-        seen = torch.stack([self.sign_sum / _EVERY, self.sign_sum.new_tensor(float(len(real_logits)))])
+        seen = torch.stack([self.sign_sum / every, self.sign_sum.new_tensor(float(len(real_logits)))])
         if dist.is_available() and dist.is_initialized():  # every process keeps the same chain
             dist.all_reduce(seen)
             seen[0] /= dist.get_world_size()
         sureness, n_images = seen.tolist()
         direction = (sureness > self.cfg.chain_target) - (sureness < self.cfg.chain_target)
-        self.p = min(max(self.p + direction * n_images * _EVERY / _IMAGES_TO_FULL, 0.0), 1.0)
+        self.p = min(max(self.p + direction * n_images * every / self.cfg.images_to_full, 0.0), 1.0)
         self.n_steps = self.cfg.t_min + round(self.p * (self.cfg.t_max - self.cfg.t_min))
         self.table.copy_(self._draw_table())
         self.sign_sum.zero_()
@@ -187,6 +194,7 @@ class ASPDGRank(nn.Module):
         )
         self.head = PatchHead(self.G.tap_channels(cfg.taps), cfg.head_width, eps_inside=True)
         self.diffusion = AdaptiveDiffusion(cfg)
+        self.watch = ChanceWatch("raise options.weights.nce or lower options.lr")
         self.optimizers = {
             "D": adam([self.D], cfg.lr, cfg.betas),
             "G": adam([self.G, self.head], cfg.lr, cfg.betas),
@@ -218,14 +226,18 @@ class ASPDGRank(nn.Module):
             keys = self.head(seen, at)
         zero = fake.new_zeros(())
         with frozen(self.D):
+            gan = lsgan_g(self._judge(fake))  # eq. 7
+            queries = self.head(made, at)
             terms = {
-                "gan": lsgan_g(self._judge(fake)),  # eq. 7
-                "nce": patch_nce_layers(self.head(made, at), keys, cfg.nce_tau),
+                "gan": gan,
+                "nce": patch_nce_layers(queries, keys, cfg.nce_tau),
                 "a2sp": self._a2sp(made, ihc, progress) if is_supervised and cfg.weights.a2sp else zero,
-                "gp": gaussian_pyramid_l1(fake, ihc) if is_supervised and cfg.weights.gp else zero,
+                "gp": self._pyramid(fake, ihc) if is_supervised and cfg.weights.gp else zero,
             }
             update(self.optimizers["G"], weighted_sum(terms, cfg.weights))  # eq. 8
-        log = {**terms, "d": d_loss, "chain": torch.tensor(float(self.diffusion.n_steps))}
+        self.watch.see(terms["nce"], queries)
+        chain = {"chain": float(self.diffusion.n_steps), "chain_p": self.diffusion.p}
+        log = {**terms, "d": d_loss, **{name: torch.tensor(value) for name, value in chain.items()}}
         return {name: term.detach() for name, term in log.items()}
 
     def _a2sp(self, made: list[Tensor], ihc: Tensor, progress: Progress) -> Tensor:
@@ -246,6 +258,14 @@ class ASPDGRank(nn.Module):
             for q, k in zip(self.head(made, at), keys, strict=True)
         ]
         return layer_mean(losses)
+
+    def _pyramid(self, fake: Tensor, ihc: Tensor) -> Tensor:
+        """L_GP; the paper cites PyramidP2P, whose sum of octaves is about 16 times ASP's weighted mean."""
+        return octave_l1(fake, ihc) if self.cfg.gaussian_pyramid == "octaves" else gaussian_pyramid_l1(fake, ihc)
+
+    def concern(self) -> str | None:
+        """That `nce` stays at chance, with what to set."""
+        return self.watch.concern()
 
     def generator(self) -> nn.Module:
         return self.G

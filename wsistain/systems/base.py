@@ -84,11 +84,14 @@ class SystemConfig(Strict):
         """What the loop makes masks with before training; None where the system looks at none."""
         return None
 
+    def check_batch(self, n: int) -> None:
+        """ConfigError where `n` patches a step are too few."""
+
 
 class System(Protocol):
     """One published method while it trains: an `nn.Module` with named parts, its optimisers and its step.
 
-    Its `Config` is a `SystemConfig`. A system may also be `Averaged`, `Clipped` and `Reversible`.
+    Its `Config` is a `SystemConfig`. A system may also be `Averaged`, `Clipped`, `Watched` and `Reversible`.
     """
 
     optimizers: dict[str, Optimizer]
@@ -107,6 +110,15 @@ class System(Protocol):
 
     def generator_state(self) -> dict[str, Tensor]:
         """The tensors of that network: fit `generator_network(header_options())` exactly."""
+        ...
+
+
+@runtime_checkable
+class Watched(System, Protocol):
+    """A system that knows when its training goes wrong."""
+
+    def concern(self) -> str | None:
+        """What is wrong with the run and what to set, or None; asked when metrics are written, told once."""
         ...
 
 

@@ -1,10 +1,12 @@
 """What the contrastive systems (CUT, ASP, USIGAN, ASP-DGRank) and CycleGAN build alike: generator, optimiser, checks."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from wsistain.config import Strict, validate
@@ -39,3 +41,37 @@ def check_taps(taps: Sequence[int], n_blocks: int) -> tuple[int, ...]:
 def adam(modules: Iterable[nn.Module], lr: float, betas: tuple[float, float]) -> Adam:
     """One Adam over the trained parameters of all `modules`."""
     return Adam([p for m in modules for p in m.parameters() if p.requires_grad], lr=lr, betas=betas)
+
+
+STUCK_STEPS = 50
+_CHANCE_BAND = 0.01  # a run that learns crosses ln N in a few steps; one that has collapsed stays within 0.2 %
+
+
+class ChanceWatch:
+    """Notices when PatchNCE stays at ln N, where every patch resembles every other: nothing is learned of the H&E then.
+
+    remedy : what to set, said with the reason.
+    """
+
+    def __init__(self, remedy: str):
+        self.remedy = remedy
+        self._n_at_chance: Tensor | None = None
+        self._chance = 0.0
+        self._n_patches = 0
+
+    def see(self, nce: Tensor, queries: Sequence[Tensor]) -> None:
+        """Count one step: `nce` is a mean over layers, `queries` (b, n, d) are what it was taken of. No GPU is waited for."""
+        self._chance = sum(math.log(q.shape[1]) for q in queries) / len(queries)
+        self._n_patches = max(q.shape[1] for q in queries)
+        at_chance = (nce.detach() - self._chance).abs() <= _CHANCE_BAND * self._chance
+        before = torch.zeros_like(nce.detach()) if self._n_at_chance is None else self._n_at_chance
+        self._n_at_chance = torch.where(at_chance, before + 1, torch.zeros_like(before))
+
+    def concern(self) -> str | None:
+        """What is wrong and what to set, where `nce` has been at ln N for the last 50 steps; else None."""
+        if self._n_at_chance is None or float(self._n_at_chance) < STUCK_STEPS:
+            return None
+        return (
+            f"nce stays at ln({self._n_patches}) = {self._chance:.2f}: all patches look alike to the encoder, and the "
+            f"generator learns nothing from its H&E; {self.remedy}"
+        )

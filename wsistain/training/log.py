@@ -45,6 +45,7 @@ class TrainingLog:
     def __init__(self, output: Path, *, start: int, steps: int, is_main: bool = True, console: Console | None = None):
         self.is_main, self.start, self.steps = is_main, start, steps
         self._began = self._last = time.monotonic()
+        self._warned: set[str] = set()
         if not is_main:
             return
         metrics = output / "metrics.jsonl"
@@ -72,11 +73,20 @@ class TrainingLog:
         if self.is_main:
             self._bar("training", step, self.steps, self._detail)
 
-    def write(self, step: int, epoch: int, rate: float, terms: Mapping[str, float], images: int) -> None:
+    def write(
+        self,
+        step: int,
+        epoch: int,
+        rate: float,
+        terms: Mapping[str, float],
+        images: int,
+        warning: str | None = None,
+    ) -> None:
         """One line of metrics after `step` steps.
 
-        rate   : learning rate of the first optimiser.
-        images : patches seen since the last line, in all processes.
+        rate    : learning rate of the first optimiser.
+        images  : patches seen since the last line, in all processes.
+        warning : what is wrong with the run; the first time, it stands in the line and is shown.
         """
         if not self.is_main:
             return
@@ -90,6 +100,11 @@ class TrainingLog:
             "images_per_second": round(per_second, 3),
             **terms,
         }
+        if warning is not None and warning not in self._warned:
+            self._warned.add(warning)
+            record["warning"] = warning
+            self._board.add_text("warning", warning, step)
+            self.say(f"warning, step {step}: {warning}")
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, value in terms.items():

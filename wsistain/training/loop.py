@@ -20,7 +20,7 @@ from wsistain.errors import DataError, OutputError, TrainingError
 from wsistain.markers import Marker
 from wsistain.runtime.files import reporting
 from wsistain.systems import find_system, system_class
-from wsistain.systems.base import Averaged, Batch, Clipped, FrozenBase, Reversible, System
+from wsistain.systems.base import Averaged, Batch, Clipped, FrozenBase, Reversible, System, Watched
 from wsistain.training import setup
 from wsistain.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
 from wsistain.training.log import TrainingLog
@@ -144,7 +144,8 @@ def _train(
                 check_finite(healthy, values, terms, done)
                 means = dict(zip(terms, accelerator.reduce(values, reduction="mean").tolist(), strict=True))
                 rate = next(iter(system.optimizers.values())).param_groups[0]["lr"]
-                log.write(done, progress.epoch, rate, means, images)
+                concern = system.concern() if isinstance(system, Watched) else None
+                log.write(done, progress.epoch, rate, means, images, concern)
                 images = 0
             if is_main and (is_last or done % cfg.sample_every == 0):
                 write_samples(output, done, system, ema, job.rows, device)

@@ -65,17 +65,24 @@ class Job:
         return sum(p.he is not None for p in self.patches)
 
 
-def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Job:
-    """The run's material; every fault of data and options shows here, before anything is built or written.
-
-    Only lists of unreadable patches and automatic masks may be written. Raises ConfigError or DataError.
-    """
+def system_options(cfg: TrainConfig, *, tiny: bool) -> SystemConfig:
+    """The options of the system of `cfg`, resolved; ConfigError where they, the marker or the batch do not fit."""
     markers, config = parse_markers(cfg.marker), find_system(cfg.system).Config
     if len(markers) > 1 and not config.many_markers:
         raise ConfigError(f"system {cfg.system} is trained for one marker, found {cfg.marker}: name one of them")
     if len(markers) > 1 and cfg.data.pairing != "weak":
         raise ConfigError(f"several markers ({cfg.marker}) need pairs: set data.pairing to weak")
-    options = config.tiny(cfg.options) if tiny else config.preset(cfg.preset, cfg.options)
+    options: SystemConfig = config.tiny(cfg.options) if tiny else config.preset(cfg.preset, cfg.options)
+    options.check_batch(cfg.batch_size)
+    return options
+
+
+def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Job:
+    """The run's material; every fault of data and options shows here, before anything is built or written.
+
+    Only lists of unreadable patches and automatic masks may be written. Raises ConfigError or DataError.
+    """
+    markers, options = parse_markers(cfg.marker), system_options(cfg, tiny=tiny)
     patches, held_out = (
         [replace(p, marker=m.name) for m in markers for p in load_patches(cfg.data, m, split)]
         for split in ("train", "val")
