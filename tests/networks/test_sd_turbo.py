@@ -38,6 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nothing_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty hub cache and no folder of models."""
     monkeypatch.delenv("WSISTAIN_MODELS", raising=False)
+    monkeypatch.setenv("WSISTAIN_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     monkeypatch.chdir(tmp_path)
@@ -177,10 +178,10 @@ def test_a_built_in_base_has_fixed_embeddings(name: str) -> None:
 
 
 def test_missing_vgg_and_lpips_name_the_command_that_fetches_them(nothing_here: None) -> None:
-    with pytest.raises(WeightsError, match=r"load_state_dict_from_url.*https://there/vgg\.pth"):
-        places.find_torch_file("vgg.pth", "https://there/vgg.pth")
-    with pytest.raises(WeightsError, match="pip install lpips"):
-        places.find_lpips_file("vgg")
+    with pytest.raises(WeightsError, match=r"curl -L .*https://download\.pytorch\.org/models/vgg16.*WSISTAIN_MODELS"):
+        places.require_net("vgg16")
+    with pytest.raises(WeightsError, match=r"curl -L .*lpips_vgg\.pth"):
+        places.require_net("lpips_vgg")
 
 
 def test_vgg_and_lpips_are_found_in_the_folder_of_models(
@@ -190,6 +191,6 @@ def test_vgg_and_lpips_are_found_in_the_folder_of_models(
     lin = tmp_path / "lpips" / "weights" / "v0.1" / "vgg.pth"
     lin.parent.mkdir(parents=True)
     lin.touch()
-    (tmp_path / "vgg.pth").touch()
-    assert places.find_lpips_file("vgg") == lin
-    assert places.find_torch_file("vgg.pth", "") == tmp_path / "vgg.pth"
+    (tmp_path / "vgg16-397923af.pth").touch()
+    assert places.require_net("lpips_vgg") == lin
+    assert places.require_net("vgg16") == tmp_path / "vgg16-397923af.pth"

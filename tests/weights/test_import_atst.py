@@ -1,5 +1,6 @@
 """Generators of ATST-Net's own code become ours."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,17 +8,19 @@ import torch
 
 from wsistain.errors import WeightsError
 from wsistain.networks.stain_unet import StainUNet
+from wsistain.published.tensors import read_published
 from wsistain.systems.atst_net import Config, generator_network
 from wsistain.weights.import_atst import convert_atst
-from wsistain.weights.importing import KINDS, _unwrap
+from wsistain.weights.importing import KINDS
 
 TINY = Config.tiny({})
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def _convert(tensors):
-    path = Path("netG.pth")
-    return convert_atst(_unwrap(tensors, path), path, g_ihc=TINY.g_ihc, g_he=TINY.g_he)
+    path = Path(tempfile.mkdtemp()) / "netG.pth"
+    torch.save(tensors, path)
+    return convert_atst(read_published(path), path, g_ihc=TINY.g_ihc, g_he=TINY.g_he)
 
 
 def _theirs_forward():

@@ -191,7 +191,7 @@ def test_checkpoints_that_do_not_fit_are_refused_and_nothing_is_written(
         with pytest.raises(WeightsError, match=message):
             imported(values, tmp_path, system or "cyclegan_turbo")
     (tmp_path / "model.pkl").write_bytes(b"damaged")
-    with pytest.raises(WeightsError, match="cannot be read as a checkpoint without running code"):
+    with pytest.raises(WeightsError, match="cannot be read as weights: damaged"):
         import_checkpoint(tmp_path / "model.pkl", "cyclegan_turbo", marker="ER", mpp=1.0)
     assert not list(tmp_path.glob("*.safetensors*"))
 

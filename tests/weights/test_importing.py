@@ -7,8 +7,9 @@ from tests.authors_checkpoints import resnet, save, unet
 from tests.networks.test_resnet import authors_state
 from wsistain.errors import OutputError, WeightsError
 from wsistain.networks.resnet import ResnetGenerator
+from wsistain.published.tensors import read_published
 from wsistain.weights.file import load_network, read_header
-from wsistain.weights.importing import import_checkpoint, read_checkpoint
+from wsistain.weights.importing import import_checkpoint
 
 PICTURE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(9)) * 2 - 1
 
@@ -122,7 +123,7 @@ def test_what_does_not_match_is_named_and_nothing_is_written(tmp_path, home, wor
 def test_files_that_are_no_checkpoints_are_refused(tmp_path, content):
     (tmp_path / "G.pth").write_bytes(content)
     with pytest.raises(WeightsError, match="cannot be read"):
-        read_checkpoint(tmp_path / "G.pth")
+        read_published(tmp_path / "G.pth")
 
 
 class Evil:
@@ -133,7 +134,7 @@ class Evil:
 def test_a_pickle_with_code_is_refused_without_running_it(tmp_path, capsys):
     torch.save({"model.1.weight": Evil()}, tmp_path / "G.pth")
     with pytest.raises(WeightsError, match="without running code"):
-        read_checkpoint(tmp_path / "G.pth")
+        read_published(tmp_path / "G.pth")
     assert "code ran" not in capsys.readouterr().out
 
 

@@ -40,7 +40,7 @@ def evaluate(
     split: str = typer.Option("val", "--split", help="train, val or test."),
     output: Path = typer.Option(Path("evaluation"), "--output", "-o", help="Folder of the report."),
     nets: Path | None = typer.Option(
-        None, "--nets", help="Folder of published network files.  [default: WSISTAIN_NETS or the cache]"
+        None, "--nets", help="Folder of published network files.  [default: WSISTAIN_MODELS or the cache]"
     ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     size: int | None = typer.Option(

@@ -4,8 +4,6 @@ What is not at hand is not computed and is named with the command that fetches i
 """
 
 import hashlib
-import os
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,36 +19,12 @@ from wsistain.errors import ConfigError
 from wsistain.losses.perceptual import Lpips
 from wsistain.networks.inception import InceptionFeatures
 from wsistain.networks.resnet50 import ResNet50Features
-
-_TORCHVISION = "https://download.pytorch.org/models/"
-_LPIPS = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/"
-_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+from wsistain.published.places import NET_FILES, NetFile, find_net, model_folders
 
 PHV_THRESHOLD = 0.01
 PHV_WIDTHS = (256, 512, 1024, 2048)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-
-@dataclass(frozen=True)
-class NetFile:
-    """A published file of weights: its name (torchvision's names end in the first bytes of the SHA-256) and address."""
-
-    file_name: str
-    url: str
-
-    def fetch_command(self, folder: Path) -> str:
-        return f"curl -L --create-dirs -o {shlex.quote(str(folder / self.file_name))} {self.url}"
-
-
-NET_FILES: dict[str, NetFile] = {
-    "resnet50": NetFile("resnet50-0676ba61.pth", _TORCHVISION + "resnet50-0676ba61.pth"),
-    "inception_fid": NetFile("pt_inception-2015-12-05-6726825d.pth", _FID + "pt_inception-2015-12-05-6726825d.pth"),
-    "inception_torchvision": NetFile(
-        "inception_v3_google-0cc3c7bd.pth", _TORCHVISION + "inception_v3_google-0cc3c7bd.pth"
-    ),
-    "alexnet": NetFile("alexnet-owt-7be5be79.pth", _TORCHVISION + "alexnet-owt-7be5be79.pth"),
-    "lpips_alex": NetFile("lpips_alex.pth", _LPIPS + "alex.pth"),
-}
 
 METRIC_NETS: dict[str, tuple[str, ...]] = {
     "phv": ("resnet50",),
@@ -62,31 +36,16 @@ METRIC_NETS: dict[str, tuple[str, ...]] = {
 """Which files each metric needs."""
 
 
-def default_folder() -> Path:
-    """Where networks are looked for: WSISTAIN_NETS, or `wsistain/nets` in the user's cache."""
-    given = os.environ.get("WSISTAIN_NETS")
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(given) if given else Path(cache) / "wsistain" / "nets"
-
-
 def find_nets(folder: Path | None) -> tuple[dict[str, Path], Path]:
-    """The files of NET_FILES that are there, and the folder that was looked in.
+    """The files that the metrics need and that are there, and the folder where the others would be put.
 
-    folder : given by the user (must exist), or None for the default folder and torch hub's own cache.
-
-    A file may also have the suffix .safetensors, and LPIPS's linear layers their package's name `alex.pth`.
+    folder : given by the user (must exist, looked at alone), or None for the places of `published.places`.
     """
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"--nets {folder} is not a folder")
-    folders = [folder] if folder else [default_folder(), Path(torch.hub.get_dir()) / "checkpoints"]
-    found: dict[str, Path] = {}
-    for name, net in NET_FILES.items():
-        names = [net.file_name, Path(net.file_name).with_suffix(".safetensors").name, net.url.rsplit("/", 1)[1]]
-        candidates = [f / n for f in folders for n in names]
-        path = next((p for p in candidates if p.is_file()), None)
-        if path is not None:
-            found[name] = path
-    return found, folders[0]
+    wanted = dict.fromkeys(name for names in METRIC_NETS.values() for name in names)
+    found = {name: path for name in wanted if (path := find_net(name, folder)) is not None}
+    return found, folder or model_folders()[0]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ safetensors, and the hub's `openai/clip-vit-base-patch32`, whose names differ an
 stored apart. Both towers are frozen.
 """
 
-import warnings
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 
 from wsistain.errors import WeightsError
 from wsistain.published.places import find_hub_folder
-from wsistain.published.tensors import load_into, read_published
+from wsistain.published.tensors import is_torchscript, load_into, read_published, read_torchscript
 
 CLIP_HUB = "openai/clip-vit-base-patch32"
 END_OF_TEXT = 49407
@@ -181,31 +179,12 @@ def read_clip(source: str) -> tuple[dict[str, Tensor], str]:
     Raises WeightsError when nothing is there or the file is none of these.
     """
     path = find_clip(source)
-    tensors = _read_archive(path) if _is_torchscript(path) else read_published(path)
-    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    tensors = read_torchscript(path) if is_torchscript(path) else read_published(path)
     if any(name.startswith("vision_model.") for name in tensors):
         tensors = from_hub_names(tensors)
     if "visual.conv1.weight" not in tensors:
         raise WeightsError(f"{path} is not CLIP: it holds no visual.conv1.weight")
     return tensors, str(path)
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
-
-
-def _read_archive(path: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():  # the archive's format is old; it is the published one
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except (RuntimeError, OSError) as error:
-        raise WeightsError(f"{path} is not a readable TorchScript archive ({str(error).splitlines()[0]})") from None
-    return {name: t.detach() for name, t in module.state_dict().items()}
 
 
 _HUB_BLOCK = {

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from wsistain.errors import WeightsError
 from wsistain.networks.facts import NetworkFacts
+from wsistain.published.tensors import check_fit
 
 LAST_STEP = 999
 SIZE_MULTIPLE = 64  # eight-fold reduction in the VAE times eight-fold in the U-Net
@@ -221,16 +221,7 @@ class OneStepTranslator(nn.Module):
         Raises WeightsError naming `where` and what differs; nothing is changed then.
         """
         wanted = self.trained_state()
-        faults = [f"missing {n}" for n in sorted(wanted.keys() - tensors.keys())]
-        faults += [f"surplus {n}" for n in sorted(tensors.keys() - wanted.keys())]
-        faults += [
-            f"{n} is {tuple(tensors[n].shape)}, wanted {tuple(wanted[n].shape)}"
-            for n in sorted(wanted.keys() & tensors.keys())
-            if tensors[n].shape != wanted[n].shape
-        ]
-        if faults:
-            more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-            raise WeightsError(f"{where} does not fit the network: {', '.join(faults[:3])}{more}")
+        check_fit(wanted, tensors, where)
         with torch.no_grad():
             for name, tensor in wanted.items():
                 tensor.copy_(tensors[name])

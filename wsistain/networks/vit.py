@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsistain.errors import WeightsError
 from wsistain.networks.facts import NetworkFacts, norm_by_layers
 from wsistain.networks.layers import ResidualBlock
 from wsistain.networks.slide_norm import FieldNorm
-from wsistain.published.tensors import read_published
+from wsistain.published.tensors import check_fit, read_published
 
 N_EXTRA_TOKENS = 2  # pretext token, class token
 ENCODER_PREFIXES = ("pretext_token", "cls_token", "pos_embed", "patch_embed.", "blocks.")
@@ -256,24 +255,15 @@ def load_encoder(network: VitGenerator, path: Path | str) -> int:
     The file may be flat or come straight from MoCo training (`state_dict` with `module.base_encoder.` names); what it
     holds beside the encoder (final norm, heads, momentum encoder) is left aside.
 
-    Raises WeightsError naming every encoder tensor that is missing, surplus (as in a deeper encoder) or has another
-    shape; nothing is copied then.
+    Raises WeightsError naming the first encoder tensors that are missing, surplus (as in a deeper encoder) or of another
+    shape, and how many match; nothing is copied then.
     """
     given = base_encoder(read_published(path))
-    own, wanted = network.state_dict(), encoder_names(network)
-    missing = [n for n in wanted if n not in given]
-    surplus = sorted(n for n in given if n.startswith(ENCODER_PREFIXES) and n not in own)
-    shapes = [
-        f"{n} is {tuple(given[n].shape)}, wanted {tuple(own[n].shape)}"
-        for n in wanted
-        if n in given and given[n].shape != own[n].shape
-    ]
-    if missing or surplus or shapes:
-        faults = [f"missing {', '.join(missing)}"] if missing else []
-        faults += [f"surplus {', '.join(surplus)}"] if surplus else []
-        faults += [f"shapes differ: {'; '.join(shapes)}"] if shapes else []
-        n_good = len(wanted) - len(missing) - len(shapes)
-        raise WeightsError(f"{path}: {n_good} of {len(wanted)} encoder tensors match; {'; '.join(faults)}")
+    own = network.state_dict()
+    wanted = {name: own[name] for name in encoder_names(network)}
+    found = {n: t for n, t in given.items() if n in wanted or (n.startswith(ENCODER_PREFIXES) and n not in own)}
+    n_good = sum(n in found and found[n].shape == t.shape for n, t in wanted.items())
+    check_fit(wanted, found, f"{path} ({n_good} of {len(wanted)} encoder tensors match)")
     with torch.no_grad():
         for name in wanted:
             own[name].copy_(given[name])

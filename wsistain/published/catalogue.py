@@ -5,11 +5,11 @@ for when it is needed.
 """
 
 import difflib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsistain.errors import WeightsError
+from wsistain.published.places import home_folder
 
 _USIGAN_PAGE = "https://huggingface.co/BairdXiong/USIGAN"
 _USIGAN_LICENCE = "CC BY-NC-SA 4.0 (stated by the authors' repository): not for commercial use"
@@ -162,11 +162,7 @@ def find_entry(name: str) -> Entry:
 
 def installed_folder() -> Path:
     """Where imported weights are kept: $WSISTAIN_HOME/weights, or wsistain/weights in the user's cache folder."""
-    home = os.environ.get("WSISTAIN_HOME")
-    if home:
-        return Path(home).expanduser() / "weights"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "wsistain" / "weights"
+    return home_folder() / "weights"
 
 
 def installed_files() -> dict[str, Path]:

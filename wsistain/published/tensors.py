@@ -1,12 +1,17 @@
-"""Reading feature networks in the form in which their authors published them.
+"""Tensors in the form in which others published them: the one reader of foreign files, and the one that matches names.
 
-The nets here keep the published key names, so a file fits when every tensor has its place and shape. Files are
-given by path; nothing is downloaded.
+Files are given by path; nothing is downloaded and no code in them is run. The networks here keep the published names,
+so a file fits when every tensor has its place and shape.
 """
 
 import pickle
-from collections.abc import Mapping, Sequence
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,8 +20,8 @@ from torch import Tensor, nn
 
 from wsistain.errors import WeightsError
 
-_WRAPPERS = ("state_dict", "params_ema", "model")
-_PREFIXES = ("module.",)
+_WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "netG", "net_G", "G", "generator")
+_PREFIXES = ("module.", "netG.", "net_G.", "_orig_mod.")
 _DAMAGE = (
     SafetensorError,
     OSError,
@@ -27,70 +32,195 @@ _DAMAGE = (
     IndexError,
     AttributeError,
     TypeError,
+    AssertionError,
+    OverflowError,
+    struct.error,
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
 )
-_COUNTERS = ".num_batches_tracked"
+"""What torch's and safetensors' readers raise on bytes that are no file of theirs."""
+
+_COUNTERS = (".num_batches_tracked",)
 
 
 def read_published(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a published checkpoint by name, on the CPU, without its wrappers and `module.` prefixes.
+    """The tensors of a published file by name, on the CPU, floating ones as float32, wrappers and `module.` taken off.
 
-    path : a .safetensors file, or a torch file that holds tensors only (read with `weights_only=True`).
+    path : a safetensors file or a torch file (.pth, .pt, .bin, .ckpt); the content decides, not the name.
 
-    Raises WeightsError when the file is missing, damaged, runs code, or holds something else than named tensors.
+    Raises WeightsError when the file is missing, damaged, something else (a web page, an archive), would have to run
+    code, holds more than named tensors, or a number that is not finite.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"there is no file of weights at {path}")
-    values: object
-    try:
-        if path.suffix == ".safetensors":
-            values = load_file(str(path))
-        else:
-            values = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
-        first = (str(error).splitlines() or ["it is cut off"])[0]
-        raise WeightsError(f"{path} cannot be read as weights ({first})") from None
-    for key in _WRAPPERS:
-        if isinstance(values, Mapping) and isinstance(values.get(key), Mapping):
-            values = values[key]
-    if not isinstance(values, Mapping) or not all(isinstance(v, Tensor) for v in values.values()):
-        raise WeightsError(f"{path} holds no named tensors; wanted a state dict")
-    tensors = dict(values)
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in _unwrapped(read_content(path), path)}
     for prefix in _PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name[len(prefix) :]: t for name, t in tensors.items()}
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
+    check_finite(tensors, str(path))
     return tensors
 
 
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def read_content(path: Path) -> Any:
+    """What a torch or safetensors file holds, as it is nested there, on the CPU; WeightsError as in `read_published`."""
+    kind = _kind_of(path)
+    try:
+        if kind == "safetensors":
+            return load_file(str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of old pickle protocols, which it reads all the same
+            return torch.load(str(path), map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        # torch's own advice is to read the file again and run what is in it: only what it found is passed on
+        code = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
+        if code:
+            raise WeightsError(
+                f"{path} cannot be read as weights without running code: it holds {code.group(1)}; wanted tensors alone"
+            ) from None
+        found = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines() or [type(error).__name__]
+        raise WeightsError(
+            f"{path} cannot be read as weights: damaged, cut off or of another program ({found[0][:200]}); fetch it again"
+        ) from None
 
 
-def load_into(network: nn.Module, tensors: Mapping[str, Tensor], where: str, *, ignore: Sequence[str] = ()) -> None:
-    """Copy `tensors` into `network`, every one matched by name and shape.
+def _kind_of(path: Path) -> str:
+    """ "safetensors" or "torch", from the first bytes; WeightsError for what is plainly neither."""
+    if not path.is_file():
+        raise WeightsError(f"there is no file of weights at {path}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read as weights ({error.strerror or error})") from None
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        raise WeightsError(f"{path} cannot be read as weights: it is empty; fetch it again")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise WeightsError(
+            f"{path} cannot be read as weights: it is a web page, most often one that asks for a click before the "
+            "download; open its address in a browser and save the file itself"
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise WeightsError(
+            f"{path} cannot be read as weights: it is a pointer of Git LFS; fetch the file itself (git lfs pull)"
+        )
+    is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    if is_safetensors or path.suffix == ".safetensors":
+        return "safetensors"
+    _check_archive(path)
+    return "torch"
 
-    ignore : prefixes of published tensors that the network has no use for (classifiers, auxiliary heads).
 
-    Batch counters of normalisation layers may be absent, as in older files. Raises WeightsError naming `where` and
-    the first tensors that are missing, surplus or of another shape; the network is then left as it was.
+def _names_inside(path: Path) -> list[str] | None:
+    """Names of the files in a zip archive; None for a file that is none, or whose directory is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except _DAMAGE:
+        return None
+
+
+def _check_archive(path: Path) -> None:
+    """WeightsError for a zip archive that is not what `torch.save` writes."""
+    names = _names_inside(path)
+    if names is None:
+        return  # torch says what is wrong with it
+    if is_torchscript(path):
+        raise WeightsError(f"{path} cannot be read as weights: it is a TorchScript program; wanted a state dict")
+    if not any(name.endswith("data.pkl") for name in names):
+        raise WeightsError(
+            f"{path} cannot be read as weights: it is an archive of other files ({_some(names) or 'none'}); unpack it "
+            "and name the one inside"
+        )
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive that `torch.jit.save` wrote."""
+    return any(name.endswith("constants.pkl") for name in _names_inside(path) or ())
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """The tensors of a TorchScript archive by name, on the CPU, floating ones as float32. Raises WeightsError."""
+    try:
+        with warnings.catch_warnings():  # the archive's format is old; it is the published one
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a readable TorchScript archive ({str(error).splitlines()[0]})") from None
+    state = module.state_dict()
+    tensors = {name: t.detach().float() if t.is_floating_point() else t.detach() for name, t in state.items()}
+    check_finite(tensors, str(path))
+    return tensors
+
+
+def _unwrapped(content: Any, path: Path) -> Iterable[tuple[str, Tensor]]:
+    """The named tensors inside the dicts that training programs put around them; WeightsError where there are none."""
+    while isinstance(content, Mapping):
+        inside = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not inside:
+            break
+        content = content[inside[0]]
+    if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
+        raise WeightsError(f"{path} holds no named tensors; wanted a state dict")
+    odd = [
+        str(name) for name, value in content.items() if not isinstance(value, Tensor) or value.layout != torch.strided
+    ]
+    if odd:
+        raise WeightsError(f"{path} holds more than tensors ({_some(odd)}); wanted a state dict alone")
+    return ((str(name), value) for name, value in content.items())
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """WeightsError naming the first tensors with a NaN or an infinity: a network of those stains everything alike."""
+    broken = [n for n, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{where}: {len(broken)} of {len(tensors)} tensors hold numbers that are not finite ({_some(broken)}); "
+            "such a network cannot stain, take weights from before training broke"
+        )
+
+
+def check_fit(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str, *, may_lack: Sequence[str] = ()
+) -> None:
+    """WeightsError naming `where` and the first tensors that are missing, surplus or of another shape.
+
+    may_lack : endings of names that need not be given.
     """
-    given = {n: t for n, t in tensors.items() if not n.startswith(tuple(ignore))} if ignore else dict(tensors)
-    wanted = network.state_dict()
-    missing = sorted(n for n in wanted if n not in given and not n.endswith(_COUNTERS))
+    missing = sorted(n for n in wanted if n not in given and not n.endswith(tuple(may_lack)))
     surplus = sorted(n for n in given if n not in wanted)
     shapes = [
         f"{n} is {tuple(given[n].shape)}, wanted {tuple(wanted[n].shape)}"
         for n in sorted(wanted.keys() & given.keys())
         if given[n].shape != wanted[n].shape
     ]
-    faults = []
-    if missing:
-        faults.append(f"missing {_first(missing)}")
-    if surplus:
-        faults.append(f"surplus {_first(surplus)}")
-    if shapes:
-        faults.append(f"shapes differ: {_first(shapes)}")
+    kinds = {"missing ": missing, "surplus ": surplus, "shapes differ: ": shapes}
+    faults = [f"{words}{_some(names)}" for words, names in kinds.items() if names]
     if faults:
         raise WeightsError(f"{where} does not fit the network: {'; '.join(faults)}")
+
+
+def load_into(
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    where: str,
+    *,
+    ignore: Sequence[str] = (),
+    may_lack: Sequence[str] = _COUNTERS,
+) -> None:
+    """Copy `tensors` into `network`, every one matched by name and shape.
+
+    ignore   : prefixes of published tensors that the network has no use for (classifiers, auxiliary heads).
+    may_lack : endings of names that need not be given; the batch counters of normalisation layers, which older files
+               have not, unless said otherwise.
+
+    Raises WeightsError as `check_fit`; the network is then left as it was.
+    """
+    given = {n: t for n, t in tensors.items() if not n.startswith(tuple(ignore))}
+    wanted = network.state_dict()
+    check_fit(wanted, given, where, may_lack=may_lack)
     network.load_state_dict({**wanted, **given})
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

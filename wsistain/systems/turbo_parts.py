@@ -50,10 +50,7 @@ from wsistain.networks.turbo import (
     recompute_activations,
     store_frozen,
 )
-from wsistain.published.places import find_lpips_file, find_torch_file
-
-VGG_FILE = "vgg16-397923af.pth"
-VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+from wsistain.published.places import require_net
 
 
 class TurboModel(Strict):
@@ -244,7 +241,7 @@ def require_published(model: TurboModel, critic: TurboCritic) -> None:
     if critic.clip != "tiny":
         finders.append(lambda: find_clip(critic.clip))
     if critic.lpips == "published":
-        finders += [lambda: find_torch_file(VGG_FILE, VGG_URL), lambda: find_lpips_file("vgg")]
+        finders += [lambda: require_net("vgg16"), lambda: require_net("lpips_vgg")]
     missing = []
     for find in finders:
         try:
@@ -268,7 +265,7 @@ def build_lpips(cfg: TurboCritic) -> Lpips:
     if cfg.lpips == "tiny":
         return Lpips.tiny("vgg")
     lpips = Lpips("vgg")
-    lpips.load_published(find_torch_file(VGG_FILE, VGG_URL), find_lpips_file("vgg"))
+    lpips.load_published(require_net("vgg16"), require_net("lpips_vgg"))
     return lpips
 
 

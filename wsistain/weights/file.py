@@ -6,7 +6,7 @@ state dict. Nothing is ever unpickled.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,6 +55,9 @@ def save_weights(path: Path, header: Header, tensors: "Mapping[str, Tensor]") ->
     """Write a weights file in one move: `tensors` (name to tensor, saved contiguous on the CPU) under `header`."""
     from safetensors.torch import save_file
 
+    from wsistain.published.tensors import check_finite
+
+    check_finite(tensors, str(path))
     clean = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
@@ -93,40 +96,18 @@ def read_header(path: Path) -> Header:
 
 
 def load_tensors(path: Path) -> "dict[str, Tensor]":
-    """Every tensor of a weights file, on the CPU."""
+    """Every tensor of a weights file, on the CPU; WeightsError where it is damaged or holds what is not finite."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from wsistain.published.tensors import check_finite
+
     try:
-        return load_file(str(path))
+        tensors = load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is not a readable safetensors file ({error})") from None
-
-
-def match_tensors(network: "nn.Module", tensors: "Mapping[str, Tensor]", where: str) -> None:
-    """Load `tensors` into `network`; WeightsError naming the first that are missing, surplus or of another shape."""
-    wanted = network.state_dict()
-
-    def first(names: Sequence[str]) -> str:
-        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-    missing = sorted(set(wanted) - set(tensors))
-    surplus = sorted(set(tensors) - set(wanted))
-    shapes = [
-        f"{n} is {tuple(tensors[n].shape)}, wanted {tuple(wanted[n].shape)}"
-        for n in sorted(set(wanted) & set(tensors))
-        if tensors[n].shape != wanted[n].shape
-    ]
-    faults = []
-    if missing:
-        faults.append(f"missing {first(missing)}")
-    if surplus:
-        faults.append(f"surplus {first(surplus)}")
-    if shapes:
-        faults.append(f"shapes differ: {first(shapes)}")
-    if faults:
-        raise WeightsError(f"{where} does not fit the network: {'; '.join(faults)}")
-    network.load_state_dict(dict(tensors))
+    check_finite(tensors, str(path))
+    return tensors
 
 
 def file_hash(path: Path) -> str:
@@ -144,6 +125,7 @@ def load_network(path: Path) -> "tuple[nn.Module, Header]":
     The network maps float (b, 3, h, w) in [-1, 1] to the same shape and range. Raises WeightsError.
     """
     from wsistain.networks.facts import AroundBase
+    from wsistain.published.tensors import load_into
     from wsistain.systems import find_system
 
     header = read_header(path)
@@ -154,5 +136,5 @@ def load_network(path: Path) -> "tuple[nn.Module, Header]":
     if isinstance(network, AroundBase):
         network.load_trained(load_tensors(path), str(path))
     else:
-        match_tensors(network, load_tensors(path), str(path))
+        load_into(network, load_tensors(path), str(path), may_lack=())
     return network.eval(), header

@@ -5,7 +5,6 @@ convolution, although the authors' code trains it. Pix2Pix-Turbo's hold one set 
 VAE's adapters. Neither holds the prompt: its embedding is made here, by the base's text encoder, from the text given.
 """
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from wsistain.errors import WeightsError
 from wsistain.networks.sd_turbo import SD_TURBO, base_fingerprint, embed_prompt, prompt_tokens
 from wsistain.networks.turbo import VAE_ALPHA
+from wsistain.published.tensors import check_finite, read_content
 from wsistain.systems.turbo_parts import TurboHeader, translator_from_header
 
 TURBO_KINDS = ("cyclegan_turbo", "pix2pix_turbo")
@@ -75,13 +75,7 @@ def convert_turbo(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise WeightsError(f"there is no checkpoint at {path}")
-    try:
-        content = torch.load(str(path), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path} cannot be read as a checkpoint without running code: {reason[:200]}") from None
+    content = read_content(path)
     if not isinstance(content, dict) or "rank_unet" not in content:
         raise WeightsError(f"{path} is not a checkpoint of img2img-turbo: it has no rank_unet")
     return content
@@ -91,6 +85,7 @@ def _part(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Tensor]
     values = content.get(key)
     if not isinstance(values, Mapping) or not all(isinstance(t, Tensor) for t in values.values()):
         raise WeightsError(f"{path} holds no tensors under {key}; is it a checkpoint of the other turbo system?")
+    check_finite(values, f"{key} of {path}")
     return dict(values)
 
 

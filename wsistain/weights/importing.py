@@ -6,7 +6,6 @@ reader is used, which runs no code.
 """
 
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +22,15 @@ from wsistain.networks.resnet import ResnetGenerator
 from wsistain.networks.turbo import TURBO_FACTS
 from wsistain.networks.unet import UnetGenerator
 from wsistain.published.catalogue import CATALOGUE, installed_folder
+from wsistain.published.tensors import load_into, read_published
 from wsistain.runtime.files import local_path, reporting
 from wsistain.systems import SYSTEMS, find_system
-from wsistain.weights.file import SUFFIX, Header, file_hash, load_network, match_tensors, save_weights
+from wsistain.weights.file import SUFFIX, Header, file_hash, load_network, save_weights
 from wsistain.weights.import_atst import ATST_KINDS, convert_atst
 from wsistain.weights.import_turbo import TURBO_KINDS, convert_turbo
 
 KINDS = ("cut", "asp", "usigan", "asp_dgrank", "cyclegan", "pix2pix", "pyramidp2p", *ATST_KINDS, *TURBO_KINDS)
 """Systems whose published generators can be imported; the number of blocks and widths is read from the file."""
-
-_WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "netG", "net_G", "G", "generator")
-_PREFIX = re.compile(r"^(?:module\.|netG\.|net_G\.)+")
 
 
 @dataclass(frozen=True)
@@ -52,47 +49,6 @@ class ImportReport:
     n_folded: int
     surplus: tuple[str, ...]
     sha256: str
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint (.pth, .pt, .safetensors) by name, wrappers and `module.` taken off.
-
-    Raises WeightsError when it cannot be read without running code, or holds no tensors.
-    """
-    import pickle
-    import zipfile
-
-    if not path.is_file():
-        raise WeightsError(f"there is no checkpoint at {path}")
-    if path.suffix == SUFFIX:
-        from wsistain.weights.file import load_tensors
-
-        return _unwrap(load_tensors(path), path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of old pickle protocols, which it reads all the same
-            content = torch.load(str(path), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path} cannot be read as a checkpoint without running code: {reason[:200]}") from None
-    return _unwrap(content, path)
-
-
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping) and not any(isinstance(v, Tensor) for v in content.values()):
-        inside = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not inside:
-            break
-        content = content[inside[0]]
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path} holds no tensors by name; wanted the state dict of a generator (*_net_G.pth)")
-    odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise WeightsError(f"{path} holds more than tensors ({', '.join(odd[:3])}); wanted a generator's state dict")
-    return {
-        _PREFIX.sub("", str(name)): value.float() if value.is_floating_point() else value
-        for name, value in content.items()
-    }
 
 
 def _describe_resnet(tensors: Mapping[str, Tensor], path: Path) -> ResnetGenerator:
@@ -145,7 +101,7 @@ def convert_resnet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module
     described = _describe_resnet(tensors, path)
     surplus = _set_aside(tensors, described.state_dict(), path)
     described = described.to_empty(device="cpu")
-    match_tensors(described, {n: t for n, t in tensors.items() if n not in surplus}, str(path))
+    load_into(described, {n: t for n, t in tensors.items() if n not in surplus}, str(path), may_lack=())
     is_batch, has_blur = described.facts.norm == "frozen", "model.7.weight" not in described.state_dict()
     has_dropout = any(isinstance(m, nn.Dropout) for m in described.modules())
     options: dict[str, Any] = {
@@ -159,7 +115,7 @@ def convert_resnet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module
         options["n_blocks"], options["ngf"], norm=options["norm"], blur=has_blur, dropout=options["dropout"]
     )
     state = folded_state(described)
-    match_tensors(plain, state, str(path))
+    load_into(plain, state, str(path), may_lack=())
     n_folded = sum(name.endswith(".weight_u") for name in tensors)
     return plain.eval(), options, surplus, n_folded
 
@@ -198,7 +154,7 @@ def convert_unet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module, 
     for name, tensor in tensors.items():
         module, end = name.rsplit(".", 1)
         renamed[f"{names[module]}.{end}" if module in names else name] = tensor
-    match_tensors(network, renamed, str(path))
+    load_into(network, renamed, str(path), may_lack=())
     return network.eval(), options, [], 0
 
 
@@ -257,7 +213,7 @@ def import_checkpoint(
         state, options, surplus, n_used = convert_turbo(path, system, prompt=text, direction=direction)
         facts, n_folded = TURBO_FACTS, 0
     else:
-        tensors = read_checkpoint(path)
+        tensors = read_published(path)
         convert = {"pix2pix": convert_unet, "atst_net": convert_atst}.get(system, convert_resnet)
         network, options, surplus, n_folded = convert(tensors, path)
         direction = options.get("direction", direction)
