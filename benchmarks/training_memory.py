@@ -119,7 +119,7 @@ def peak_of(config: Path, overrides: list[str]) -> dict[str, Any]:
     autocast = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[cfg.precision]
     with torch.device("meta"), published_sizes(module):
         system = system_class(cfg.system)(options, find_marker(cfg.marker)).train()
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, published_sizes(module):
         without_content(system, mode)
         if autocast is torch.bfloat16 and isinstance(system, FrozenBase):
             system.store_frozen(torch.bfloat16)

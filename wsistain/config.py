@@ -107,6 +107,9 @@ class DataConfig(Strict):
     workers: int = Field(2, ge=0, le=64, description="decoding processes")
     val_share: float = Field(0.1, gt=0, lt=1, description="share of patients held out where a layout has no split")
     split_seed: int = Field(0, ge=0, description="which patients those are")
+    names: str | None = Field(
+        None, description="text file, one a line, of the training patches to use; None: all of them"
+    )
     masks: str | None = Field(
         None, description="folder, in `root`, of masks named as the H&E patches: non-zero is positive"
     )

@@ -194,6 +194,22 @@ def test_the_configuration_leads_to_patches_and_masks(tmp_path: Path) -> None:
     assert all(r.mask is not None for r in masked)
 
 
+def test_a_list_of_names_chooses_the_training_patches(tmp_path: Path) -> None:
+    make_mist(tmp_path, n_train=3)
+    every = [r.name for r in load_patches(DataConfig(root=str(tmp_path), crop_px=32), find_marker("ER"), "train")]
+    listing = tmp_path / "names.txt"
+    cfg = DataConfig(root=str(tmp_path), crop_px=32, names=str(listing))
+    listing.write_text(f"# good ones\n{every[2]}.jpg\n\n{every[0]}\n")
+    assert [r.name for r in load_patches(cfg, find_marker("ER"), "train")] == [every[0], every[2]]
+    assert load_patches(cfg, find_marker("ER"), "val")
+    listing.write_text(f"{every[0]}\nnot_there.png\n")
+    with pytest.raises(DataError, match="1 are not among the 3 training patches: not_there"):
+        load_patches(cfg, find_marker("ER"), "train")
+    listing.write_text("# nothing\n")
+    with pytest.raises(DataError, match="names 0 patches"):
+        load_patches(cfg, find_marker("ER"), "train")
+
+
 def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     refs = list_patches("mist", make_mist(tmp_path), "ER", "train")
     dataset = PatchDataset(refs, Look(crop_px=32, stain_jitter=0.5), is_paired=True, seed=0)

@@ -10,6 +10,7 @@ from wsistain.losses.auxiliary import location_loss
 from wsistain.optics.masks import (
     Annotation,
     annotate,
+    annotate_batch,
     close_disk,
     close_mask,
     dab_gray,
@@ -17,6 +18,7 @@ from wsistain.optics.masks import (
     haematoxylin_saturation,
     official_mask,
     open_mask,
+    otsu_classes,
     otsu_threshold,
     soft_mask,
 )
@@ -162,3 +164,34 @@ def test_saturation_is_high_on_haematoxylin_and_zero_outside_the_mask():
     assert s[5:10, 5:10].min() > 0.99
     assert s[:, 12:].max() == 0
     assert s.shape == (20, 20)
+
+
+def test_a_picture_painted_darker_is_no_better_than_the_real_one() -> None:
+    """The soft mask's error against the picture's own annotation is least where its DAB is as it is."""
+    generator = torch.Generator().manual_seed(3)
+    stains = torch.zeros(1, 3, 128, 128)
+    stains[:, 0] = 0.05
+    stains[:, 2] = 0.02 + 0.005 * torch.randn(128, 128, generator=generator)  # pale background
+    for y, x in ((20, 30), (70, 40), (60, 100), (100, 80)):
+        stains[:, 2, y : y + 16, x : x + 16] += 0.06  # pale HER2
+    settings = Annotation(closing_radius=4)
+    light = combine_stains(stains).clamp(0, 1)
+    target = annotate_batch(light, settings)
+    assert 0.05 < target.mean() < 0.5
+
+    def error(k: float) -> float:
+        darker = combine_stains(stains * torch.tensor([1.0, 1.0, k]).view(1, 3, 1, 1)).clamp(0, 1)
+        return (soft_mask(dab_gray(darker), settings) - target).square().mean().item()
+
+    errors = [error(k) for k in (0.5, 1.0, 2.0, 4.0)]
+    assert errors[1] <= min(errors) + 1e-4
+    wanted = torch.tensor(errors)
+    assert (wanted.max() - wanted.min()) < 5e-3  # scaling alone wins nothing and costs little
+
+
+def test_otsus_classes_are_as_far_apart_as_their_means() -> None:
+    values = torch.cat([torch.full((1, 50), 0.2), torch.full((1, 70), 0.9)], dim=1)
+    threshold, apart = otsu_classes(values)
+    assert 0.2 <= threshold.item() <= 0.9
+    assert apart.item() == pytest.approx(0.7, abs=0.01)
+    assert otsu_classes(torch.full((1, 8), 0.3))[1].item() == 0

@@ -9,6 +9,7 @@ import torch
 from tests.data.made_patches import make_mist
 from tests.pipeline.slides import level0, small_config, tissue_picture, write_slide
 from tests.training.made_runs import tiny_run
+from wsistain.config import TrainConfig, load_config
 from wsistain.errors import ConfigError, DataError, WeightsError
 from wsistain.generators.load import build_generator, find_generator
 from wsistain.markers import find_marker
@@ -16,6 +17,7 @@ from wsistain.networks.nucleus_counter import CppNet
 from wsistain.networks.stain_unet import StainUNet
 from wsistain.networks.vit import VitGenerator, Windowed, encoder_names
 from wsistain.optics.stains import combine_stains, from_unit
+from wsistain.packaged import training_config
 from wsistain.pipeline.run import run
 from wsistain.systems.atst_net import AUXILIARY, AtstNet, Config, Weights, generator_network
 from wsistain.systems.base import Batch, Progress
@@ -302,3 +304,36 @@ def test_a_crop_smaller_than_a_window_is_refused_before_anything_is_written(tmp_
     with pytest.raises(ConfigError, match=r"data\.crop_px 24 is less than the 32 px that atst_net needs"):
         train(tiny_run(root, system="atst_net", data={"crop_px": 24}), tmp_path / "run", tiny=True)
     assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_the_ablations_of_the_papers_tables_are_options() -> None:
+    """Table 2's U: the U-Net of the way back. Table 3: without skip connections, without residual blocks."""
+    unet = AtstNet(Config.tiny({"generator": "unet"}))
+    again = generator_network(dict(unet.header_options()))
+    again.load_state_dict(unet.generator_state())
+    x = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(x), unet.generator().eval()(x))
+    sizes = {}
+    for name, options in (("all", {}), ("no_skips", {"skips": False}), ("no_residual", {"n_residual": 0})):
+        system = AtstNet(Config.tiny({"g_ihc": options}))
+        network = generator_network(dict(system.header_options()))
+        network.load_state_dict(system.generator_state())
+        with torch.no_grad():
+            assert network.eval()(x).shape == x.shape
+        sizes[name] = sum(p.numel() for p in network.parameters())
+    assert sizes["no_skips"] < sizes["all"] > sizes["no_residual"]
+
+
+def test_a_nucleus_weighs_one_in_the_paper_and_in_the_code() -> None:
+    for preset in ("paper", "official"):
+        cfg = Config.preset(preset, {})
+        assert cfg.weights.count / cfg.count_unit == 1
+
+
+def test_the_shipped_configuration_says_how_to_get_pathoduet() -> None:
+    cfg = load_config(TrainConfig, training_config(Path("atst_net")))
+    with pytest.raises(
+        ConfigError, match=r"openmedlab/PathoDuet.*set options\.encoder to the file's path, or to random"
+    ):
+        AtstNet(Config.preset(cfg.preset, cfg.options))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from wsistain.config import DataConfig
 from wsistain.data.augment import stain_jitter
 from wsistain.data.layouts import PatchRef, Split, list_patches, with_masks
-from wsistain.data.pictures import Unreadable, picture_size, read_mask, read_picture, resize
+from wsistain.data.pictures import SUFFIXES, Unreadable, picture_size, read_mask, read_picture, resize
 from wsistain.errors import DataError
 from wsistain.markers import Marker
 
@@ -91,7 +91,30 @@ def load_patches(cfg: DataConfig, marker: Marker, split: Split) -> list[PatchRef
         val_share=cfg.val_share,
         split_seed=cfg.split_seed,
     )
+    if cfg.names is not None and split == "train":
+        refs = _chosen(refs, Path(cfg.names).expanduser())
     return with_masks(refs, root / cfg.masks) if cfg.masks else refs
+
+
+def _chosen(refs: list[PatchRef], listing: Path) -> list[PatchRef]:
+    """Those of `refs` that a text file names, one a line, with or without a picture's suffix; DataError on others."""
+    try:
+        lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{listing} (data.names) cannot be read as a list of names: {error}") from None
+    wanted = {_without_suffix(line) for line in lines if line and not line.startswith("#")}
+    unknown = sorted(wanted - {ref.name for ref in refs})
+    if unknown or not wanted:
+        raise DataError(
+            f"{listing} (data.names) names {len(wanted)} patches, of which {len(unknown)} are not among the {len(refs)} "
+            f"training patches: {', '.join(unknown[:3])}"
+        )
+    return [ref for ref in refs if ref.name in wanted]
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else name
 
 
 def read_pair(ref: PatchRef) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -140,6 +140,7 @@ class VitGenerator(nn.Module):
     taps     : blocks (counted from 1) whose tokens feed the decoder, shallow to deep; as many as log2(patch).
     decoder  : widths of the decoder from deep to shallow, as many as taps.
     n_residual : residual blocks at the bottleneck.
+    skips      : the taps but the deepest join the decoder; False leaves them out (the paper's Table 3).
     vit_range  : "pm1" hands [-1, 1] to the encoder (the authors' code), "01" hands [0, 1] (PathoDuet's training).
 
     `encode` and `decode` are the two halves. The state dict uses the published names.
@@ -156,6 +157,7 @@ class VitGenerator(nn.Module):
         taps: Sequence[int] = (3, 6, 9, 12),
         decoder: Sequence[int] = (512, 256, 128, 64),
         n_residual: int = 5,
+        skips: bool = True,
         vit_range: Literal["pm1", "01"] = "pm1",
     ) -> None:
         super().__init__()
@@ -168,6 +170,7 @@ class VitGenerator(nn.Module):
         if list(taps) != sorted(set(taps)) or taps[0] < 1 or taps[-1] > depth:
             raise ValueError(f"taps {tuple(taps)} are not increasing block numbers from 1 to {depth}")
         self.window, self.patch, self.taps, self.vit_range = window, patch, tuple(taps), vit_range
+        self.skips = skips
         side = window // patch
 
         self.patch_embed = PatchEmbed(patch, width)
@@ -178,7 +181,7 @@ class VitGenerator(nn.Module):
 
         # decoderN lifts the tokens of tap N (1 = shallowest) to the stage that joins them; the deepest tap enters below
         n_stages = len(decoder)
-        for tap in range(1, n_stages):
+        for tap in range(1, n_stages if skips else 1):
             widths = [width, *decoder[: n_stages - tap]]
             self.add_module(f"decoder{tap}", nn.Sequential(*(UpBlock(a, b) for a, b in pairwise(widths))))
         stages: dict[str, nn.Module] = {
@@ -189,7 +192,7 @@ class VitGenerator(nn.Module):
         }
         for i in range(n_stages - 1):  # stage joined by tap n_stages - 1 - i; the deepest has one convolution more
             stages[f"decoder{n_stages - 1 - i}_upsampler"] = _decoder_stage(
-                2 * decoder[i], decoder[i], 3 if i == 0 else 2, decoder[i + 1]
+                (2 if skips else 1) * decoder[i], decoder[i], 3 if i == 0 else 2, decoder[i + 1]
             )
         stages["decoder0_header"] = nn.Sequential(
             ConvBlock(decoder[-1], decoder[-1]), nn.Conv2d(decoder[-1], 3, 1), nn.Tanh()
@@ -235,8 +238,9 @@ class VitGenerator(nn.Module):
         stages = self.generated_IHC_decoder
         x = stages["bottleneck_upsampler"](maps[-1])
         for tap in range(len(maps) - 1, 0, -1):
-            lifted = self.get_submodule(f"decoder{tap}")(maps[tap - 1])
-            x = stages[f"decoder{tap}_upsampler"](torch.cat([lifted, x], dim=1))
+            if self.skips:
+                x = torch.cat([self.get_submodule(f"decoder{tap}")(maps[tap - 1]), x], dim=1)
+            x = stages[f"decoder{tap}_upsampler"](x)
         out: Tensor = stages["decoder0_header"](x)
         return out
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GRAY_ATST = (0.213, 0.715, 0.072)
 """Luma weights of the authors' training code; their preprocessing uses scikit-image's."""
 
+LEAST_APART = 0.01
 _N_BINS = 256
 
 
@@ -92,11 +93,19 @@ def close_mask(mask: "np.ndarray", radius: int) -> "np.ndarray":
     return np.asarray(wide if wide.all() else distance_transform_edt(wide) > reach)
 
 
-@torch.no_grad()
 def otsu_threshold(values: Tensor) -> Tensor:
     """Otsu's threshold of each image, float (b,), of `values` (b, ...): as `skimage.filters.threshold_otsu`, 256 bins.
 
     A constant image gets its own value.
+    """
+    return otsu_classes(values)[0]
+
+
+@torch.no_grad()
+def otsu_classes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Otsu's threshold of each image and the distance between the means of its two classes: two float (b,).
+
+    values : (b, ...). A constant image gets its own value and the distance 0.
     """
     flat = values.detach().flatten(1).float()
     low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
@@ -109,8 +118,9 @@ def otsu_threshold(values: Tensor) -> Tensor:
     mean_below = mass.cumsum(1)[:, :-1] / below.clamp_min(1)
     mean_above = mass.flip(1).cumsum(1).flip(1)[:, 1:] / above.clamp_min(1)
     best = (below * above * (mean_below - mean_above) ** 2).argmax(1, keepdim=True)
-    threshold = centres.gather(1, best)
-    return torch.where(high > low, threshold, low)[:, 0].to(values.dtype)
+    threshold = torch.where(high > low, centres.gather(1, best), low)
+    apart = torch.where(high > low, (mean_above - mean_below).gather(1, best), torch.zeros_like(low))
+    return threshold[:, 0].to(values.dtype), apart[:, 0].to(values.dtype)
 
 
 class _DiskDilation(torch.autograd.Function):
@@ -172,13 +182,17 @@ def dab_gray(light: Tensor) -> Tensor:
 def soft_mask(dab: Tensor, settings: Annotation = Annotation(), *, softness: float = 0.05) -> Tensor:
     """Differentiable twin of `annotate`: float (b, 1, h, w) in [0, 1] of `dab` (b, 1, h, w), the gray of `dab_gray`.
 
-    softness : gray levels (0..1) over which the step around Otsu's threshold rises; to 0 it becomes `annotate`.
+    softness : over how many gray levels the step around Otsu's threshold rises, as a share of the distance between the
+               means of Otsu's two classes; to 0 it becomes `annotate`. A fixed number of levels would make the mask of
+               a darker picture crisper, and so reward painting pale stain darker.
 
-    The threshold is found on the picture itself and takes no gradient.
+    The threshold and the distance are found on the picture itself and take no gradient. A picture without contrast,
+    less than `LEAST_APART` between the classes, is as soft as one of that contrast.
     """
     smooth = _smooth(dab, settings.sigma, round(4 * settings.sigma), zeros=False)
-    threshold = otsu_threshold(smooth).clamp_max(settings.threshold_cap).view(-1, 1, 1, 1)
-    mask = torch.sigmoid((threshold - smooth) / softness)
+    threshold, apart = (v.view(-1, 1, 1, 1) for v in otsu_classes(smooth))
+    rise = softness * apart.clamp_min(LEAST_APART)
+    mask = torch.sigmoid((threshold.clamp_max(settings.threshold_cap) - smooth) / rise)
     mask = _dilate_square(-_dilate_square(-mask, settings.opening), settings.opening)
     return close_disk(mask, settings.closing_radius)
 

@@ -20,7 +20,10 @@ Decided here; `official` is what the authors' code does:
 - All windows of an image pass the generator in one batch; in the code one by one, so that batch norm sees each alone.
   (`windows_together`)
 - The paper includes structural similarity in the cycle term without saying how; the factor is the code's. (`ssim_gain`)
-- L5 counts in hundreds of nuclei, as the code does. (`count_unit`)
+- L5 weighs 1 a nucleus, in the paper as in the code, which counts in hundreds and weighs by 100. (`count_unit`)
+- L5 counts with our own small counter, not the paper's CPP-Net, unless its weights are given. (`counter`)
+- The soft mask's step is a share of the distance between the two classes that Otsu finds, so that a picture painted
+  darker throughout is no better than the real one. (`softness`)
 """
 
 from pathlib import Path
@@ -92,7 +95,8 @@ class VitOptions(Strict):
     heads: int = 12
     taps: tuple[int, ...] = (3, 6, 9, 12)
     decoder: tuple[int, ...] = (512, 256, 128, 64)
-    n_residual: int = 5
+    n_residual: int = Field(5, ge=0, description="residual blocks at the bottleneck; 0: none (Table 3)")
+    skips: bool = Field(True, description="skip connections from the encoder; False: without (Table 3)")
     vit_range: Literal["pm1", "01"] = Field("pm1", description="01: [0, 1] into the encoder, as PathoDuet was trained")
 
 
@@ -119,6 +123,9 @@ class Config(SystemConfig):
     """Networks, masks and losses of ATST-Net."""
 
     encoder: str | None = Field(None, description="path of PathoDuet's checkpoint_HE.pth, or random")
+    generator: Literal["vit", "unet"] = Field(
+        "vit", description="unet: H&E to IHC by the network of the way back, without an encoder (Table 2, column U)"
+    )
     g_ihc: VitOptions = VitOptions()
     g_he: UnetOptions = UnetOptions()
     windows_together: bool = True
@@ -128,10 +135,12 @@ class Config(SystemConfig):
     pool_size: int = Field(50, ge=1)
     annotation: AnnotationOptions = AnnotationOptions()
     mask_form: Literal["soft", "official"] = "soft"
-    softness: float = Field(0.05, gt=0, description="gray levels (0..1) over which the soft mask rises")
+    softness: float = Field(
+        0.05, gt=0, description="of the soft mask's step, as a share of the distance between Otsu's two classes"
+    )
     count: Literal["soft", "monitor", "none"] = "soft"
     counter: str = Field("small", description="small: the shipped counter; or the path of a CPP-Net checkpoint")
-    count_unit: float = Field(100.0, gt=0)
+    count_unit: float = Field(1.0, gt=0, description="nuclei that L5 counts as one; the code: 100, at a weight of 100")
     ssim_gain: float = Field(5.0, ge=0)
     unpaired_b: bool = False
     lr: float = Field(2e-4, gt=0)
@@ -150,6 +159,7 @@ class Config(SystemConfig):
             "pooled_critic": True,
             "mask_form": "official",
             "count": "monitor",
+            "count_unit": 100.0,
             "unpaired_b": True,
             "weights": OFFICIAL_WEIGHTS,
         }
@@ -201,9 +211,12 @@ class AtstNet(nn.Module):
         super().__init__()
         require_dab(marker, "ATST-Net")
         self.cfg, self.marker = cfg, marker
-        self.G_ihc = _windowed(cfg.g_ihc, together=cfg.windows_together)
         self.G_he = StainUNet(**cfg.g_he.model_dump())
-        self.encoder_start = _start_encoder(self.G_ihc.network, cfg.encoder)
+        self.encoder_start = "none"
+        self.G_ihc: nn.Module = StainUNet(**cfg.g_he.model_dump())
+        if cfg.generator == "vit":
+            self.G_ihc = _windowed(cfg.g_ihc, together=cfg.windows_together)
+            self.encoder_start = _start_encoder(self.G_ihc.network, cfg.encoder)
         self.D_ihc = PatchDiscriminator(cfg.d_layers, cfg.ndf, blur=False)
         self.D_he = PatchDiscriminator(cfg.d_layers, cfg.ndf, blur=False)
         initialise(self.D_ihc, "normal")
@@ -296,6 +309,8 @@ class AtstNet(nn.Module):
 
     def header_options(self) -> dict[str, object]:
         """What `generator_network` needs, and where the encoder started from."""
+        if self.cfg.generator == "unet":
+            return {"direction": "he-to-ihc", "generator": "unet", **self.cfg.g_he.model_dump(mode="json")}
         return {"direction": "he-to-ihc", **self.cfg.g_ihc.model_dump(mode="json"), "encoder": self.encoder_start}
 
     def generator_state(self) -> dict[str, Tensor]:
@@ -341,4 +356,6 @@ def generator_network(options: dict[str, Any]) -> nn.Module:
     if direction != "he-to-ihc":
         raise ConfigError(f"generator options: direction {direction!r} is neither he-to-ihc nor ihc-to-he")
     values.pop("encoder", None)
+    if values.pop("generator", "vit") == "unet":
+        return StainUNet(**validate(UnetOptions, values, "generator options").model_dump())
     return _windowed(validate(VitOptions, values, "generator options"))

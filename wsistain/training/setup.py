@@ -29,7 +29,7 @@ TINY_STEPS = 4
 TINY_LONGEST = 64
 MEASURED_PATCHES = 64
 _FREE = {"log_every", "sample_every", "checkpoint_every", "device", "licence"}  # may change between resumes
-_FREE_DATA = {"root", "workers"}
+_FREE_DATA = {"root", "workers", "names"}  # of names the digest of patches tells
 _WEIGHTS = ("weights.safetensors", "weights.ihc-to-he.safetensors")
 _OURS = (*_WEIGHTS, "metrics.jsonl", "config.yaml", "data.json", "samples", "checkpoint", "tensorboard")
 
