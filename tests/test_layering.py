@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": MATHS | {"systems", "weights"},
     "generators": MATHS | {"systems", "weights", "generators"},
     "evaluation": MATHS | {"data", "evaluation", "slide", "tiling", "output", "weights", "generators", "phantom"},
-    "training": MATHS | {"systems", "data", "weights", "generators", "evaluation", "training"},
+    "training": MATHS | {"packaged", "systems", "data", "weights", "generators", "evaluation", "training"},
     "batch": BASE | {"slide", "output", "optics", "packaged", "pipeline", "batch"},
     "pipeline": BASE | {"slide", "tiling", "output", "weights", "generators", "networks", "systems", "pipeline"},
 }

@@ -151,6 +151,8 @@ def _model_at(model: Any, path: Sequence[Any]) -> type[BaseModel] | None:
     """The configuration model that holds the last key of `path`, or None where there is none."""
     current: Any = model
     for key in path[:-1]:
+        if isinstance(key, int):
+            continue  # a place in a list, of whose members `current` is the model already
         if not (isinstance(current, type) and issubclass(current, BaseModel)) or key not in current.model_fields:
             return None
         annotation = current.model_fields[key].annotation

@@ -19,9 +19,21 @@ def training_config(name: Path) -> Path:
 
     Raises ConfigError for a bare name that is neither.
     """
+    return _shipped(name, "train", "training configuration")
+
+
+def table_grid(name: Path) -> Path:
+    """A grid of training runs: the file, or with a bare name such as `usigan-table-4` the one that ships with wsistain.
+
+    Raises ConfigError for a bare name that is neither.
+    """
+    return _shipped(name, "tables", "grid")
+
+
+def _shipped(name: Path, folder: str, what: str) -> Path:
     if name.is_file() or name.suffix or name.parent != Path():
         return name  # a wrong path gets its message where it is read
-    shipped = {path.stem: path for path in sorted((packaged_folder("configs") / "train").glob("*.yaml"))}
+    shipped = {path.stem: path for path in sorted((packaged_folder("configs") / folder).glob("*.yaml"))}
     if name.name in shipped:
         return shipped[name.name]
-    raise ConfigError(f"no file {name}, and no training configuration of that name; there are {', '.join(shipped)}")
+    raise ConfigError(f"no file {name}, and no {what} of that name; there are {', '.join(shipped)}")

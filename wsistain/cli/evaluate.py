@@ -18,6 +18,8 @@ Examples:
 
   wsistain evaluate --leaderboard reports --output board
 
+  wsistain evaluate --grid runs/usigan-table-4 --data MIST --output table-4
+
 --weights and --slides take one or several names; a folder of runs stands for all of them. Identity and mean-colour
 transfer are always in the table. Metrics whose published networks are not at hand are listed with the command that
 fetches them.
@@ -54,6 +56,9 @@ def evaluate(
     slides: list[str] | None = typer.Option(None, "--slides", help="Finished slides (OUT.ome.zarr); repeatable."),
     reference: str | None = typer.Option(None, "--reference", help="Real IHC slide to register to the virtual one."),
     board: Path | None = typer.Option(None, "--leaderboard", help="Folder of earlier results to put side by side."),
+    grid: Path | None = typer.Option(
+        None, "--grid", help="Folder of 'wsistain train --grid': its rows as the paper's table (with --data)."
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace results that are there."),
 ) -> None:
     """Measure weights or slides; see HELP for the help text."""
@@ -86,32 +91,45 @@ def evaluate(
         merged = leaderboard(board, output, overwrite=overwrite)
         say(f"{len(merged['systems'])} rows")
     else:
-        from wsistain.evaluation.report import evaluate as measure
+        from wsistain.evaluation.report import evaluate as evaluate_patches
 
-        if not weights:
+        if not weights and grid is None:
             raise ConfigError("--weights is missing; name weights, or 'identity' for the baselines alone")
         if data is None:
             raise ConfigError("--data is missing; name the folder of the patches")
-        with ProgressBar("patches") as progress:
-            results = measure(
-                [*weights, *(more or [])],
-                data,
-                layout=layout,
-                marker=marker,
-                split=split,
-                output=output,
-                nets=nets,
-                device=device,
-                size=size,
-                mpp=mpp,
-                limit=limit,
-                pictures=pictures,
-                workers=workers,
-                seed=seed,
-                overwrite=overwrite,
-                progress=progress,
-            )
-        _print_results(results)
+        root = data
+
+        def measure(names: list[str], of: str, folder: Path) -> dict[str, Any]:
+            with ProgressBar("patches") as progress:
+                return evaluate_patches(
+                    names,
+                    root,
+                    layout=layout,
+                    marker=of,
+                    split=split,
+                    output=folder,
+                    nets=nets,
+                    device=device,
+                    size=size,
+                    mpp=mpp,
+                    limit=limit,
+                    pictures=pictures,
+                    workers=workers,
+                    seed=seed,
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+
+        if grid is not None:
+            from wsistain.evaluation.grid_table import evaluate_grid
+
+            if weights:
+                raise ConfigError("give --weights or --grid, not both")
+            text, missing = evaluate_grid(grid, output, measure)
+            say(text)
+            say(f"table: {output / 'table.md'}" + (f" ({len(missing)} rows are not trained yet)" if missing else ""))
+            return
+        _print_results(measure([*(weights or []), *(more or [])], marker, output))
     say(f"report: {output / 'report.html'}")
 
 

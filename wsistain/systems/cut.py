@@ -20,8 +20,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from wsistain.config import Strict, preset_of
+from wsistain.errors import ConfigError
 from wsistain.losses.adversarial import lsgan_d, lsgan_g
 from wsistain.losses.contrastive import patch_nce_layers
+from wsistain.losses.gaussian_pyramid import gaussian_pyramid_l1
 from wsistain.networks.layers import folded_state
 from wsistain.networks.patch_head import PatchHead, uniform_positions
 from wsistain.networks.patchgan import PatchDiscriminator
@@ -38,6 +40,7 @@ class Weights(Strict):
     gan: float = 1.0
     nce: float = 0.5
     nce_idt: float = Field(0.5, description="contrastive term on real IHC; 0 skips its pass through the generator")
+    gp: float = Field(0.0, description="L1 on Gaussian pyramids of weak pairs: CUT + L_GP of ASP's tables, with 10")
 
 
 class Config(SystemConfig):
@@ -91,6 +94,8 @@ class CUT(nn.Module):
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         cfg, he, ihc = self.cfg, batch.he, batch.ihc
+        if cfg.weights.gp and not batch.is_paired:
+            raise ConfigError("weights.gp compares virtual with real IHC: set data.pairing to weak, or weights.gp to 0")
         with_idt = cfg.weights.nce_idt != 0
         is_flipped = cfg.flip_equivariance and bool(torch.rand(()) < 0.5)
         source = he.flip(3) if is_flipped else he
@@ -118,6 +123,8 @@ class CUT(nn.Module):
                     terms[name] = fake.new_zeros(())
                 else:
                     terms[name] = patch_nce_layers([q[of] for q in queries], [k[of] for k in keys], cfg.nce_tau)
+            upright_fake = fake.flip(3) if is_flipped else fake
+            terms["gp"] = gaussian_pyramid_l1(upright_fake, ihc) if cfg.weights.gp else fake.new_zeros(())
             update(self.optimizers["G"], weighted_sum(terms, cfg.weights))
         self.watch.see(terms["nce"], queries)
         return {name: term.detach() for name, term in {**terms, "d": d_loss}.items()}

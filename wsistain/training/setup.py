@@ -216,10 +216,16 @@ def look_of(cfg: TrainConfig, length: Length, per_epoch: int) -> Look:
     )
 
 
-def run_identity(cfg: TrainConfig, job: Job, tiny: bool, n_processes: int) -> dict[str, Any]:
-    """What must be the same for a run to go on: everything that changes its numbers."""
+def lasting_values(cfg: TrainConfig) -> dict[str, Any]:
+    """What of `cfg` changes a run's numbers: all but where the patches lie, the device and how often it writes."""
     values = cfg.model_dump(mode="json", exclude=_FREE)
     values["data"] = {k: v for k, v in values["data"].items() if k not in _FREE_DATA}
+    return values
+
+
+def run_identity(cfg: TrainConfig, job: Job, tiny: bool, n_processes: int) -> dict[str, Any]:
+    """What must be the same for a run to go on: everything that changes its numbers."""
+    values = lasting_values(cfg)
     values["options"] = job.options.model_dump(mode="json")
     digest = hashlib.sha256("\n".join(p.name for p in job.patches).encode()).hexdigest()[:16]
     return {**values, "tiny": tiny, "processes": n_processes, "patches": f"{len(job.patches)} names, sha256 {digest}"}
