@@ -101,6 +101,14 @@ def test_the_file_is_the_one_that_is_named_else_that_of_the_user_and_never_of_th
         find_marker("ER")
 
 
+def test_cells_have_cutoffs_of_their_own_where_a_row_says_so(own):
+    assert find_marker("ER").positive_cell_od == find_marker("ER").positive_od
+    her2 = find_marker("HER2")
+    assert her2.positive_cell_od == her2.at_cells[1] < her2.positive_od
+    own("markers: [{name: HER2, cell_cutoffs: [0.03, 0.05, 0.08], cutoffs_source: ours}]")
+    assert find_marker("HER2").positive_cell_od == 0.05 and find_marker("HER2").cutoffs == her2.cutoffs
+
+
 def test_a_changed_file_is_read_again(own):
     own(ROWS)
     assert "p53" in known_markers()

@@ -1,32 +1,14 @@
 """Numbers and sentences of the summary."""
 
 import csv
-import math
 
-import numpy as np
 import pytest
 
 from tests.pipeline.slides import small_config, tissue_picture, write_slide
 from wsistain.batch.sheet import Entry, Refused
-from wsistain.batch.summary import Row, last_words, positive_share, summarise, write_summary
+from wsistain.batch.summary import Row, last_words, summarise, write_summary
 from wsistain.errors import OutputError
 from wsistain.pipeline.run import run
-
-
-def test_the_positive_share_counts_brown_among_tissue_only(tmp_path):
-    picture = np.full((256, 256, 3), 255, np.uint8)
-    picture[:, 128:] = (120, 110, 190)  # blue: tissue, negative
-    picture[:64, 128:] = (120, 75, 45)  # brown: a quarter of the tissue
-    slide = write_slide(tmp_path / "a.tiff", picture, mpp=1.0)
-    run(slide, "ER", tmp_path, config=small_config(all_tiles=True))
-    assert positive_share(tmp_path / "a.ER.ome.zarr", 0.15) == pytest.approx(0.25, abs=0.01)
-    assert math.isnan(positive_share_of_glass(tmp_path))
-
-
-def positive_share_of_glass(folder):
-    slide = write_slide(folder / "g.tiff", np.full((128, 128, 3), 255, np.uint8))
-    run(slide, "ER", folder, config=small_config(all_tiles=True))
-    return positive_share(folder / "g.ER.ome.zarr", 0.15)
 
 
 def test_the_last_words_of_a_log_are_the_error(tmp_path):

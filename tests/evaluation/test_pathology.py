@@ -6,9 +6,9 @@ from wsistain.evaluation.pathology import (
     area_under_curve,
     block_means,
     cell_od,
-    dab_mask,
     precision_recall,
     stain_accuracy,
+    stain_mask,
 )
 
 
@@ -44,7 +44,7 @@ def test_masks_are_made_on_means_of_four_pixels():
     od = np.zeros((9, 8), np.float32)
     od[:4, :4] = 0.2
     od[5, 5] = 1.0  # a single dark pixel is no stain
-    assert np.array_equal(dab_mask(od), [[True, False], [False, False]])
+    assert np.array_equal(stain_mask(od, 0.15), [[True, False], [False, False]])
     values = np.arange(64.0).reshape(8, 8)
     assert block_means(values)[1, 0] == values[4:, :4].mean()
 

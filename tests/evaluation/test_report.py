@@ -18,6 +18,7 @@ from wsistain.evaluation.patches import Pass, read_patch, run_pass
 from wsistain.evaluation.report import evaluate
 from wsistain.evaluation.rows import Identity, MeanColour, Network, find_candidates
 from wsistain.generators.load import load_generator
+from wsistain.markers import find_marker
 from wsistain.optics.scoring import integrated_density
 
 
@@ -269,7 +270,7 @@ def test_a_perfect_stain_has_perfect_numbers(mist):
     refs = list_patches("mist", mist, "ER", "val")
     answers = {read_patch(r)[0].tobytes(): read_patch(r)[1] for r in refs}
     deep = DeepMetrics(torch.device("cpu"))
-    results, unusable = run_pass(refs, Pass([Identity(), Oracle(answers)], deep), workers=1)
+    results, unusable = run_pass(refs, Pass([Identity(), Oracle(answers)], find_marker("ER"), deep), workers=1)
     assert not unusable
     for result in results:
         perfect, plain = result.measures.systems["oracle"], result.measures.systems["identity"]

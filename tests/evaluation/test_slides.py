@@ -12,11 +12,14 @@ from wsistain.errors import ConfigError, DataError, OutputError, SlideError
 from wsistain.evaluation.seams import SeamCounter
 from wsistain.evaluation.slides import evaluate_slides, heat_map
 from wsistain.evaluation.stain_map import CELL_UM, map_stain
-from wsistain.optics.scoring import dab_od, h_score
+from wsistain.markers import find_marker
+from wsistain.optics.scoring import count_stain, stain_od
 from wsistain.output.reading import open_level, read_window
 from wsistain.pipeline.run import run
 from wsistain.slide.reader import open_slide
 from wsistain.slide.tissue import TissueMask
+
+ER = find_marker("ER")
 
 
 def ihc_picture(height: int = 520, width: int = 640, *, positive: float = 0.7) -> np.ndarray:
@@ -49,29 +52,29 @@ def test_facts_of_a_finished_slide_are_those_of_its_pixels(stained):
     assert facts["name"] == "case.ER" and facts["system"] == "identity" and facts["marker"] == "ER"
     tissue = 400 * 520 * 1e-6  # mm2, drawn above
     assert facts["tissue_mm2"] == pytest.approx(tissue, rel=0.15)
-    od = dab_od(picture[40:440, 40:560])
+    od = stain_od(picture[40:440, 40:560])
     assert facts["positive_fraction"] == pytest.approx((od >= 0.15).mean(), rel=0.2)
-    assert facts["h_score"] == pytest.approx(h_score(od), rel=0.2)
+    assert facts["h_score"] == pytest.approx(count_stain(od, ER.cutoffs).h_score, rel=0.2)
 
 
 def test_the_map_is_that_of_the_pixels_square_by_square_and_does_not_depend_on_windows(stained, monkeypatch):
     path, picture = stained
     slide = open_slide(path)
     everywhere = TissueMask.everywhere(slide.info)
-    found = map_stain(slide, everywhere)
+    found = map_stain(slide, everywhere, ER)
     px = round(CELL_UM)
-    od = dab_od(picture)
+    od = stain_od(picture)
     assert found.tissue.shape == (-(-520 // px), 640 // px) and found.cell_um == px
     assert found.counts[0, 2, 3] == pytest.approx((od[2 * px : 3 * px, 3 * px : 4 * px] >= 0.15).mean())
-    assert found.positive_fraction == pytest.approx((od >= 0.15).mean())
-    assert found.h_score == pytest.approx(h_score(od))
+    assert found.total.positive_fraction == (od >= 0.15).mean()
+    assert found.total == count_stain(od, ER.cutoffs)
     monkeypatch.setattr("wsistain.evaluation.stain_map._WINDOW_PX", 128)
     rows = []
-    again = map_stain(slide, everywhere, progress=lambda done, n: rows.append((done, n)))
+    again = map_stain(slide, everywhere, ER, progress=lambda done, n: rows.append((done, n)))
     assert np.array_equal(again.counts, found.counts) and np.array_equal(again.tissue, found.tissue)
     assert rows[-1] == (520, 520)
     nothing = TissueMask(np.zeros_like(everywhere.mask), everywhere.downsample)
-    assert np.isnan(map_stain(slide, nothing).positive_fraction)
+    assert np.isnan(map_stain(slide, nothing, ER).total.positive_fraction)
     slide.close()
 
 

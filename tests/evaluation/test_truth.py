@@ -67,9 +67,9 @@ def test_a_system_that_paints_the_truth_reaches_the_truths_own_numbers(phantom):
     measures = []
     for ref in refs:
         he, real, aligned = (read_picture(p) for p in (ref.he, ref.ihc, ref.truth))
-        measures.append(measure_pair(he, real, {"oracle": aligned}, aligned, truth.places[ref.name]))
+        measures.append(measure_pair(he, real, {"oracle": aligned}, ER, aligned, truth.places[ref.name]))
     cells = gather_cells(truth, refs, [m.cell_od for m in measures])
-    table = cell_table(cells, "oracle", [r.slide for r in refs], cutoff=ER.positive_od)
+    table = cell_table(cells, "oracle", [r.slide for r in refs], ER)
     facts = truth_facts(truth, cells)
     assert table["cell_auc"].value == pytest.approx(facts["truth_auc"])
     assert table["cell_h_error"].value == 0

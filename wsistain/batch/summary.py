@@ -6,27 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
-
 from wsistain.batch.identity import made_from
+from wsistain.batch.score import Kept
 from wsistain.batch.sheet import Entry, Refused
-from wsistain.errors import OutputError
+from wsistain.errors import OutputError, SlideError
 from wsistain.markers import find_marker
-from wsistain.optics.scoring import dab_od
 from wsistain.output.journal import OTHER_INPUT
 from wsistain.output.names import output_name
-from wsistain.output.reading import open_level, read_stain, read_window
 from wsistain.pipeline.planning import NO_TISSUE
 from wsistain.runtime.files import reporting, write_text
 from wsistain.runtime.spreadsheet import csv_text
-
-SCORE_MPP = 2.0
-"""The positive fraction is measured on the coarsest level that is at least as fine as this; a nucleus is 6 to 10 um."""
-
-GLASS = 225
-"""A pixel whose darkest channel is lighter than this is glass, not tissue."""
-
-BAND_PX = 1024
 
 
 @dataclass(frozen=True)
@@ -37,7 +26,7 @@ class Row:
                         a file that is no slide; "missing", for one not reached.
     minutes           : of the run that finished it.
     mp_per_second     : 10^6 output px a second in that run.
-    positive_fraction : share of the tissue that is brown, 0..1.
+    positive_fraction : share of the tissue that is positive, 0..1 (`wsistain.optics.scoring`).
     result            : the OME-Zarr, below the output folder.
     fingerprint       : of the slide from which the result was made.
     """
@@ -64,26 +53,6 @@ def is_finished(stain: Path) -> bool:
     return (stain / "zarr.json").is_file() or (stain / ".zattrs").is_file()
 
 
-def positive_share(stain: Path, cutoff: float) -> float:
-    """Share of the tissue of a finished stain whose DAB optical density is at least `cutoff`, 0..1; NaN without tissue.
-
-    Measured on a level of about 2 um per px, in bands, so that memory does not grow with the slide. Raises OutputError.
-    """
-    stored = read_stain(stain)
-    fine_enough = [k for k in range(len(stored.levels)) if stored.mpp * 2**k <= SCORE_MPP]
-    level = max(fine_enough, default=0)
-    array = open_level(stain, level)
-    height, width = stored.levels[level]
-    tissue = positive = 0
-    for y in range(0, height, BAND_PX):
-        for x in range(0, width, 4 * BAND_PX):
-            pixels = read_window(array, y, x, BAND_PX, 4 * BAND_PX)
-            pixels = pixels[pixels.min(axis=2) <= GLASS]
-            tissue += len(pixels)
-            positive += int(np.count_nonzero(dab_od(pixels) >= cutoff))
-    return positive / tissue if tissue else float("nan")
-
-
 def last_words(log: Path) -> str:
     """The sentence with which a run ended, from its log; "" where it said nothing."""
     try:
@@ -101,14 +70,15 @@ def summarise(
 
     logs : folder of the jobs' logs; their done markers lie in `done` beside it.
     """
-    rows = [_row(output, entry, marker, logs) for entry in entries for marker in entry.markers]
+    kept = Kept(logs.parent / "scores.json")
+    rows = [_row(output, entry, marker, logs, kept) for entry in entries for marker in entry.markers]
     for file in refused:
         state, names = ("failed", markers) if file.is_slide else ("skipped", ("",))
         rows += [Row(file.slide, name, state, message=file.reason, path=file.path) for name in names]
     return rows
 
 
-def _row(output: Path, entry: Entry, marker: str, logs: Path) -> Row:
+def _row(output: Path, entry: Entry, marker: str, logs: Path, kept: Kept) -> Row:
     stain = stain_path(output, entry, marker)
     words = last_words(logs / f"{entry.slide}.{entry.tag}.log")
     row = Row(entry.slide, marker, "failed", path=entry.path)
@@ -129,11 +99,11 @@ def _row(output: Path, entry: Entry, marker: str, logs: Path) -> Row:
             "pass --overwrite to replace it, or choose another --output",
         )
     try:
-        share = positive_share(stain, find_marker(marker).positive_od)
+        share = kept.count(stain, find_marker(marker)).positive_fraction
         facts = json.loads((stain.parent / f"{output_name(entry.path, marker)}.run.json").read_bytes())
         minutes, speed = round(facts["seconds"]["total"] / 60, 2), float(facts["mp_per_second"])
         unread = int(facts["unreadable_tiles"])
-    except (OutputError, OSError, ValueError, KeyError, TypeError) as error:
+    except (OutputError, SlideError, OSError, ValueError, KeyError, TypeError) as error:
         return replace(row, message=f"the result cannot be read: {error}")
     notes = [f"{unread} native tiles could not be decoded and are glass"] if unread else []
     return replace(

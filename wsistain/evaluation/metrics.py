@@ -114,15 +114,18 @@ METRICS: dict[str, Metric] = {
         "Area r",
         "pathology",
         "higher",
-        "Pearson over pictures of positive area (DAB optical density >= 0.15), virtual and real",
+        "Pearson over pictures of positive area (stain density at least the marker's 1+ cut-off), virtual and real",
     ),
     "positive_fraction": Metric(
-        "Positive", "pathology", "none", "share of pixels with DAB optical density >= 0.15, virtual"
+        "Positive",
+        "pathology",
+        "none",
+        "share of pixels whose stain density is at least the marker's 1+ cut-off, virtual",
     ),
     "positive_error": Metric(
         "Positive error", "pathology", "lower", "mean absolute difference of positive fraction, virtual and real"
     ),
-    "h_score": Metric("H-score", "pathology", "none", "per pixel, cut-offs 0.15, 0.35, 0.60, virtual", 1),
+    "h_score": Metric("H-score", "pathology", "none", "per pixel, at the marker's cut-offs, virtual", 1),
     "h_score_error": Metric(
         "H-score error", "pathology", "lower", "mean absolute difference of the pixel H-score, virtual and real", 1
     ),
@@ -130,7 +133,7 @@ METRICS: dict[str, Metric] = {
         "Dice",
         "pathology",
         "higher",
-        "DAB masks (4 x 4 px means of optical density >= 0.15), virtual and real, mean of pictures",
+        "masks (4 x 4 px means of stain density at least the marker's 1+ cut-off), virtual and real, mean of pictures",
     ),
     "iou": Metric("IoU", "pathology", "higher", "as Dice"),
     "hausdorff": Metric(
@@ -148,8 +151,8 @@ METRICS: dict[str, Metric] = {
         "Cell AUC",
         "truth",
         "higher",
-        "positive against negative tumour cells of section A, by mean DAB optical density in a disc of 1.5 um "
-        "(nuclear) or a ring of 3.5 to 6.5 um (membranous) at their place; all pictures pooled",
+        "positive against negative tumour cells of section A, by mean stain density in a disc of 1.5 um "
+        "(nuclear) or a ring of 3.5 to 6.5 um (membranous; cytoplasmic 3.0 to 5.5) at their place; all pictures pooled",
     ),
     "cell_auc_all": Metric("Cell AUC (all types)", "truth", "higher", "as Cell AUC over cells of every type"),
     "cell_precision": Metric(

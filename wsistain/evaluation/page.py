@@ -133,8 +133,8 @@ def _plots(results: Results, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Positive area virtual against real a picture, and by slide, for every system."""
     parts: list[str] = []
     if rows:
-        parts.append("<h2>Positive area, virtual against real</h2><p class=soft>One point a picture; share of pixels with "
-                     "DAB optical density of at least 0.15; the dashed line is equality.</p><div class=plots>")  # fmt: skip
+        parts.append("<h2>Positive area, virtual against real</h2><p class=soft>One point a picture; share of pixels "
+                     "whose stain density is at least the marker's 1+ cut-off; the dashed line is equality.</p><div class=plots>")  # fmt: skip
         for name, system in results["systems"].items():
             mine = [r for r in rows if r["system"] == name]
             x, y = ([float(r[k]) for r in mine] for k in ("real_positive_fraction", "positive_fraction"))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,9 @@ from wsistain.evaluation.fidelity import (
     ssim_gauss,
     vif_of_many,
 )
-from wsistain.evaluation.pathology import MASK_BLOCK, cell_od, dab_mask, stain_accuracy
-from wsistain.optics.scoring import dab_od, h_score, integrated_density, positive_fraction
+from wsistain.evaluation.pathology import MASK_BLOCK, cell_od, stain_accuracy, stain_mask
+from wsistain.markers import Compartment, Marker
+from wsistain.optics.scoring import count_stain, integrated_density, stain_od
 
 RGB = NDArray[np.uint8]
 
@@ -28,7 +28,7 @@ class CellPlaces:
 
     y: NDArray[np.float64]
     x: NDArray[np.float64]
-    compartment: Literal["nuclear", "membranous"]
+    compartment: Compartment
     mpp: float
 
 
@@ -47,36 +47,42 @@ class PairMeasures:
 
 
 def measure_pair(
-    he: RGB, real: RGB, virtual: Mapping[str, RGB], truth: RGB | None = None, cells: CellPlaces | None = None
+    he: RGB,
+    real: RGB,
+    virtual: Mapping[str, RGB],
+    marker: Marker,
+    truth: RGB | None = None,
+    cells: CellPlaces | None = None,
 ) -> PairMeasures:
-    """All per-picture metrics of `virtual` pictures of one patch against its real IHC.
+    """All per-picture metrics of `virtual` pictures of one patch against its real IHC of `marker`.
 
     he, real, truth : uint8 (h, w, 3) of one size; virtual: system to uint8 (h, w, 3).
     """
     names = list(virtual)
-    real_od = dab_od(real)
-    real_mask = dab_mask(real_od)
+    dye, cutoff = marker.chromogen, marker.positive_od
+    real_od = stain_od(real, dye)
+    real_mask, real_counts = stain_mask(real_od, cutoff), count_stain(real_od, marker.cutoffs)
     result = PairMeasures(
         {},
         {
-            "int_den": integrated_density(real),
-            "positive_fraction": positive_fraction(real_od),
-            "h_score": h_score(real_od),
+            "int_den": integrated_density(real, dye),
+            "positive_fraction": real_counts.positive_fraction,
+            "h_score": real_counts.h_score,
         },
     )
     truth_mask = None
     if truth is not None:
-        truth_od = dab_od(truth)
-        truth_mask = dab_mask(truth_od)
-        result.real["positive_fraction_truth"] = positive_fraction(truth_od)
-        result.real["h_score_truth"] = h_score(truth_od)
+        truth_od = stain_od(truth, dye)
+        truth_mask, truth_counts = stain_mask(truth_od, cutoff), count_stain(truth_od, marker.cutoffs)
+        result.real["positive_fraction_truth"] = truth_counts.positive_fraction
+        result.real["h_score_truth"] = truth_counts.h_score
         if cells is not None:
             result.cell_od["truth"] = _at_cells(truth_od, cells)
     vifs = vif_of_many(real, [virtual[name] for name in names])
     for name, vif in zip(names, vifs, strict=True):
         picture = virtual[name]
-        od = dab_od(picture)
-        mask = dab_mask(od)
+        od = stain_od(picture, dye)
+        mask, counts = stain_mask(od, cutoff), count_stain(od, marker.cutoffs)
         values = {
             "ssim": ssim(picture, real),
             "ssim_gauss": ssim_gauss(picture, real),
@@ -85,9 +91,9 @@ def measure_pair(
             "vif": vif,
             "hist_corr": histogram_correlation(picture, real),
             "r_c": gray_correlation(picture, he),
-            "int_den": integrated_density(picture),
-            "positive_fraction": positive_fraction(od),
-            "h_score": h_score(od),
+            "int_den": integrated_density(picture, dye),
+            "positive_fraction": counts.positive_fraction,
+            "h_score": counts.h_score,
             **stain_accuracy(mask, real_mask, px=MASK_BLOCK),
         }
         values["positive_error"] = abs(values["positive_fraction"] - result.real["positive_fraction"])

@@ -19,6 +19,7 @@ from wsistain.errors import DataError, WsistainError
 from wsistain.evaluation.deep import DeepMetrics
 from wsistain.evaluation.pair import CellPlaces, PairMeasures, measure_pair
 from wsistain.evaluation.rows import Stainer
+from wsistain.markers import Marker
 from wsistain.runtime.ahead import in_order
 
 RGB = NDArray[np.uint8]
@@ -108,12 +109,14 @@ class Pass:
     """What one pass over the patches does.
 
     stainers : rows that are measured in this pass.
+    marker   : what they stain.
     shown    : names of the patches of which thumbnails are kept.
     cells    : patch name to cells, where a truth is known.
     size     : edge to which pictures are resized before they are measured, None as they are.
     """
 
     stainers: Sequence[Stainer]
+    marker: Marker
     deep: DeepMetrics
     shown: frozenset[str] = frozenset()
     cells: Mapping[str, CellPlaces] = field(default_factory=dict)
@@ -152,7 +155,7 @@ def run_pass(
                 he, ihc = resize(he, px, px), resize(ihc, px, px)
                 truth = None if truth is None else resize(truth, px, px)
                 virtual = {name: resize(picture, px, px) for name, picture in virtual.items()}
-            measures = measure(he, ihc, virtual, truth, cells)
+            measures = measure(he, ihc, virtual, work.marker, truth, cells)
             result = PatchResult(ref, measures, (he.shape[0], he.shape[1]))
             with one_at_a_time:  # a network's activations of one patch at a time
                 _deep(work.deep, result, ihc, virtual)

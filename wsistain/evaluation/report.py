@@ -82,7 +82,7 @@ def evaluate(
     truth = read_truth(refs, known, split)
     deep = load_deep(None if nets is None else Path(nets), _device(device))
     patch_mpp = mpp or (truth.mpp if truth else LAYOUT_MPP.get(layout))
-    runs = _Runs(refs, deep, truth, size, workers, progress, pictures)
+    runs = _Runs(refs, known, deep, truth, size, workers, progress, pictures)
     baselines: list[Stainer] = [Identity(), _mean_colour(Path(data_root), layout, known, refs)]
     runs.add(baselines, candidates[:1], device, patch_mpp)
     for candidate in candidates[1:]:
@@ -156,6 +156,7 @@ class _Runs:
     def __init__(
         self,
         refs: Sequence[PatchRef],
+        marker: Marker,
         deep: DeepMetrics,
         truth: PhantomTruth | None,
         size: int | None,
@@ -164,7 +165,7 @@ class _Runs:
         pictures: int,
     ) -> None:
         self._refs, self._deep, self._size, self._workers, self._progress = list(refs), deep, size, workers, progress
-        self._truth = truth
+        self._truth, self._marker = truth, marker
         self._shown = frozenset(refs[i].name for i in _spread(len(refs), pictures))
         self.facts: dict[str, dict[str, Any]] = {}
         self.results: list[PatchResult] = []
@@ -174,7 +175,7 @@ class _Runs:
         """One pass with `stainers` and the generators of `candidates`, which are loaded for this pass only."""
         rows = [*stainers, *(c.load(device, mpp) for c in candidates)]
         names = " and ".join(s.name for s in rows)
-        work = Pass(rows, self._deep, self._shown, self._truth.places if self._truth else {}, self._size)
+        work = Pass(rows, self._marker, self._deep, self._shown, self._truth.places if self._truth else {}, self._size)
         report = self._progress
         started = time.monotonic()
         results, unusable = run_pass(
@@ -232,7 +233,7 @@ def _results(runs: _Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker:
         columns = _columns(runs, name, deep)
         table = _table(runs, name, columns, real, everything, slides, deep, seed)
         if cells is not None:
-            table |= cell_table(cells, name, slides, cutoff=marker.positive_od, seed=seed)
+            table |= cell_table(cells, name, slides, marker, seed=seed)
         by_level = {}
         for level in levels:
             pick = np.array([i for i, r in enumerate(runs.results) if r.ref.level == level])

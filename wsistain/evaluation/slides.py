@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from wsistain import __version__
+from wsistain.config import validate
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.evaluation.page import page, picture_sheet
 from wsistain.evaluation.registration import Registration, register, resample
 from wsistain.evaluation.seams import SeamCounter
 from wsistain.evaluation.stain_map import StainMap, map_stain
 from wsistain.evaluation.tables import markdown_table
+from wsistain.markers import Marker, find_marker
 from wsistain.output.reading import read_stain
 from wsistain.runtime.files import local_path, replacing, reporting, write_bytes, write_text
 from wsistain.runtime.spreadsheet import csv_text
@@ -43,6 +45,7 @@ class SlideReport:
 
     facts: Facts
     map: StainMap
+    marker: Marker
     pictures: dict[str, RGB] = field(default_factory=dict)
 
 
@@ -98,8 +101,8 @@ CONVENTIONS = {
     "seam_score": "mean absolute step between neighbouring pixels on tile borders over that elsewhere, level 0, blank pairs left out; 1 is perfect",
     "seam_score_local": "the same over lines 16 and 32 px beside the borders, which share content and JPEG blocks with them",
     "tissue_mm2": "area of the tissue mask of the stained slide (about 8 um per px)",
-    "positive_fraction": "share of tissue pixels with DAB optical density >= 0.15",
-    "h_score": "per tissue pixel, cut-offs 0.15, 0.35, 0.60",
+    "positive_fraction": "share of tissue pixels, level 0, whose stain density is at least the marker's 1+ cut-off",
+    "h_score": "per tissue pixel, level 0, at the marker's cut-offs",
     "area_r_64um": "Pearson of the positive share of 64 um squares, virtual and registered real, where both are tissue",
     "area_r_256um": "the same for squares of 256 um",
     "residual_um": "local displacements left after the affine map, by phase correlation of windows with structure",
@@ -156,7 +159,8 @@ def _evaluate_slide(path: Path, name: str, marker: str, progress: Progress | Non
         if tiling is not None:
             seams = SeamCounter(slide.info.size_l0[1], tiling["stride"], (0, tiling["overlap"]))
         report = None if progress is None else (lambda done, n: progress(name, done, n))
-        stain_map = map_stain(slide, tissue, seams=seams, progress=report)
+        of = _marker_of(stain.provenance, marker)
+        stain_map = map_stain(slide, tissue, of, seams=seams, progress=report)
         thumbnail, _ = _thumbnail(slide, tissue, 640, masked=False)
     finally:
         slide.close()
@@ -164,7 +168,8 @@ def _evaluate_slide(path: Path, name: str, marker: str, progress: Progress | Non
     facts: Facts = {
         "name": name,
         "path": str(path),
-        "marker": stain.provenance.get("marker", marker),
+        "marker": of.name,
+        "cutoffs": list(of.cutoffs),
         "system": stain.provenance.get("system"),
         "mpp": stain.mpp,
         "height_px": slide.info.size_l0[0],
@@ -174,15 +179,26 @@ def _evaluate_slide(path: Path, name: str, marker: str, progress: Progress | Non
         "seam_score_missing": why_not
         or (None if score is not None and np.isfinite(score) else "no tile border was seen"),
         "tissue_mm2": stain_map.tissue_mm2,
-        "positive_fraction": _or_none(stain_map.positive_fraction),
-        "h_score": _or_none(stain_map.h_score),
+        "positive_fraction": _or_none(stain_map.total.positive_fraction),
+        "h_score": _or_none(stain_map.total.h_score),
     }
     pictures = {
         "virtual": thumbnail,
         "positive": heat_map(stain_map.positive_map()),
         "h_score": heat_map(stain_map.h_score_map() / 300),
     }
-    return SlideReport(facts, stain_map, pictures)
+    return SlideReport(facts, stain_map, of, pictures)
+
+
+def _marker_of(provenance: Facts, otherwise: str) -> Marker:
+    """The marker of a finished slide: as it is known here, else as the slide itself describes it."""
+    name, described = provenance.get("marker", otherwise), provenance.get("marker_definition")
+    try:
+        return find_marker(str(name))
+    except ConfigError:
+        if not isinstance(described, dict):
+            raise
+        return validate(Marker, described, f"the marker of the slide, {name}")
 
 
 def _or_none(value: float) -> float | None:
@@ -197,13 +213,8 @@ def _thumbnail(
     sampling = choose_sampling(slide.info, max(mpp or longest / px, slide.info.mpp))
     rgb = read_window(slide, sampling, 0, 0, *sampling.shape)
     if masked and tissue.mask.any():
-        scale = sampling.mpp / slide.info.mpp / tissue.downsample
-        rows, cols = (
-            np.minimum(((np.arange(n) + 0.5) * scale).astype(int), m - 1)
-            for n, m in zip(sampling.shape, tissue.mask.shape, strict=True)
-        )
         rgb = rgb.copy()
-        rgb[~tissue.mask[np.ix_(rows, cols)]] = 255
+        rgb[~tissue.window(0, 0, *sampling.shape, px_l0=sampling.mpp / slide.info.mpp)] = 255
     return rgb, sampling.mpp
 
 
@@ -222,7 +233,8 @@ def _compare(report: SlideReport, path: Path, real: Slide, progress: Progress | 
         except ValueError as error:
             raise DataError(f"{real.info.path} cannot be registered to {name}: {error}") from None
         shown = None if progress is None else (lambda done, n: progress("reference", done, n))
-        real_map = map_stain(real, tissue_r, mpp=max(virtual.info.mpp, real.info.mpp), progress=shown)
+        mpp = max(virtual.info.mpp, real.info.mpp)
+        real_map = map_stain(real, tissue_r, report.marker, mpp=mpp, progress=shown)
     finally:
         virtual.close()
     at = _map_to_map(found, mpp_v, mpp_r, report.map, real_map)

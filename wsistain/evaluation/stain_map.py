@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain.evaluation.seams import SeamCounter
-from wsistain.optics.scoring import H_SCORE_OD, dab_od
+from wsistain.markers import Marker
+from wsistain.optics.scoring import StainCounts, stain_od
 from wsistain.slide.base import RGB, Slide
 from wsistain.slide.resample import Sampling, choose_sampling, read_window
 from wsistain.slide.tissue import TissueMask
@@ -26,32 +27,20 @@ class StainMap:
     """Counts of pixels in squares of `cell_um`; square (i, j) begins at (i, j) * cell_um from the slide's corner.
 
     tissue : float (h, w), tissue pixels as a share of a full square, 0..1.
-    counts : float (3, h, w), weakly or more, moderately or more, strongly positive pixels, as a share of a full square.
+    counts : float (3, h, w), pixels that reach 1+, 2+ and 3+, as a share of a full square.
     cell_um: edge of a square, um.
+    total  : pixels of all the tissue.
     """
 
     tissue: F64
     counts: F64
     cell_um: float
+    total: StainCounts
 
     @property
     def tissue_mm2(self) -> float:
         """Area of tissue, mm2."""
         return float(self.tissue.sum()) * (self.cell_um / 1000) ** 2
-
-    @property
-    def positive_fraction(self) -> float:
-        """Positive share of the tissue, 0..1; NaN without tissue."""
-        return self._share(self.counts[0])
-
-    @property
-    def h_score(self) -> float:
-        """H-score of the tissue by pixels, 0..300; NaN without tissue."""
-        return 100 * self._share(self.counts.sum(axis=0))
-
-    def _share(self, counts: F64) -> float:
-        total = float(self.tissue.sum())
-        return float(counts.sum()) / total if total > 0 else float("nan")
 
     def positive_map(self, least_tissue: float = 0.1) -> F64:
         """Positive share of the tissue in each square, float (h, w), NaN where less than `least_tissue` is tissue."""
@@ -72,30 +61,24 @@ def _bands(slide: Slide, sampling: Sampling, rows: int) -> Iterator[tuple[int, R
         yield y, read_window(slide, sampling, y, 0, min(rows, height - y), width)
 
 
-def _tissue_rows(tissue: TissueMask, scale: float, y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
-    """The mask in the frame of a window; `scale` is level-0 px per px of the window."""
-    h, w = tissue.mask.shape
-    rows = np.minimum(((np.arange(y, y + height) + 0.5) * scale / tissue.downsample).astype(int), h - 1)
-    cols = np.minimum(((np.arange(x, x + width) + 0.5) * scale / tissue.downsample).astype(int), w - 1)
-    return tissue.mask[np.ix_(rows, cols)]
-
-
-def _cell_sums(values: NDArray[np.bool_], px: int) -> F64:
-    """Share of a full px x px square that is true, float (h', w'); squares cut by the edge count what they have."""
+def _cell_sums(values: NDArray[np.bool_], px: int) -> NDArray[np.int64]:
+    """How many pixels of each px x px square are true, int (h', w'); squares cut by the edge count what they have."""
     h, w = values.shape
     sums = np.add.reduceat(values, np.arange(0, h, px), axis=0, dtype=np.int32)
-    return np.add.reduceat(sums, np.arange(0, w, px), axis=1, dtype=np.int64) / (px * px)
+    counts: NDArray[np.int64] = np.add.reduceat(sums, np.arange(0, w, px), axis=1, dtype=np.int64)
+    return counts
 
 
 def map_stain(
     slide: Slide,
     tissue: TissueMask,
+    marker: Marker,
     *,
     mpp: float | None = None,
     seams: SeamCounter | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> StainMap:
-    """The stain map of a slide read at `mpp` um per px (None: level 0).
+    """The map of a marker's stain on a slide read at `mpp` um per px (None: level 0).
 
     seams    : is fed every band, where given; its width must be that of the slide at `mpp`.
     progress : called with (rows done, of how many).
@@ -105,7 +88,7 @@ def map_stain(
     px = max(1, round(CELL_UM / sampling.mpp))
     scale = sampling.mpp / slide.info.mpp
     shape = (-(-height // px), -(-width // px))
-    area, counts = np.zeros(shape), np.zeros((len(H_SCORE_OD), *shape))
+    area, counts = np.zeros(shape, np.int64), np.zeros((len(marker.cutoffs), *shape), np.int64)
     cells_per_band = max(1, 512 // px)
     window = max(1, _WINDOW_PX // px) * px
     for y, band in _bands(slide, sampling, cells_per_band * px):
@@ -113,17 +96,19 @@ def map_stain(
             seams.add(band)
         for x in range(0, width, window):
             part = band[:, x : x + window]
-            inside = _tissue_rows(tissue, scale, y, x, *part.shape[:2])
+            inside = tissue.window(y, x, *part.shape[:2], px_l0=scale)
             if not inside.any():
                 continue
-            od = dab_od(part)
+            od = stain_od(part, marker.chromogen)
             rows, cols = (
                 slice(y // px, y // px + -(-part.shape[0] // px)),
                 slice(x // px, x // px + -(-part.shape[1] // px)),
             )
             area[rows, cols] = _cell_sums(inside, px)
-            for k, cutoff in enumerate(H_SCORE_OD):
+            for k, cutoff in enumerate(marker.cutoffs):
                 counts[k, rows, cols] = _cell_sums(inside & (od >= cutoff), px)
         if progress is not None:
             progress(min(y + band.shape[0], height), height)
-    return StainMap(area, counts, px * sampling.mpp)
+    weak, moderate, strong = (int(reached.sum()) for reached in counts)
+    total = StainCounts(int(area.sum()), (weak, moderate, strong))
+    return StainMap(area / (px * px), counts / (px * px), px * sampling.mpp, total)

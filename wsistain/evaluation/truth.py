@@ -21,7 +21,7 @@ from wsistain.evaluation.pair import CellPlaces
 from wsistain.evaluation.pathology import area_under_curve
 from wsistain.evaluation.summary import Estimate, SlideBootstrap, mean_estimate, summarise_cells
 from wsistain.markers import Marker
-from wsistain.optics.scoring import h_score
+from wsistain.optics.scoring import count_stain
 
 TUMOUR = "tumour"
 
@@ -79,8 +79,7 @@ def read_truth(refs: Sequence[PatchRef], marker: Marker, split: str) -> PhantomT
         table = _read_table(ref.he.parents[1] / f"{part}CellsA" / f"{ref.name}.parquet", marker)
         here = table["in_a"].to_numpy()
         y, x = table["y_px"].to_numpy()[here], table["x_px"].to_numpy()[here]
-        compartment = "membranous" if marker.compartment == "membranous" else "nuclear"
-        places[ref.name] = CellPlaces(y.astype(np.float64), x.astype(np.float64), compartment, mpp)  # type: ignore[arg-type]
+        places[ref.name] = CellPlaces(y.astype(np.float64), x.astype(np.float64), marker.compartment, mpp)
         positive[ref.name] = table[f"positive_{marker.name}"].to_numpy()[here]
         tumour[ref.name] = np.array(table["type"].to_pylist(), dtype=object)[here] == TUMOUR
     best = manifest.get("truth", {}).get(part, {}).get("attainable_auc")
@@ -125,7 +124,7 @@ def gather_cells(
 
 
 def cell_table(
-    cells: CellScores, system: str, slides: Sequence[str | None], *, cutoff: float, seed: int = 0
+    cells: CellScores, system: str, slides: Sequence[str | None], marker: Marker, *, seed: int = 0
 ) -> dict[str, Estimate]:
     """Cell-level AUC (tumour cells, and all), precision, recall and H-score error of one system."""
     score = cells.score[system]
@@ -134,14 +133,17 @@ def cell_table(
 
     def summary(which: NDArray[np.bool_]) -> dict[str, Estimate]:
         at = list(cells.slide[which])
-        return summarise_cells(score[which], cells.positive[which], at, slides, cutoff=cutoff, seed=seed)
+        return summarise_cells(
+            score[which], cells.positive[which], at, slides, cutoff=marker.positive_cell_od, seed=seed
+        )
 
     everyone = summary(seen)
     errors = np.full(len(slides), np.nan)
     for patch in range(len(slides)):
         here = seen & (cells.patch == patch)
         if here.any():
-            errors[patch] = abs(h_score(score[here]) - h_score(cells.score["truth"][here]))
+            virtual, real = (count_stain(values[here], marker.at_cells) for values in (score, cells.score["truth"]))
+            errors[patch] = abs(virtual.h_score - real.h_score)
     return {
         "cell_auc": summary(pick)["cell_auc"],
         "cell_auc_all": everyone["cell_auc"],

@@ -81,6 +81,13 @@ class TissueMask:
         t = self._integral
         return bool(t[bottom, right] - t[top, right] - t[bottom, left] + t[top, left] > 0)
 
+    def window(self, y: int, x: int, height: int, width: int, *, px_l0: float = 1.0) -> NDArray[np.bool_]:
+        """The mask at every pixel of a window, bool (height, width); `px_l0`: level-0 px of a pixel of the window's frame."""
+        h, w = self.mask.shape
+        rows = np.minimum(((np.arange(y, y + height) + 0.5) * px_l0 / self.downsample).astype(int), h - 1)
+        cols = np.minimum(((np.arange(x, x + width) + 0.5) * px_l0 / self.downsample).astype(int), w - 1)
+        return self.mask[np.ix_(rows, cols)]
+
     def dilated(self, px_l0: float) -> "TissueMask":
         """The mask grown by `px_l0` level-0 px in every direction (rounded up to whole mask px)."""
         n = int(np.ceil(px_l0 / self.downsample))
