@@ -7,7 +7,7 @@ from tests.authors_checkpoints import resnet, save
 from wsistain.cli import main
 from wsistain.errors import WeightsError
 from wsistain.generators.load import find_generator, load_generator
-from wsistain.published.catalogue import CATALOGUE, find_entry
+from wsistain.published.catalogue import CATALOGUE, find_published
 from wsistain.published.fetch import choose_file
 
 
@@ -175,7 +175,7 @@ def test_every_entry_names_a_known_system_and_marker_and_states_its_licence():
     from wsistain.systems import SYSTEMS
 
     for name, entry in CATALOGUE.items():
-        assert find_entry(name) is entry
+        assert find_published(name) is entry
         assert entry.system in SYSTEMS
         assert find_marker(entry.marker).name == entry.marker
         assert entry.licence

@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(
 @pytest.mark.parametrize(
     ("fault", "kind", "text"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), TrainingError, "not enough memory for batch_size 2"),
+        (torch.OutOfMemoryError("CUDA out of memory"), TrainingError, r"not enough memory .* lower batch_size \(2\)"),
         (OSError(28, "No space left on device"), OutputError, "the disk is full; free .* go on with --resume"),
         (SafetensorError("I/O error: No space left"), OutputError, "make room and go on with --resume"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), TrainingError, "lower data.workers"),

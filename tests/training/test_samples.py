@@ -8,12 +8,12 @@ from torch import nn
 from tests.data.made_patches import make_mist
 from wsistain.config import DataConfig
 from wsistain.data.layouts import list_patches
-from wsistain.training.samples import evaluating, sheet_rows, stain_rows, to_pixels, to_unit, write_sheet
+from wsistain.training.samples import evaluating, from_pixels, sheet_rows, stain_rows, to_pixels, write_sheet
 
 
 def test_pixels_survive_the_way_into_the_network_and_back() -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3).contiguous()
-    unit = to_unit(levels)
+    unit = from_pixels(levels)
     assert unit.shape == (1, 3, 16, 16) and unit.is_contiguous()
     assert (unit.min().item(), unit.max().item()) == (-1.0, 1.0)
     np.testing.assert_array_equal(to_pixels(unit), levels.numpy())

@@ -105,7 +105,7 @@ def list_weights(
 
 def show(name: str = typer.Argument(..., help="A name of 'weights list', or a weights file.")) -> None:
     """Show weights; see SHOW_HELP."""
-    from wsistain.published.catalogue import CATALOGUE, find_entry, installed_files
+    from wsistain.published.catalogue import CATALOGUE, find_published, installed_files
     from wsistain.weights.file import read_header
     from wsistain.weights.find import shipped_folder
 
@@ -116,7 +116,7 @@ def show(name: str = typer.Argument(..., help="A name of 'weights list', or a we
         facts: dict[str, object] = {"file": path, **header.model_dump(exclude={"format"})}
         ending = f"wsistain run SLIDE --marker {header.markers[0]} --weights {name}"
     else:
-        entry = find_entry(name)
+        entry = find_published(name)
         facts = {k: v for k, v in vars(entry).items() if v is not None and v != "" and k != "dataset"}
         facts["mpp"] = entry.mpp if entry.mpp is not None else "not stated: pass --mpp"
         ending = (
@@ -192,11 +192,11 @@ def fetch(
     import sys
 
     from wsistain.errors import OutputError, WeightsError
-    from wsistain.published.catalogue import find_entry, installed_folder
+    from wsistain.published.catalogue import find_published, installed_folder
     from wsistain.published.fetch import fetch_checkpoint
     from wsistain.weights.file import SUFFIX
 
-    entry = find_entry(name)
+    entry = find_published(name)
     if entry.hub is None and folder is None:
         fetch_checkpoint(entry)  # says where to go
     if (installed_folder() / f"{name}{SUFFIX}").exists() and not overwrite:

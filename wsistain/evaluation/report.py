@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +25,8 @@ from wsistain.evaluation.tables import Results, pairs_to_csv, to_csv, to_markdow
 from wsistain.evaluation.truth import PhantomTruth, cell_table, gather_cells, read_truth, truth_facts
 from wsistain.markers import Marker, find_marker
 from wsistain.runtime.files import local_path, reporting, write_text
+from wsistain.runtime.progress import OnProgress
 
-Progress = Callable[[str, int, int], None]
 Table = dict[str, Estimate]
 
 FILES = ("results.json", "results.csv", "results.md", "report.html", "pairs.csv")
@@ -51,7 +51,7 @@ def evaluate(
     workers: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """The results of `weights`, identity and mean-colour transfer on one split of a patch data set.
 
@@ -161,7 +161,7 @@ class _Runs:
         truth: PhantomTruth | None,
         size: int | None,
         workers: int | None,
-        progress: Progress | None,
+        progress: OnProgress | None,
         pictures: int,
     ) -> None:
         self._refs, self._deep, self._size, self._workers, self._progress = list(refs), deep, size, workers, progress

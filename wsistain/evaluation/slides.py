@@ -1,7 +1,7 @@
 """Finished slides: seams, stain map, tissue area, and how they compare with a real IHC slide of the same block."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
@@ -24,6 +24,7 @@ from wsistain.evaluation.tables import markdown_table
 from wsistain.markers import Marker, find_marker
 from wsistain.output.reading import read_stain
 from wsistain.runtime.files import local_path, replacing, reporting, write_bytes, write_text
+from wsistain.runtime.progress import OnProgress
 from wsistain.runtime.spreadsheet import csv_text
 from wsistain.slide.base import RGB, Slide
 from wsistain.slide.place import local_place
@@ -35,7 +36,6 @@ REGISTRATION_PX = 900
 _LEAST_TISSUE = 0.25
 _COARSE = 4
 
-Progress = Callable[[str, int, int], None]
 Facts = dict[str, Any]
 
 
@@ -57,7 +57,7 @@ def evaluate_slides(
     marker: str = "ER",
     mpp: float | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Seam score, positive fraction, H-score and tissue area of finished slides, beside a real IHC where one is given.
 
@@ -149,7 +149,7 @@ def _tiling(path: Path) -> tuple[dict[str, int] | None, str]:
         return None, f"{beside.name} does not say how the slide was tiled ({type(error).__name__}: {error})"
 
 
-def _evaluate_slide(path: Path, name: str, marker: str, progress: Progress | None) -> SlideReport:
+def _evaluate_slide(path: Path, name: str, marker: str, progress: OnProgress | None) -> SlideReport:
     stain = read_stain(path)
     slide = open_slide(path)
     try:
@@ -218,7 +218,7 @@ def _thumbnail(
     return rgb, sampling.mpp
 
 
-def _compare(report: SlideReport, path: Path, real: Slide, progress: Progress | None) -> None:
+def _compare(report: SlideReport, path: Path, real: Slide, progress: OnProgress | None) -> None:
     """Register the real IHC to one slide and add what the comparison says."""
     virtual = open_slide(path)
     try:

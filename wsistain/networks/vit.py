@@ -69,7 +69,7 @@ class Mlp(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm transformer block."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -177,7 +177,7 @@ class VitGenerator(nn.Module):
         self.pretext_token = nn.Parameter(torch.empty(1, 1, width))
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(sincos_positions(side, side, width), requires_grad=False)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
 
         # decoderN lifts the tokens of tap N (1 = shallowest) to the stage that joins them; the deepest tap enters below
         n_stages = len(decoder)

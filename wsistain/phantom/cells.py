@@ -107,7 +107,7 @@ def contest(y: NDArray[Any], x: NDArray[Any], radius: F32, lot: F32) -> NDArray[
     return state == 1
 
 
-class Block:
+class TissueBlock:
     """All cells of one block of tissue, made square by square on request."""
 
     def __init__(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from wsistain.markers import find_marker
 from wsistain.phantom.anatomy import Anatomy, cleft_um, nearest_blob, vacuole_um
-from wsistain.phantom.cells import LUMINAL, TUMOUR, Block, Cells
+from wsistain.phantom.cells import LUMINAL, TUMOUR, Cells, TissueBlock
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.nearest_centres import nearest_centres
 from wsistain.phantom.noise import F32, Floats, Grain, Texture, draw, fractal, salt_of, smooth_noise
@@ -114,7 +114,7 @@ def textures() -> tuple[Grain, Grain, Texture, Texture, Texture]:
 class Painter:
     """Paints windows of the sections of one block."""
 
-    def __init__(self, config: PhantomConfig, anatomy: Anatomy, block: Block) -> None:
+    def __init__(self, config: PhantomConfig, anatomy: Anatomy, block: TissueBlock) -> None:
         self.mpp, self.seed = config.mpp, config.seed
         self.marker = find_marker(config.marker)
         self.column = [m.name for m in block.markers].index(self.marker.name)

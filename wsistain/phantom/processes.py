@@ -12,11 +12,10 @@ from wsistain.phantom.render import Phantom
 J = TypeVar("J")
 R = TypeVar("R")
 Mapper = Callable[[Callable[[J], R], Iterable[J]], Iterator[R]]
-Progress = Callable[[str, int, int], None]
 
 
 def quiet(what: str, done: int, total: int) -> None:
-    """A `Progress` that shows nothing."""
+    """An `OnProgress` that shows nothing."""
 
 
 @lru_cache(maxsize=2)

@@ -18,12 +18,13 @@ from wsistain.markers import parse_markers
 from wsistain.phantom.config import Pairing, PhantomConfig, definition
 from wsistain.phantom.manifest import begin, digest
 from wsistain.phantom.noise import draw, salt_of
-from wsistain.phantom.processes import Progress, mapper, phantom_of, quiet
+from wsistain.phantom.processes import mapper, phantom_of, quiet
 from wsistain.phantom.render import PRODUCTS, Product
 from wsistain.phantom.tables import Attainable, Name, cell_table, write_table, write_tables
 from wsistain.phantom.tiff import write_pyramid
 from wsistain.phantom.together import Together
 from wsistain.runtime.files import local_path, write_bytes, write_json
+from wsistain.runtime.progress import OnProgress
 
 RGB = NDArray[np.uint8]
 BLOCK_PX, WIDE_PX = 1024, 16_384
@@ -46,7 +47,7 @@ def _table_of(job: tuple[PhantomConfig, Name, int, int, int, int]) -> pa.Table:
 
 
 def _write_pictures(
-    folder: Path, config: PhantomConfig, products: tuple[Product, ...], run: Any, progress: Progress
+    folder: Path, config: PhantomConfig, products: tuple[Product, ...], run: Any, progress: OnProgress
 ) -> None:
     """Write the pyramids of some products of one section, painting each block once."""
     block = BLOCK_PX if config.width <= WIDE_PX else BLOCK_PX // 2
@@ -78,7 +79,7 @@ def _never(y: int, x: int, h: int, w: int) -> RGB:
     raise RuntimeError(f"the window {(y, x, h, w)} was asked for outside its strip")
 
 
-def _write_cells(path: Path, config: PhantomConfig, section: Name, run: Any, progress: Progress) -> None:
+def _write_cells(path: Path, config: PhantomConfig, section: Name, run: Any, progress: OnProgress) -> None:
     """Write the cell table of one section, a row group for each block."""
     step = BLOCK_PX
     jobs = [
@@ -101,7 +102,7 @@ def make_slide(
     config: PhantomConfig,
     *,
     workers: int = 1,
-    progress: Progress = quiet,
+    progress: OnProgress = quiet,
     overwrite: bool = False,
     he_only: bool = False,
 ) -> dict[str, Any]:
@@ -263,7 +264,7 @@ def make_patches(
     pairing: Pairing = "mist",
     quality: int = 90,
     workers: int = 1,
-    progress: Progress = quiet,
+    progress: OnProgress = quiet,
     overwrite: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """The finished manifest of each marker.

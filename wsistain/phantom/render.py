@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsistain.markers import find_marker, panel
 from wsistain.phantom.anatomy import Anatomy
 from wsistain.phantom.biology import draw_clone
-from wsistain.phantom.cells import Block, Cells
+from wsistain.phantom.cells import Cells, TissueBlock
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.noise import Kept, salt_of
 from wsistain.phantom.optics import blur_margin, draw_optics, expose
@@ -38,7 +38,7 @@ class Phantom:
         markers = (*panel(), *(() if marker.expression.panel else (marker,)))
         self.clone = draw_clone(config.seed, config.her2_score, markers)
         self.anatomy = Anatomy(config.seed, extent, whole=config.whole)
-        self.block = Block(config.seed, self.anatomy, self.clone, markers, config.visibility, config.contrast)
+        self.block = TissueBlock(config.seed, self.anatomy, self.clone, markers, config.visibility, config.contrast)
         self.sections = make_sections(config)
         # H&E and the truth are two glasses; both IHC products are stained and scanned together.
         self.optics = {

@@ -23,7 +23,7 @@ _MIST = "MIST {} (Li et al. 2023), training part"
 
 
 @dataclass(frozen=True)
-class Entry:
+class PublishedGenerator:
     """One published generator.
 
     name          : how it is asked for, e.g. "usigan-er".
@@ -58,11 +58,11 @@ class Entry:
     note: str = ""
 
 
-def _usigan(marker: str) -> list[Entry]:
+def _usigan(marker: str) -> list[PublishedGenerator]:
     shared = {"system": "usigan", "method": "USIGAN (Peng, Xiong et al., arXiv:2507.05843)", "marker": marker}
     where = {"licence": _USIGAN_LICENCE, "page": _USIGAN_PAGE, "hub": "BairdXiong/USIGAN"}
     return [
-        Entry(
+        PublishedGenerator(
             f"usigan-{marker.lower()}",
             **shared,
             **where,
@@ -71,7 +71,7 @@ def _usigan(marker: str) -> list[Entry]:
             tile_px=1024,
             dataset="mist",
         ),
-        Entry(
+        PublishedGenerator(
             f"usigan-{marker.lower()}-ihc4bc",
             **shared,
             **where,
@@ -84,8 +84,8 @@ def _usigan(marker: str) -> list[Entry]:
     ]
 
 
-def _asp(marker: str) -> Entry:
-    return Entry(
+def _asp(marker: str) -> PublishedGenerator:
+    return PublishedGenerator(
         f"asp-{marker.lower()}",
         system="asp",
         method="ASP (Li et al., MICCAI 2023, arXiv:2303.06193)",
@@ -103,12 +103,12 @@ _BCI_NOTE = "the um per px of BCI is not stated exactly by its authors (20x, abo
 
 _ON_MIST = ("ER", "PR", "Ki67", "HER2")  # MIST has these four, so their authors published a generator for each
 
-CATALOGUE: dict[str, Entry] = {
+CATALOGUE: dict[str, PublishedGenerator] = {
     entry.name: entry
     for entry in (
         *(entry for marker in _ON_MIST for entry in _usigan(marker)),
         *(_asp(marker) for marker in _ON_MIST),
-        Entry(
+        PublishedGenerator(
             "asp-her2-bci",
             system="asp",
             method="ASP (Li et al., MICCAI 2023, arXiv:2303.06193)",
@@ -121,7 +121,7 @@ CATALOGUE: dict[str, Entry] = {
             dataset="bci",
             note=_BCI_NOTE,
         ),
-        Entry(
+        PublishedGenerator(
             "pspstain-her2",
             system="asp",
             method="PSPStain (Chen et al., MICCAI 2024); its generator is ASP's",
@@ -134,7 +134,7 @@ CATALOGUE: dict[str, Entry] = {
             dataset="mist",
             note="the page announces its checkpoints; look there whether they are out",
         ),
-        Entry(
+        PublishedGenerator(
             "pspstain-her2-bci",
             system="asp",
             method="PSPStain (Chen et al., MICCAI 2024); its generator is ASP's",
@@ -151,7 +151,7 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-def find_entry(name: str) -> Entry:
+def find_published(name: str) -> PublishedGenerator:
     """The published generator called `name`; WeightsError with the nearest names otherwise."""
     if name in CATALOGUE:
         return CATALOGUE[name]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wsistain.errors import WeightsError
 from wsistain.markers import find_marker, known_markers
-from wsistain.published.catalogue import Entry
+from wsistain.published.catalogue import PublishedGenerator
 
 _CHECKPOINT = (".pth", ".pt", ".safetensors")
 _DATASETS = ("mist", "ihc4bc", "bci")
@@ -16,7 +16,7 @@ def _words(path: str) -> set[str]:
     return set(re.split(r"[^a-z0-9]+", path.lower()))
 
 
-def choose_file(entry: Entry, files: Sequence[str], wanted: str | None = None) -> str:
+def choose_file(entry: PublishedGenerator, files: Sequence[str], wanted: str | None = None) -> str:
     """The generator's checkpoint for `entry` among a repository's files.
 
     `wanted` (the user's --file) or the catalogue decides; else the one file that is a generator's (`net_G` in its name,
@@ -53,7 +53,7 @@ def _some(files: Sequence[str]) -> str:
     return ", ".join(files[:12]) + (f" and {len(files) - 12} more" if len(files) > 12 else "") if files else "none"
 
 
-def fetch_checkpoint(entry: Entry, *, folder: Path | None = None, file: str | None = None) -> Path:
+def fetch_checkpoint(entry: PublishedGenerator, *, folder: Path | None = None, file: str | None = None) -> Path:
     """The checkpoint of `entry` on this machine: downloaded with a progress bar, or found in `folder`.
 
     Raises WeightsError when it cannot be had: published for browsers only, no network, not found.

@@ -1,14 +1,18 @@
 """How far a command has come: a bar with rate and time left on a terminal, a line every ten seconds elsewhere."""
 
 import sys
+from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from wsistain.errors import shown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-from wsistain.errors import shown
+OnProgress = Callable[[str, int, int], None]
+"""How long work tells of itself: called with (what, parts done, parts in all). A `ProgressBar` is one."""
 
 PLAIN_SECONDS = 10.0
 

@@ -92,7 +92,7 @@ class TrainingLog:
             return
         now = time.monotonic()
         per_second = images / max(now - self._last, 1e-9)
-        record = {
+        record: dict[str, float | str] = {
             "step": step,
             "epoch": epoch,
             "lr": rate,

@@ -21,8 +21,9 @@ from wsistain.markers import Marker
 from wsistain.runtime.files import reporting
 from wsistain.systems import find_system, system_class
 from wsistain.systems.base import Averaged, Batch, Clipped, FrozenBase, Reversible, System, Watched
-from wsistain.training import setup
 from wsistain.training.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
+from wsistain.training.folder import check_output, claim_output, run_identity, write_record
+from wsistain.training.header import header_of, reverse_header
 from wsistain.training.log import TrainingLog
 from wsistain.training.processes import (
     fuse_updates,
@@ -32,8 +33,10 @@ from wsistain.training.processes import (
     start_processes,
     stop_processes,
 )
-from wsistain.training.samples import SheetRow, stain_rows, to_unit, write_sheet
+from wsistain.training.samples import SheetRow, from_pixels, stain_rows, write_sheet
 from wsistain.training.schedule import Ema, Length, linear_factor, set_learning_rates
+from wsistain.training.setup import gather, look_of, tiny_config
+from wsistain.training.summary import summary
 from wsistain.weights.file import Header, save_weights
 
 _BUILD, _STEP = 0, 1  # streams of seeds
@@ -52,9 +55,9 @@ def train(cfg: TrainConfig, output: Path, *, tiny: bool = False, resume: bool = 
     Under `accelerate launch` every process calls this alike. Raises ConfigError, DataError, OutputError or
     TrainingError.
     """
-    setup.check_output(output, resume=resume, overwrite=overwrite)
+    check_output(output, resume=resume, overwrite=overwrite)
     module = find_system(cfg.system)
-    cfg = setup.tiny_config(cfg, module.Config) if tiny else cfg
+    cfg = tiny_config(cfg, module.Config) if tiny else cfg
     accelerator = start_processes(cfg)
     try:
         with reporting(output, retry="go on with --resume"):
@@ -94,40 +97,40 @@ def _train(
 ) -> None:
     device, rank, is_main = accelerator.device, accelerator.process_index, accelerator.is_main_process
     n_processes = accelerator.num_processes
-    job = setup.gather(cfg, output, tiny=tiny, rank=rank)
+    material = gather(cfg, output, tiny=tiny, rank=rank)
     if is_main:
-        setup.claim_output(output, overwrite=overwrite)
+        claim_output(output, overwrite=overwrite)
     accelerator.wait_for_everyone()
 
     seed_everything(cfg.seed, _BUILD)
-    system = system_class(cfg.system)(job.options, job.marker)
+    system = system_class(cfg.system)(material.options, material.marker)
     if cfg.precision == "bfloat16" and isinstance(system, FrozenBase):
         system.store_frozen(torch.bfloat16)
     system = system.to(device).train()
     share_from_first(system, accelerator)
     ema = Ema(system.generator(), system.ema_decay) if isinstance(system, Averaged) else None
     update = make_update(accelerator, system.clip_norm if isinstance(system, Clipped) else None)
-    header = setup.header_of(cfg, system, job)
+    header = header_of(cfg, system, material)
 
-    per_epoch = steps_per_epoch(job.n_sources, cfg.batch_size, n_processes)
+    per_epoch = steps_per_epoch(material.n_sources, cfg.batch_size, n_processes)
     length = Length.of(cfg, per_epoch)
-    look = setup.look_of(cfg, length, per_epoch)
-    dataset = PatchDataset(job.patches, look, is_paired=job.is_paired, seed=cfg.seed)
-    run = setup.run_identity(cfg, job, tiny, n_processes)
+    look = look_of(cfg, length, per_epoch)
+    dataset = PatchDataset(material.patches, look, is_paired=material.is_paired, seed=cfg.seed)
+    run = run_identity(cfg, material, tiny, n_processes)
     start = 0
     if resume and (checkpoints := find_checkpoints(output / "checkpoint")):
         start = load_checkpoint(checkpoints[-1], system, system.optimizers, accelerator, ema=ema, run=run)
     fuse_updates(system.optimizers, device)  # after a checkpoint, which says how its device updated
     if is_main:
-        setup.write_record(cfg, output, job)
+        write_record(cfg, output, material)
     window = {"start": start, "stop": length.steps, "process": rank, "n_processes": n_processes}
-    order = PatchOrder(job.n_sources, cfg.batch_size, seed=cfg.seed, **window)
+    order = PatchOrder(material.n_sources, cfg.batch_size, seed=cfg.seed, **window)
     loader = patch_loader(dataset, order, workers=cfg.data.workers, pin_memory=device.type == "cuda")
     healthy, images = torch.ones((), dtype=torch.bool, device=device), 0
     with TrainingLog(output, start=start, steps=length.steps, is_main=is_main) as log:
-        log.say(setup.summary(cfg, job, length, start, n_processes, str(device)))
+        log.say(summary(cfg, material, length, start, n_processes, str(device)))
         for step, samples in enumerate(loader, start):
-            batch = to_batch(samples, job.marker, device, is_paired=job.is_paired)
+            batch = to_batch(samples, material.marker, device, is_paired=material.is_paired)
             progress = length.progress(step)
             seed_everything(cfg.seed, _STEP, step, rank)
             set_learning_rates(system.optimizers, linear_factor(progress.epoch, progress.epochs, progress.decay_epochs))
@@ -148,7 +151,7 @@ def _train(
                 log.write(done, progress.epoch, rate, means, images, concern)
                 images = 0
             if is_main and (is_last or done % cfg.sample_every == 0):
-                write_samples(output, done, system, ema, job.rows, device)
+                write_samples(output, done, system, ema, material.rows, device)
             if is_last or done % cfg.checkpoint_every == 0:
                 check_finite(healthy, values, terms, done)
                 save_checkpoint(output / "checkpoint", done, system, system.optimizers, accelerator, ema=ema, run=run)
@@ -166,7 +169,7 @@ def to_batch(samples: Samples | Fault, marker: Marker, device: torch.device, *, 
         raise DataError(samples.why)
 
     def unit(pixels: Tensor) -> Tensor:
-        return to_unit(pixels.to(device, non_blocking=True))
+        return from_pixels(pixels.to(device, non_blocking=True))
 
     mask = None if samples.mask is None else samples.mask.to(device, non_blocking=True).float()[:, None]
     markers = tuple(name or marker.name for name in samples.markers)
@@ -204,5 +207,5 @@ def write_weights(output: Path, system: System, ema: Ema | None, header: Header,
     with ema.applied() if ema is not None else nullcontext():
         save_weights(output / "weights.safetensors", header, system.generator_state())
     if isinstance(system, Reversible):
-        back = setup.reverse_header(header, system)
+        back = reverse_header(header, system)
         save_weights(output / f"weights.{back.direction}.safetensors", back, system.reverse_generator_state())

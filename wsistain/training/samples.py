@@ -72,7 +72,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def to_unit(pixels: Tensor) -> Tensor:
+def from_pixels(pixels: Tensor) -> Tensor:
     """Float (b, 3, h, w) in [-1, 1] from uint8 (b, h, w, 3): 0 is -1, 255 is 1."""
     return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
 
@@ -89,7 +89,7 @@ def stain_rows(network: nn.Module, rows: Sequence[SheetRow], device: torch.devic
     def stain(row: SheetRow) -> np.ndarray:
         if row.marker is not None and isinstance(network, ManyMarkers):
             network.choose(row.marker)
-        pixels: np.ndarray = to_pixels(network(to_unit(torch.from_numpy(row.he)[None].to(device))))[0]
+        pixels: np.ndarray = to_pixels(network(from_pixels(torch.from_numpy(row.he)[None].to(device))))[0]
         return pixels
 
     with evaluating(network):

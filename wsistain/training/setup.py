@@ -1,8 +1,6 @@
-"""What a run needs before its first step, and what identifies it."""
+"""What a run needs before its first step: its options and its material, read and checked."""
 
-import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,32 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from wsistain.config import TrainConfig, dump_yaml
+from wsistain.config import TrainConfig
 from wsistain.data.annotation import annotate_patches, mask_folder
 from wsistain.data.layouts import PatchRef, split_report
 from wsistain.data.patches import Look, check_patches, load_patches, read_pair
 from wsistain.data.pictures import resize
-from wsistain.errors import ConfigError, DataError, OutputError
+from wsistain.errors import ConfigError, DataError
 from wsistain.markers import Marker, parse_markers
-from wsistain.networks.facts import facts_of
-from wsistain.runtime.files import local_path, reporting, write_json, write_text
+from wsistain.runtime.files import write_text
 from wsistain.systems import find_system
-from wsistain.systems.base import Reversible, SystemConfig
+from wsistain.systems.base import SystemConfig
 from wsistain.training.samples import SheetRow, sheet_rows
 from wsistain.training.schedule import Length
-from wsistain.weights.file import Header
 
 TINY_STEPS = 4
 TINY_LONGEST = 64
 MEASURED_PATCHES = 64
-_FREE = {"log_every", "sample_every", "checkpoint_every", "device", "licence"}  # may change between resumes
-_FREE_DATA = {"root", "workers", "names"}  # of names the digest of patches tells
-_WEIGHTS = ("weights.safetensors", "weights.ihc-to-he.safetensors")
-_OURS = (*_WEIGHTS, "metrics.jsonl", "config.yaml", "data.json", "samples", "checkpoint", "tensorboard")
 
 
 @dataclass(frozen=True)
-class Job:
+class Material:
     """A run's material, read and checked.
 
     markers : what is stained for; several only where the system takes many.
@@ -77,7 +69,7 @@ def system_options(cfg: TrainConfig, *, tiny: bool) -> SystemConfig:
     return options
 
 
-def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Job:
+def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Material:
     """The run's material; every fault of data and options shows here, before anything is built or written.
 
     Only lists of unreadable patches and automatic masks may be written. Raises ConfigError or DataError.
@@ -91,7 +83,7 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Job:
     for marker in markers:
         own = [p for p in patches if p.marker == marker.name]
         options = options.measured(marker, _some_pairs(cfg, own), network_mpp(cfg, sizes))
-    return Job(
+    return Material(
         markers,
         options,
         annotated(cfg, options, patches, output),
@@ -130,30 +122,6 @@ def tiny_config(cfg: TrainConfig, options: type[SystemConfig]) -> TrainConfig:
             "checkpoint_every": min(cfg.checkpoint_every, max(1, steps // 2)),
         }
     )
-
-
-def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """OutputError naming --resume and --overwrite where a run is in `output` and neither was given; writes nothing."""
-    local_path(output)
-    if resume and overwrite:
-        raise OutputError("--resume and --overwrite exclude each other")
-    present = [name for name in _OURS if (output / name).exists()]
-    if present and not (resume or overwrite):
-        raise OutputError(
-            f"{output} holds a run already ({present[0]}); go on with --resume or replace it with --overwrite"
-        )
-
-
-def claim_output(output: Path, *, overwrite: bool) -> None:
-    """Make the output folder; with `overwrite` delete what an earlier run wrote there, and nothing else."""
-    with reporting(output, retry="train again"):
-        for name in _OURS if overwrite else ():
-            path = output / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        output.mkdir(parents=True, exist_ok=True)
 
 
 def usable_sizes(
@@ -214,91 +182,3 @@ def look_of(cfg: TrainConfig, length: Length, per_epoch: int) -> Look:
         stain_jitter=cfg.data.stain_jitter,
         shrink_from_epoch=first_decay_step // per_epoch if cfg.data.shrink_in_decay else None,
     )
-
-
-def lasting_values(cfg: TrainConfig) -> dict[str, Any]:
-    """What of `cfg` changes a run's numbers: all but where the patches lie, the device and how often it writes."""
-    values = cfg.model_dump(mode="json", exclude=_FREE)
-    values["data"] = {k: v for k, v in values["data"].items() if k not in _FREE_DATA}
-    return values
-
-
-def run_identity(cfg: TrainConfig, job: Job, tiny: bool, n_processes: int) -> dict[str, Any]:
-    """What must be the same for a run to go on: everything that changes its numbers."""
-    values = lasting_values(cfg)
-    values["options"] = job.options.model_dump(mode="json")
-    digest = hashlib.sha256("\n".join(p.name for p in job.patches).encode()).hexdigest()[:16]
-    return {**values, "tiny": tiny, "processes": n_processes, "patches": f"{len(job.patches)} names, sha256 {digest}"}
-
-
-def describe_data(cfg: TrainConfig, patches: Sequence[PatchRef]) -> str:
-    """The training data in words, for the weights' header; no path of this machine."""
-    slides = {p.slide for p in patches if p.slide is not None}
-    origin = f" of {len(slides)} slides" if slides else ""
-    return (
-        f"{len(patches)} {cfg.data.layout} patches{origin} from {Path(cfg.data.root).name}, pairing {cfg.data.pairing}"
-    )
-
-
-def header_of(cfg: TrainConfig, system: Any, job: Job) -> Header:
-    """The weights' header, but for the step; ConfigError where the network cannot take crops of that size."""
-    facts = facts_of(system.generator())
-    multiple, crop = facts.size_multiple, cfg.data.crop_px
-    if crop % multiple:
-        near = max(multiple, round(crop / multiple) * multiple)
-        raise ConfigError(
-            f"data.crop_px {crop} is not a multiple of {multiple}, as {cfg.system} needs; {near} would be"
-        )
-    if crop < facts.least_px:
-        raise ConfigError(f"data.crop_px {crop} is less than the {facts.least_px} px that {cfg.system} needs")
-    return Header(
-        system=cfg.system,
-        options=system.header_options(),
-        markers=[marker.name for marker in job.markers],
-        mpp=network_mpp(cfg, job.sizes),
-        tile_px=facts.tile_px or crop,
-        size_multiple=multiple,
-        halo_px=facts.halo_px,
-        norm=facts.norm,
-        training_data=describe_data(cfg, job.patches),
-        licence=cfg.licence,
-    )
-
-
-def reverse_header(header: Header, system: Reversible) -> Header:
-    """The header of the weights that go from IHC to H&E, made from that of the forward ones."""
-    facts = facts_of(system.reverse_generator())
-    return header.model_copy(
-        update={
-            "direction": "ihc-to-he",
-            "options": system.reverse_header_options(),
-            "size_multiple": facts.size_multiple,
-            "halo_px": facts.halo_px,
-            "norm": facts.norm,
-        }
-    )
-
-
-def write_record(cfg: TrainConfig, output: Path, job: Job) -> None:
-    """`config.yaml` (everything resolved: it trains the same run again) and `data.json` (the split, and what the marker is)."""
-    resolved = cfg.model_copy(update={"options": job.options.model_dump(mode="json")})
-    write_text(output / "config.yaml", dump_yaml(resolved))
-    write_json(output / "data.json", {**job.report, "marker": job.marker.facts()}, indent=1)
-
-
-def summary(cfg: TrainConfig, job: Job, length: Length, start: int, n_processes: int, device: str) -> str:
-    """What is about to happen, in a line or two."""
-    report = job.report
-    text = (
-        f"{cfg.system} ({cfg.preset}), {cfg.marker}: "
-        f"{report['train_patches']} patches of {report['train_slides']} slides, "
-        f"{length.steps} steps of {cfg.batch_size * n_processes} on {device} "
-        f"({n_processes} process{'es' if n_processes > 1 else ''}, {cfg.precision})"
-    )
-    text += f", from step {start}" if start else ""
-    shared, unknown = report["slides_in_both"], report["patches_without_slide"]
-    if shared:
-        text += f"\nleak: {len(shared)} slides lie in both training and held-out patches ({', '.join(shared[:3])})"
-    if unknown:
-        text += f"\n{unknown} patches have no slide in their name: leaks between splits cannot be checked"
-    return text

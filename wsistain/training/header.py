@@ -1,0 +1,61 @@
+"""What a run writes into the header of its weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wsistain.config import TrainConfig
+from wsistain.data.layouts import PatchRef
+from wsistain.errors import ConfigError
+from wsistain.networks.facts import facts_of
+from wsistain.systems.base import Reversible
+from wsistain.training.setup import Material, network_mpp
+from wsistain.weights.file import Header
+
+
+def header_of(cfg: TrainConfig, system: Any, material: Material) -> Header:
+    """The weights' header, but for the step; ConfigError where the network cannot take crops of that size."""
+    facts = facts_of(system.generator())
+    multiple, crop = facts.size_multiple, cfg.data.crop_px
+    if crop % multiple:
+        near = max(multiple, round(crop / multiple) * multiple)
+        raise ConfigError(
+            f"data.crop_px {crop} is not a multiple of {multiple}, as {cfg.system} needs; {near} would be"
+        )
+    if crop < facts.least_px:
+        raise ConfigError(f"data.crop_px {crop} is less than the {facts.least_px} px that {cfg.system} needs")
+    return Header(
+        system=cfg.system,
+        options=system.header_options(),
+        markers=[marker.name for marker in material.markers],
+        mpp=network_mpp(cfg, material.sizes),
+        tile_px=facts.tile_px or crop,
+        size_multiple=multiple,
+        halo_px=facts.halo_px,
+        norm=facts.norm,
+        training_data=describe_data(cfg, material.patches),
+        licence=cfg.licence,
+    )
+
+
+def reverse_header(header: Header, system: Reversible) -> Header:
+    """The header of the weights that go from IHC to H&E, made from that of the forward ones."""
+    facts = facts_of(system.reverse_generator())
+    return header.model_copy(
+        update={
+            "direction": "ihc-to-he",
+            "options": system.reverse_header_options(),
+            "size_multiple": facts.size_multiple,
+            "halo_px": facts.halo_px,
+            "norm": facts.norm,
+        }
+    )
+
+
+def describe_data(cfg: TrainConfig, patches: Sequence[PatchRef]) -> str:
+    """The training data in words, for the weights' header; no path of this machine."""
+    slides = {p.slide for p in patches if p.slide is not None}
+    origin = f" of {len(slides)} slides" if slides else ""
+    return (
+        f"{len(patches)} {cfg.data.layout} patches{origin} from {Path(cfg.data.root).name}, pairing {cfg.data.pairing}"
+    )

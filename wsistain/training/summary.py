@@ -1,0 +1,23 @@
+"""What is about to be trained, in a line or two."""
+
+from wsistain.config import TrainConfig
+from wsistain.training.schedule import Length
+from wsistain.training.setup import Material
+
+
+def summary(cfg: TrainConfig, material: Material, length: Length, start: int, n_processes: int, device: str) -> str:
+    """What is about to happen, in a line or two."""
+    report = material.report
+    text = (
+        f"{cfg.system} ({cfg.preset}), {cfg.marker}: "
+        f"{report['train_patches']} patches of {report['train_slides']} slides, "
+        f"{length.steps} steps of {cfg.batch_size * n_processes} on {device} "
+        f"({n_processes} process{'es' if n_processes > 1 else ''}, {cfg.precision})"
+    )
+    text += f", from step {start}" if start else ""
+    shared, unknown = report["slides_in_both"], report["patches_without_slide"]
+    if shared:
+        text += f"\nleak: {len(shared)} slides lie in both training and held-out patches ({', '.join(shared[:3])})"
+    if unknown:
+        text += f"\n{unknown} patches have no slide in their name: leaks between splits cannot be checked"
+    return text
