@@ -24,6 +24,7 @@ from wsistain.packaged import training_config
 from wsistain.runtime.files import reporting, write_json
 from wsistain.systems import find_system, system_class
 from wsistain.training import setup
+from wsistain.training.folder import lasting_values
 from wsistain.training.loop import train
 from wsistain.weights.file import load_network, load_tensors, read_header, save_weights
 
@@ -155,7 +156,7 @@ def read_grid(
 
 def _identity(plan: RowPlan, *, tiny: bool) -> dict[str, Any]:
     """What must be the same for a row's folder to be this row's."""
-    values = setup.lasting_values(plan.config)
+    values = lasting_values(plan.config)
     return {"config": values, "tiny": tiny, "of": plan.row.of}
 
 
