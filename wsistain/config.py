@@ -78,6 +78,9 @@ class RunConfig(Strict):
     weights: str = Field("demo", description="file, folder, hub id or built-in name (demo, identity)")
     mpp: float | None = Field(None, gt=0, description="um per px of the slide, where it has none")
     reader: Literal["auto", "tiff", "openslide", "tiffslide", "zarr", "picture"] = "auto"
+    series: int | None = Field(
+        None, ge=0, description="which picture of a file that holds several; None: the finest brightfield one"
+    )
     norm: Literal["auto", "tile", "slide", "field"] = "auto"
     norm_tiles: int = Field(64, ge=4, le=4096, description="tissue tiles from which slide statistics are taken")
     roi_class: str | None = Field(None, description="classes of the shapes of --roi, with commas; None: all")

@@ -26,13 +26,14 @@ class Terms:
     """On what terms files are opened.
 
     mpp        : um per px of the slides that have none.
-    reader     : as in `open_slide`.
+    reader, series : as in `open_slide`.
     wants_ihc  : virtual stains are meant as input (--direction ihc-to-he).
     """
 
     mpp: float | None = None
     reader: str = "auto"
     wants_ihc: bool = False
+    series: int | None = None
 
 
 @dataclass
@@ -119,11 +120,11 @@ def examine(entry: Entry, terms: Terms) -> Entry | Refused:
 def _opened(entry: Entry, terms: Terms) -> Entry:
     given = entry.mpp if entry.mpp is not None else terms.mpp
     try:
-        slide, used = open_slide(entry.path, reader=terms.reader), None
+        slide, used = open_slide(entry.path, reader=terms.reader, series=terms.series), None
     except SlideError:
         if given is None:
             raise
-        slide, used = open_slide(entry.path, mpp=given, reader=terms.reader), given
+        slide, used = open_slide(entry.path, mpp=given, reader=terms.reader, series=terms.series), given
     info = slide.info
     slide.close()
     note = ""

@@ -101,7 +101,7 @@ def _find(
     recursive: bool,
     tell: Callable[[str], None],
 ) -> tuple[list[Entry], list[Refused]]:
-    terms = Terms(config.mpp, config.reader, wants_ihc=config.direction == "ihc-to-he")
+    terms = Terms(config.mpp, config.reader, wants_ihc=config.direction == "ihc-to-he", series=config.series)
     if source.is_dir():
         entries, refused = scan_folder(source, markers, terms, recursive=recursive, without=output)
     else:

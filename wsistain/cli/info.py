@@ -7,11 +7,17 @@ import typer
 from wsistain.runtime.say import say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wsistain.config import RunConfig
     from wsistain.pipeline.planning import Group
     from wsistain.slide.base import Slide
 
+_LONG_PX = 60_000_000
+"""A smallest level with more px takes long to be looked at."""
+
 HELP = """
-Show format, size, levels, mpp, tissue share, tiles and expected time of a slide.
+Show format, size, levels, mpp, what the file holds, tissue share, tiles and expected time of a slide.
 
 Example:
 
@@ -45,65 +51,122 @@ def _expected_seconds(slide: "Slide", group: "Group") -> float:
     return round(plan.n_tiles * seconds / parallel, 1)
 
 
+def _facts(slide: "Slide") -> dict[str, object]:
+    """What the file itself says."""
+    facts = slide.info
+    return {
+        "slide": facts.path,
+        "format": facts.vendor,
+        "reader": facts.reader,
+        "series": facts.series,
+        "width_px": facts.size_l0[1],
+        "height_px": facts.size_l0[0],
+        "mpp": None if facts.problem else facts.mpp,
+        "mpp_source": facts.mpp_source,
+        "levels": [{"width": w, "height": h} for h, w in facts.level_sizes],
+        "native_tile_px": list(facts.tile_px),
+        "fingerprint": facts.fingerprint,
+        "holds": [
+            {"series": p.series, "what": p.what, "width": p.size[1], "height": p.size[0], "used": p.used}
+            for p in facts.parts
+        ],
+        "notes": list(facts.notes),
+    }
+
+
+def _estimate(slide: "Slide", config: "RunConfig", marker: str) -> "Iterator[dict[str, object]]":
+    """What staining takes, in the order in which it becomes known."""
+    from wsistain.pipeline.planning import make_spec, plan_groups
+    from wsistain.slide.tissue import find_tissue
+
+    smallest = slide.info.level_sizes[-1]
+    if smallest[0] * smallest[1] > _LONG_PX:
+        say(
+            f"{slide.info.path} has no small level: its tissue is looked for in all {smallest[1]} x {smallest[0]} px of "
+            f"level {len(slide.info.level_sizes) - 1}, which takes a while",
+            err=True,
+        )
+    tissue = find_tissue(slide)
+    yield {"tissue_share": round(tissue.share, 4)}
+    if not tissue.mask.any():
+        yield {"tiles": 0}
+        return
+    (group,) = plan_groups(slide, [make_spec(config, marker)], config, None, crop=True)
+    plan = group.plan
+    yield {
+        "weights": config.weights,
+        "output_width_px": plan.canvas[3],
+        "output_height_px": plan.canvas[2],
+        "output_mpp": plan.sampling.mpp,
+        "tiles": plan.n_tiles,
+        "tile_megapixels": round(plan.n_tiles * plan.tiling.tile**2 / 1e6, 1),
+    }
+    yield {"expected_seconds": _expected_seconds(slide, group)}
+
+
+def _print_table(rows: dict[str, object]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from wsistain.errors import shown
+
+    table = Table(show_header=False, box=None)
+
+    def line(name: str, value: object) -> None:
+        table.add_row(name, Text(shown(str(value))))
+
+    for name, value in rows.items():
+        title = name.replace("_", " ")
+        if name == "levels":
+            line(title, ", ".join(f"{v['width']} x {v['height']}" for v in value))  # type: ignore[attr-defined]
+        elif name == "holds":
+            for k, part in enumerate(value):  # type: ignore[arg-type]
+                number = "" if part["series"] is None else f"series {part['series']}: "
+                size = f", {part['width']} x {part['height']} px" if part["width"] else ""
+                line(title if k == 0 else "", f"{number}{part['what']}{size}{'' if part['used'] else ' (left out)'}")
+        elif name == "notes":
+            for k, note in enumerate(value):  # type: ignore[arg-type]
+                line(title if k == 0 else "", note)
+        else:
+            line(title, "not stated" if value is None else value)
+    Console().print(table)
+
+
 def info(
     slide: str = typer.Argument(..., help="Slide, as for 'wsistain run'."),
     mpp: float | None = typer.Option(None, "--mpp", help="um per px of the slide, where it has none."),
     reader: str = typer.Option("auto", "--reader", help="auto, tiff, openslide, tiffslide, zarr or picture."),
+    series: int | None = typer.Option(None, "--series", help="Which picture of a file that holds several."),
     marker: str = typer.Option("ER", "--marker", "-m", help="Marker of the weights for the estimate."),
     weights: str = typer.Option("demo", "--weights", "-w", help="Weights for the estimate."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Show what a slide is; see HELP for the help text."""
+    """Show what a slide is; see HELP for the help text. Facts are shown also where the slide cannot be stained."""
     import json
 
     from wsistain.config import RunConfig, validate
-    from wsistain.pipeline.planning import make_spec, plan_groups
+    from wsistain.errors import SlideError, WsistainError
     from wsistain.slide.reader import open_slide
-    from wsistain.slide.tissue import find_tissue
 
-    opened = open_slide(slide, mpp=mpp, reader=reader)
+    options = {"weights": weights, "mpp": mpp, "reader": reader, "series": series}
+    config = validate(RunConfig, options, "options")
+    problem: WsistainError | None = None
+    opened = open_slide(slide, mpp=mpp, reader=reader, series=series, needs_mpp=False)
     try:
-        facts = opened.info
-        config = validate(RunConfig, {"weights": weights, "mpp": mpp, "reader": reader}, "options")
-        tissue = find_tissue(opened)
-        rows: dict[str, object] = {
-            "slide": facts.path,
-            "format": facts.vendor,
-            "reader": facts.reader,
-            "width_px": facts.size_l0[1],
-            "height_px": facts.size_l0[0],
-            "mpp": facts.mpp,
-            "mpp_source": facts.mpp_source,
-            "levels": [{"width": w, "height": h} for h, w in facts.level_sizes],
-            "native_tile_px": list(facts.tile_px),
-            "fingerprint": facts.fingerprint,
-            "tissue_share": round(tissue.share, 4),
-        }
-        if tissue.mask.any():
-            (group,) = plan_groups(opened, [make_spec(config, marker)], config, None, crop=True)
-            plan = group.plan
-            megapixels = plan.n_tiles * plan.tiling.tile**2 / 1e6
-            rows |= {
-                "weights": weights,
-                "output_width_px": plan.canvas[3],
-                "output_height_px": plan.canvas[2],
-                "output_mpp": plan.sampling.mpp,
-                "tiles": plan.n_tiles,
-                "tile_megapixels": round(megapixels, 1),
-            }
-            rows["expected_seconds"] = _expected_seconds(opened, group)
+        rows = _facts(opened)
+        if opened.info.problem:
+            problem = SlideError(opened.info.problem)
         else:
-            rows["tiles"] = 0
+            for more in _estimate(opened, config, marker):
+                rows |= more
+    except WsistainError as error:
+        problem = error
     finally:
         opened.close()
     if as_json:
         say(json.dumps(rows, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None)
-    for name, value in rows.items():
-        text = ", ".join(f"{v['width']} x {v['height']}" for v in value) if name == "levels" else str(value)  # type: ignore[attr-defined]
-        table.add_row(name.replace("_", " "), text)
-    Console().print(table)
+    else:
+        _print_table(rows)
+    if problem is not None:
+        raise problem

@@ -76,6 +76,9 @@ def run(
     all_tiles: bool | None = typer.Option(None, "--all-tiles", help="Stain glass too.", show_default=False),
     norm: str | None = typer.Option(None, "--norm", help="Instance-norm statistics: tile, slide, field; auto chooses."),
     reader: str | None = typer.Option(None, "--reader", help="auto, tiff, openslide, tiffslide, zarr or picture."),
+    series: int | None = typer.Option(
+        None, "--series", help="Which picture of a file that holds several ('wsistain info' lists them)."
+    ),
     direction: str | None = typer.Option(None, "--direction", help="he-to-ihc (default) or ihc-to-he."),
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:N."),
     batch_size: int | None = typer.Option(None, "--batch-size", help="Tiles at once on a GPU."),
@@ -106,6 +109,7 @@ def run(
             "all_tiles": all_tiles,
             "norm": norm,
             "reader": reader,
+            "series": series,
             "direction": direction,
             "device": device,
             "batch_size": batch_size,
@@ -155,6 +159,8 @@ def run(
         raise typer.Exit(130) from None
     if not reports:
         say(f"Nothing to do: the results in {output} are finished")
+    for sentence in dict.fromkeys(note for report in reports for note in report.provenance["slide"]["notes"]):
+        say(f"Note: {slide}: {sentence}")
     for report in reports:
         unread = (
             f"; {report.unreadable_tiles} native tiles could not be decoded and are glass"
@@ -175,7 +181,7 @@ def _print_plan(slide: str, marker: str, settings: "RunConfig", region: "Roi | N
     from wsistain.pipeline.planning import make_spec, plan_groups
     from wsistain.slide.reader import open_slide
 
-    opened = open_slide(slide, mpp=settings.mpp, reader=settings.reader)
+    opened = open_slide(slide, mpp=settings.mpp, reader=settings.reader, series=settings.series)
     try:
         specs = [make_spec(settings, m.name) for m in parse_markers(marker)]
         groups = plan_groups(opened, specs, settings, region or roi, crop=roi is None)

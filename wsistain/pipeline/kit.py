@@ -77,7 +77,8 @@ def _open_kit(job: Job, generators: tuple[Generator, ...] | None = None) -> Kit:
     share_arenas()
     undo_trimming()
     with ExitStack() as undo:
-        slide = open_slide(job.plan.slide, mpp=job.mpp, reader=job.made[0].reader)
+        made = job.made[0]
+        slide = open_slide(job.plan.slide, mpp=job.mpp, reader=made.reader, series=made.series)
         undo.callback(slide.close)
         if slide.info.fingerprint != job.plan.fingerprint:
             raise SlideError(f"{job.plan.slide} is not the slide that was planned: its content has changed")

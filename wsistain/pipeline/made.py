@@ -29,6 +29,7 @@ class MadeWith:
     """Every fact about the making of one stain that is neither in the plan nor in the weights.
 
     reader       : what reads the slide.
+    series       : the number of the picture that is read, among those that the file holds.
     device       : kind of device that stains: "cpu", "cuda" or "mps".
     device_names : the processors or GPUs themselves. Told, not compared: a cluster's workers, and the node that a run is
                    resumed on, may be of several models, whose results agree but for the last bit of a float.
@@ -41,6 +42,7 @@ class MadeWith:
     """
 
     reader: str
+    series: int
     device: str
     device_names: tuple[str, ...] = field(metadata=TOLD)
     precision: str
@@ -70,6 +72,7 @@ def resolve(config: RunConfig, info: SlideInfo, spec: GeneratorSpec, devices: li
     is_network = spec.weights != "identity"
     return MadeWith(
         reader=info.reader,
+        series=info.series,
         device=kind,
         device_names=tuple(sorted({d.name for d in devices})),
         precision=spec.precision if config.precision == "auto" or not is_network else config.precision,

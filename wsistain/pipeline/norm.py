@@ -69,7 +69,8 @@ def measure_missing(job: Job, slide: Slide, generators: Sequence[Generator]) -> 
 
 def measure_on_worker(job: Job) -> None:
     """The same in a process that has neither the slide nor the generators open."""
-    with closing(open_slide(job.plan.slide, mpp=job.mpp, reader=job.made[0].reader)) as slide:
+    made = job.made[0]
+    with closing(open_slide(job.plan.slide, mpp=job.mpp, reader=made.reader, series=made.series)) as slide:
         measure_missing(job, slide, load_generators(job))
 
 

@@ -79,6 +79,7 @@ def provenance(info: SlideInfo, plan: RunPlan, stain: Stain, config: RunConfig) 
             "size_l0": list(info.size_l0),
             "vendor": info.vendor,
             "reader": info.reader,
+            "notes": list(info.notes),
         },
         "plan_hash": plan.hash,
         "mpp": plan.sampling.mpp,

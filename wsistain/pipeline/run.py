@@ -111,7 +111,9 @@ def run(
         specs = [make_spec(config, m) for m in dict.fromkeys(find_marker(m).name for m in names)]
         if config.direction == "he-to-ihc":
             refuse_virtual(slide)
-        opened = stack.enter_context(closing(open_slide(slide, mpp=config.mpp, reader=config.reader)))
+        opened = stack.enter_context(
+            closing(open_slide(slide, mpp=config.mpp, reader=config.reader, series=config.series))
+        )
         groups = plan_groups(opened, specs, config, region or roi, crop=roi is None)
 
         # what is there: devices, places for the results, generators that load

@@ -262,7 +262,7 @@ def _parts(pictures: list[_Picture], chosen: _Picture) -> tuple[Part, ...]:
     for number, picture in enumerate(pictures):
         used = picture is chosen
         what = "level 0" if used else _WHY.get(picture.what, picture.what)
-        if picture.z is not None:
+        if picture.z is not None and picture.what == "picture":
             what += f" at focus offset {picture.z:g}"
         parts.append(Part(what, (picture.page.imagelength, picture.page.imagewidth), number, used))
         for rank, level in enumerate(sorted(picture.levels, key=lambda page: -page.imagewidth), 1):
