@@ -28,7 +28,7 @@ def _section(seed: int, brown: float, edge: int = 96):
 
 
 def test_colours_and_amounts_of_made_sections_are_found():
-    dyes = measure_dyes([_section(k, 0.4) for k in range(6)], mpp=1.0, positive_od=0.15, membranous=False)
+    dyes = measure_dyes([_section(k, 0.4) for k in range(6)], mpp=1.0, positive_od=0.15, compartment="nuclear")
     assert np.abs(np.array(dyes.dab) - D).max() < 0.06
     assert np.dot(dyes.haematoxylin, H) > 0.99
     assert 0.05 < dyes.nucleus < 0.45 and 0.6 < dyes.amplitude < 1.2
@@ -61,4 +61,4 @@ def test_otsu_parts_two_groups():
 def test_pictures_without_stain_are_refused_in_a_sentence():
     white = np.full((64, 64, 3), 250, np.uint8)
     with pytest.raises(DataError, match="cannot be measured: only 0 stained pixels"):
-        measure_dyes([(white, white)], mpp=1.0, positive_od=0.15, membranous=False)
+        measure_dyes([(white, white)], mpp=1.0, positive_od=0.15, compartment="nuclear")

@@ -4,13 +4,18 @@ H, D and b are the colours of a laboratory's haematoxylin and DAB and the densit
 They are buffers: held, not trained, so colours cannot drift.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wsistain.markers import Compartment
 from wsistain.numerics import in_float32
 from wsistain.optics.dyes import FILL_UM, NUCLEUS_BLUR_UM, RING_UM, Dyes
-from wsistain.optics.stains import from_unit, optical_density
+from wsistain.optics.stains import optical_density
+
+_LN10 = math.log(10)
 
 
 def ramp(amount: Tensor, cut: float) -> Tensor:
@@ -27,7 +32,8 @@ def box(x: Tensor, edge: int) -> Tensor:
     """Mean over a square of odd `edge`, reflected at the border: (b, c, h, w) to the same."""
     if edge <= 1:
         return x
-    return F.avg_pool2d(F.pad(x, [edge // 2] * 4, mode="reflect"), edge, stride=1)
+    padded = F.pad(x, [edge // 2] * 4, mode="reflect")
+    return F.avg_pool2d(F.avg_pool2d(padded, (edge, 1), stride=1), (1, edge), stride=1)
 
 
 def _filled(x: Tensor, edge: int) -> Tensor:
@@ -39,9 +45,9 @@ def _filled(x: Tensor, edge: int) -> Tensor:
 class DyeLayer(nn.Module):
     """Amounts to light and back, for one laboratory and marker.
 
-    dyes       : its colours and cuts.
-    mpp        : um per px of the pictures.
-    membranous : the marker lies round nuclei, not in them.
+    dyes        : its colours and cuts.
+    mpp         : um per px of the pictures.
+    compartment : where in the cell the marker lies.
     """
 
     colours: Tensor
@@ -52,11 +58,11 @@ class DyeLayer(nn.Module):
     match_from: Tensor
     match_to: Tensor
 
-    def __init__(self, dyes: Dyes, mpp: float, *, membranous: bool):
+    def __init__(self, dyes: Dyes, mpp: float, compartment: Compartment):
         super().__init__()
-        self.dyes, self.mpp, self.is_membranous = dyes, mpp, membranous
+        self.dyes, self.mpp, self.is_round = dyes, mpp, compartment in RING_UM
         self.fill_px = odd_px(FILL_UM, mpp)
-        self.nucleus_px, self.ring_px = odd_px(NUCLEUS_BLUR_UM, mpp), odd_px(RING_UM, mpp)
+        self.nucleus_px, self.ring_px = odd_px(NUCLEUS_BLUR_UM, mpp), odd_px(RING_UM.get(compartment, 0.0), mpp)
         colours = torch.tensor([dyes.haematoxylin, dyes.dab], dtype=torch.float64)
         he = torch.tensor([dyes.he_haematoxylin, dyes.he_eosin], dtype=torch.float64)
         match = torch.tensor(dyes.match, dtype=torch.float64).T
@@ -73,9 +79,14 @@ class DyeLayer(nn.Module):
 
     @in_float32
     def light(self, h: Tensor, d: Tensor) -> Tensor:
-        """The picture of amounts (b, 1, h, w): float (b, 3, h, w) in [-1, 1] (Beer-Lambert)."""
-        density = h * self.colours[0, :, None, None] + d * self.colours[1, :, None, None]
-        return from_unit(torch.pow(10.0, -(density + self.ground[:, None, None])))
+        """The picture of amounts (b, 1, h, w): float (b, 3, h, w) in [-1, 1] (Beer-Lambert).
+
+        2 x 10^-density - 1, written as e^(ln 2 - ln 10 x density) - 1: one product and one function a pixel.
+        """
+        exponent = F.conv2d(
+            torch.cat([h, d], dim=1), -_LN10 * self.colours.T[:, :, None, None], math.log(2) - _LN10 * self.ground
+        )
+        return torch.expm1(exponent)
 
     @in_float32
     def amounts(self, ihc: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,8 +123,9 @@ class DyeLayer(nn.Module):
         """How surely an amount of DAB counts as positive, 0..1."""
         return ramp(d, self.dyes.positive)
 
-    def place(self, nuclei: Tensor) -> Tensor:
-        """Where the marker may lie, 0..1: in nuclei, or in the ring round them."""
-        if not self.is_membranous:
+    def place(self, nuclei: Tensor, pool: int = 1) -> Tensor:
+        """Where the marker may lie, 0..1: in nuclei, or in the ring round them; `nuclei` in px of `pool` x `mpp`."""
+        if not self.is_round:
             return nuclei
-        return (1 - nuclei) * (3 * box(nuclei, self.ring_px)).clamp(0, 1)
+        edge = max(1, round(self.ring_px / pool)) | 1
+        return (1 - nuclei) * (3 * box(nuclei, edge)).clamp(0, 1)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wsistain.markers import Compartment
 from wsistain.networks.context import ContextResnet, reset_parameters
 from wsistain.networks.dye_layer import DyeLayer
 from wsistain.networks.facts import NetworkFacts
@@ -49,13 +50,11 @@ class Counterstain(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.ReflectionPad2d(2),
+            nn.ReflectionPad2d(4),  # once, where there are three channels
             nn.Conv2d(3, width, 5),
             nn.ReLU(True),
-            nn.ReflectionPad2d(1),
             nn.Conv2d(width, width, 3),
             nn.ReLU(True),
-            nn.ReflectionPad2d(1),
             nn.Conv2d(width, 1, 3),
         )
 
@@ -67,7 +66,7 @@ class ExpressionNet(nn.Module):
     """H&E to the virtual stain of one marker, its chance p and its amounts.
 
     dyes    : marker name to the dyes of its laboratory, in the order of the read-outs.
-    membranous : names of the markers that lie round nuclei.
+    compartments : marker name to where in the cell it lies.
     mpp     : um per px of the pictures.
     pool    : the trunk reads means of pool x pool px; the counterstain is painted at full size.
     n_blocks, ngf, windows, far : as in `ContextResnet`, in px of the trunk.
@@ -79,7 +78,7 @@ class ExpressionNet(nn.Module):
     def __init__(
         self,
         dyes: Mapping[str, Dyes],
-        membranous: Sequence[str],
+        compartments: Mapping[str, Compartment],
         *,
         mpp: float,
         pool: int,
@@ -94,7 +93,7 @@ class ExpressionNet(nn.Module):
         self.pool, self.size_multiple = pool, 4 * pool
         self.trunk = Trunk(n_blocks, ngf, windows, far, len(dyes) + 1)
         self.paint = Counterstain(width)
-        self.layers = nn.ModuleList(DyeLayer(d, mpp, membranous=name in membranous) for name, d in dyes.items())
+        self.layers = nn.ModuleList(DyeLayer(d, mpp, compartments[name]) for name, d in dyes.items())
         reset_parameters(self)
         bias = self.trunk.read_cells.bias
         if bias is not None:
@@ -109,8 +108,8 @@ class ExpressionNet(nn.Module):
         radius = self.trunk.body.facts.halo_px  # its own last convolution reaches as far as `read_full`
         halo = None
         if radius is not None:
-            ring = max(layer.ring_px // 2 for layer in self.dye_layers())
-            reach = self.pool * (radius + 4) + ring  # + 4: cells enter by one more bilinear step
+            ring = max(layer.ring_px for layer in self.dye_layers()) // 2 + self.pool
+            reach = self.pool * (radius + 5) + ring  # + 5: cells and chances enter by one more bilinear step each
             halo = -(-reach // self.size_multiple) * self.size_multiple
         return NetworkFacts("frozen", size_multiple=self.size_multiple, halo_px=halo)
 
@@ -130,23 +129,23 @@ class ExpressionNet(nn.Module):
         out: Tensor = self.trunk(F.avg_pool2d(x, self.pool) if self.pool > 1 else x, maps)
         return out.float()
 
-    def chance(self, logits: Tensor) -> Tensor:
-        """Chances in [0, 1] at full size, (b, n + 1, h, w)."""
-        p = torch.sigmoid(logits.float())
-        if self.pool == 1:
-            return p
-        return F.interpolate(p, scale_factor=self.pool, mode="bilinear", align_corners=False)
+    def full_size(self, x: Tensor) -> Tensor:
+        """A map of the trunk's scale at that of the picture, bilinear."""
+        return x if self.pool == 1 else F.interpolate(x, scale_factor=self.pool, mode="bilinear", align_corners=False)
 
     def picture(self, h: Tensor, p: Tensor, nuclei: Tensor, marker: int) -> Tensor:
-        """The stain of haematoxylin `h`, chances `p` and `nuclei`, each (b, 1, h, w): (b, 3, h, w) in [-1, 1]."""
+        """The stain of haematoxylin `h` (b, 1, h, w), and chances `p` and `nuclei` of the trunk's scale.
+
+        Returns float (b, 3, h, w) in [-1, 1].
+        """
         layer = self.dye_layers()[marker]
-        return layer.light(h, layer.dyes.amplitude * p * layer.place(nuclei))
+        return layer.light(h, self.full_size(layer.dyes.amplitude * p * layer.place(nuclei, self.pool)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stain(x, [self.chosen])[0]
 
     def stain(self, x: Tensor, markers: Sequence[int]) -> list[Tensor]:
         """Pictures of several markers of one pass through the trunk."""
-        p = self.chance(self.logits(x, markers))
+        p = self.logits(x, markers).sigmoid()
         h = self.paint(x)
         return [self.picture(h, p[:, k : k + 1], p[:, -1:], marker) for k, marker in enumerate(markers)]

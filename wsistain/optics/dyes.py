@@ -18,6 +18,7 @@ from scipy.ndimage import uniform_filter
 
 from wsistain.config import Strict
 from wsistain.errors import DataError
+from wsistain.markers import Compartment
 from wsistain.optics.scoring import GRAY_709
 
 F64 = NDArray[np.float64]
@@ -27,8 +28,8 @@ Colour = Annotated[tuple[float, float, float], Field(description="optical densit
 N_QUANTILES = 33
 _PER_PATCH = 20_000
 _FILL_UM = 32.0
-RING_UM = 9.0
-"""Edge of the square whose nuclei tell that one is near enough for a membrane to lie here."""
+RING_UM = {"membranous": 9.0, "cytoplasmic": 15.0}
+"""Edge of the square whose nuclei tell that one is near enough for a membrane, or its cell's body, to lie here."""
 
 FILL_UM = 3.0
 """Holes in nuclei up to this size, vesicular chromatin, are filled."""
@@ -122,11 +123,13 @@ def ramp(amount: Any, cut: float) -> Any:
     return ((amount - 0.5 * cut) / cut).clip(0, 1)
 
 
-def measure_dyes(pictures: Iterable[tuple[RGB, RGB]], *, mpp: float, positive_od: float, membranous: bool) -> Dyes:
+def measure_dyes(
+    pictures: Iterable[tuple[RGB, RGB]], *, mpp: float, positive_od: float, compartment: Compartment
+) -> Dyes:
     """The dyes of `pictures`: pairs of H&E and IHC, uint8 (h, w, 3), that need not show the same place.
 
     mpp         : um per px. positive_od : gray DAB optical density of a positive pixel.
-    membranous  : the marker lies round nuclei, not in them.
+    compartment : where in the cell the marker lies.
 
     Raises DataError where the pictures hold too little stain to be measured.
     """
@@ -162,10 +165,10 @@ def measure_dyes(pictures: Iterable[tuple[RGB, RGB]], *, mpp: float, positive_od
         raise DataError("the H&E training pictures hold no haematoxylin that varies")
     maps = [np.moveaxis((density(ihc) - ground) @ np.linalg.pinv(colours), -1, 0) for _, ihc in kept]
     dark = max(float(np.median([_dark(np.maximum(h, 0)) for h, _ in maps])), nucleus)
-    shares, weights = _window_shares(maps, nucleus, positive, mpp, membranous)
+    shares, weights = _window_shares(maps, nucleus, positive, mpp, compartment)
     if not len(shares):
         raise DataError("the training pictures hold no nuclei that could be measured")
-    fill = float(np.clip(np.quantile(shares, 0.98), 0.05, 1)) if membranous else 1.0
+    fill = float(np.clip(np.quantile(shares, 0.98), 0.05, 1)) if compartment in RING_UM else 1.0
     mean = float(np.average(np.minimum(shares / fill, 1), weights=weights))
 
     def colour(v: F64) -> tuple[float, float, float]:
@@ -199,15 +202,15 @@ def _dark(h: F64) -> float:
     return float(np.quantile(h[:rows, :cols].reshape(rows // 4, 4, cols // 4, 4).mean(axis=(1, 3)), 0.97))
 
 
-def ring_of(nuclei: F64, mpp: float) -> F64:
-    """Where a membrane may lie, 0..1: within about 4 um of nuclei but not in them."""
-    edge = max(1, round(RING_UM / mpp)) | 1
+def ring_of(nuclei: F64, mpp: float, compartment: Compartment) -> F64:
+    """Where a marker round nuclei may lie, 0..1: near nuclei but not in them."""
+    edge = max(1, round(RING_UM[compartment] / mpp)) | 1
     near = uniform_filter(nuclei, edge, mode="reflect")
     return np.asarray((1 - nuclei) * np.clip(3 * near, 0, 1))
 
 
 def _window_shares(
-    maps: list[NDArray[Any]], nucleus: float, positive: float, mpp: float, membranous: bool
+    maps: list[NDArray[Any]], nucleus: float, positive: float, mpp: float, compartment: Compartment
 ) -> tuple[F64, F64]:
     """Positive share of the compartment in windows of 32 um that hold some of it, and how much they hold.
 
@@ -222,7 +225,7 @@ def _window_shares(
             continue
         nuclei = np.asarray(ramp(uniform_filter(h, blur), nucleus))
         brown = ramp(d, positive)
-        place = ring_of(nuclei, mpp) if membranous else np.maximum(nuclei, brown)
+        place = ring_of(nuclei, mpp, compartment) if compartment in RING_UM else np.maximum(nuclei, brown)
         a, b = (
             v[:rows, :cols].reshape(rows // px, px, cols // px, px).mean(axis=(1, 3)).ravel() for v in (brown, place)
         )

@@ -25,7 +25,7 @@ from wsistain.config import Strict, preset_of
 from wsistain.errors import DataError
 from wsistain.losses.adversarial import lsgan_d, lsgan_g
 from wsistain.losses.windows import best_shift, share_loss, shifted
-from wsistain.markers import Marker, find_marker
+from wsistain.markers import Marker, find_marker, require_dab
 from wsistain.networks.dye_layer import DyeLayer
 from wsistain.networks.expression import ExpressionNet
 from wsistain.networks.patchgan import PatchDiscriminator
@@ -92,10 +92,12 @@ class Config(SystemConfig):
 
     def measured(self, marker: Marker, pictures: Iterable[tuple[RGB, RGB]], mpp: float) -> "Config":
         """This configuration at `mpp`, with the dyes of `marker` taken from its training `pictures` where not given."""
+        require_dab(marker, "LPStain")
         dyes = dict(self.dyes)
         if marker.name not in dyes:
-            membranous = marker.compartment == "membranous"
-            dyes[marker.name] = measure_dyes(pictures, mpp=mpp, positive_od=marker.positive_od, membranous=membranous)
+            dyes[marker.name] = measure_dyes(
+                pictures, mpp=mpp, positive_od=marker.positive_od, compartment=marker.compartment
+            )
         return self.model_copy(update={"dyes": dyes, "mpp": mpp})
 
 
@@ -128,7 +130,7 @@ class LPStain(nn.Module):
         of = {name: [i for i, m in enumerate(batch.markers) if m == name] for name in dict.fromkeys(batch.markers)}
         numbers = [self.G.markers.index(name) for name in of]
         logits, h = self.G.logits(seen, numbers), self.G.paint(seen)
-        chances = self.G.chance(logits)
+        chances = logits.sigmoid()
         parts = []
         pictures = []
         for k, (number, rows) in enumerate(zip(numbers, of.values(), strict=True)):
@@ -160,6 +162,7 @@ class LPStain(nn.Module):
             seen = layer.nuclei(wanted, even=True)
             label, valid = self._laid_over(seen, section_label(layer, ihc))
         edges = [max(2, round(um / cfg.mpp)) for um in cfg.windows_um]
+        p, nuclei = self.G.full_size(p), self.G.full_size(nuclei)
         share = share_loss(
             p, layer.place(seen), label[:, :1], label[:, 1:2], valid, edges,
             distance=cfg.distance, growth=cfg.growth, fill=layer.dyes.fill,
@@ -194,7 +197,8 @@ class LPStain(nn.Module):
         cfg = self.cfg
         kept = ("n_blocks", "ngf", "windows", "far", "width", "pool", "mpp")
         options: dict[str, object] = {name: getattr(cfg, name) for name in kept}
-        return options | {"dyes": {name: d.model_dump(mode="json") for name, d in cfg.dyes.items()}}
+        dyes = {name: d.model_dump(mode="json") for name, d in cfg.dyes.items()}
+        return options | {"dyes": dyes, "compartments": {name: find_marker(name).compartment for name in dyes}}
 
     def generator_state(self) -> dict[str, Tensor]:
         return self.G.state_dict()
@@ -204,7 +208,7 @@ def section_label(layer: DyeLayer, ihc: Tensor) -> Tensor:
     """What light `ihc` (b, 3, h, w) in [0, 1] says: (b, 3, h, w): where positive, where it may be, where nuclei are."""
     h, d = layer.amounts(ihc)
     brown, blue = layer.positive(d), layer.nuclei(h)
-    nuclei = blue if layer.is_membranous else torch.maximum(blue, brown)
+    nuclei = blue if layer.is_round else torch.maximum(blue, brown)
     return torch.cat([brown, layer.place(nuclei), nuclei], dim=1)
 
 
@@ -213,7 +217,7 @@ def generator_network(options: dict[str, Any]) -> ExpressionNet:
     dyes = {name: Dyes.model_validate(values) for name, values in options["dyes"].items()}
     return ExpressionNet(
         dyes,
-        [name for name in dyes if find_marker(name).compartment == "membranous"],
+        options["compartments"],
         mpp=options["mpp"],
         pool=options["pool"],
         n_blocks=options["n_blocks"],
