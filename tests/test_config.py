@@ -76,3 +76,63 @@ def test_a_list_of_markers_keeps_its_order_and_drops_repeats():
     assert [m.name for m in parse_markers("PR,ER,pgr")] == ["PR", "ER"]
     with pytest.raises(ConfigError, match="known"):
         parse_markers("ER,,PR")
+
+
+LAUGHS = "weights: [&a [x, x, x, x, x, x, x, x, x]" + "".join(
+    f", &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{k}: &a{k} {{<<: [{','.join([f'*a{k - 1}'] * 9)}]}}\n" for k in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LAUGHS + "]", "10000 values"),
+        (MERGES, "10000 values"),
+        ("a: &a [*a]", "10000 values"),
+        ("mpp: " + "9" * 5000, "none|finite|number"),
+        ("mpp: !!timestamp 2020-13-45", "none"),
+        ("mpp: .inf", "finite"),
+        ("mpp: 0.5\nmpp: 0.25", "'mpp' is there twice"),
+        ("weights: " + "[" * 5000, "nested too deep|not YAML"),
+        ("1: 2\n", "1"),
+        ("? [a]\n: b\n", "not YAML|none"),
+        ("x: !!binary 'a'", "not YAML|none"),
+        ("weights: " + "x" * (2 << 20), "larger than a configuration"),
+        ("weights: 'a\x1bb'", "not YAML"),
+        ("!!python/object/apply:os.system [x]", "not YAML"),
+    ],
+)
+def test_a_hostile_file_is_one_sentence(tmp_path, text, words):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words) as error:
+        load_config(RunConfig, tmp_path / "c.yaml")
+    assert len(str(error.value)) < 900
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        *("weights=" + "[" * 3000, ".".join("a" * 5000) + "=1", "mpp=" + "9" * 5000, "mpp=!!int x", "mpp=*a", "=1"),
+        *("norm=2020-13-45", "mpp=infinity", "mpp=1e999", "seed=1:2:3:4:5:6:7:8:9:0:1:2x", "weights={a: 1, a: 2}"),
+    ],
+)
+def test_a_hostile_override_is_one_sentence(item):
+    with pytest.raises(ConfigError) as error:
+        load_config(RunConfig, None, [item])
+    assert len(str(error.value)) < 900
+
+
+def test_what_looks_like_a_date_is_a_name(tmp_path):
+    (tmp_path / "c.yaml").write_text("weights: 2020-13-45\n")
+    assert load_config(RunConfig, tmp_path / "c.yaml").weights == "2020-13-45"
+    assert load_config(RunConfig, None, ["weights=2026-01-01"]).weights == "2026-01-01"
+
+
+def test_devices_pipes_and_folders_are_no_configurations(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/zero", tmp_path, tmp_path / ("x" * 300), tmp_path / "none"):
+        with pytest.raises(ConfigError):
+            load_config(RunConfig, Path(place))

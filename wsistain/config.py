@@ -4,8 +4,10 @@ Unknown, missing or wrongly typed keys fail with the path of the key and the nea
 defaults, YAML holds choices, and nothing merges in between.
 """
 
-import contextlib
 import difflib
+import re
+import reprlib
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -17,12 +19,17 @@ from wsistain.errors import ConfigError
 
 
 class Strict(BaseModel):
-    """Base of every configuration: immutable, no surplus keys."""
+    """Base of every configuration: immutable, no surplus keys, no number that is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 M = TypeVar("M", bound=BaseModel)
+
+MOST_BYTES = 1 << 20
+MOST_VALUES = 10_000
+MOST_KEYS = 16
+_NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:[.][0-9]{0,40})?(?:[eE][+-]?[0-9]{1,4})?")
 
 
 class TilingConfig(Strict):
@@ -180,7 +187,7 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
         return f"{where}: {path} is not a known key; {hint}"
     if first["type"] == "missing":
         return f"{where}: {path} is missing"
-    return f"{where}: {path}: {first['msg']} (found {first.get('input')!r})"
+    return f"{where}: {path[:300]}: {first['msg']} (found {reprlib.repr(first.get('input'))})"
 
 
 def validate(model: type[M], values: Any, where: str) -> M:
@@ -193,15 +200,70 @@ def validate(model: type[M], values: Any, where: str) -> M:
         raise ConfigError(_explain(error, model, where)) from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file (safe loader: no code can run); {} when the file is empty."""
+class _Loader(yaml.SafeLoader):
+    """Safe (no code can run), and without dates: what looks like one is a name, as in `weights: 2026-01-01`."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The values in a YAML text.
+
+    Raises ConfigError naming `where`: no YAML, more than 10,000 values once every alias is written out (a few hundred
+    bytes can stand for gigabytes), a key that is there twice, or a number or date that is none.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_nodes(node, where)
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {(str(error).splitlines() or ['?'])[0][:200]}") from None
+    except RecursionError:
+        raise ConfigError(f"{where} is not YAML that can be used: it is nested too deep") from None
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ConfigError(f"{where} holds a value that is none: {str(error)[:200]}") from None
+
+
+def _check_nodes(root: yaml.Node, where: str) -> None:
+    """Count the values of a parsed text, those behind an alias as often as they are named, and look for doubled keys."""
+    waiting, seen = [root], 0
+    while waiting:
+        node, seen = waiting.pop(), seen + 1
+        if seen > MOST_VALUES:
+            raise ConfigError(
+                f"{where} holds more than {MOST_VALUES} values, aliases written out; wanted a configuration"
+            )
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            twice = [key for key in keys if keys.count(key) > 1] if len(keys) <= 1000 else []
+            if twice:
+                raise ConfigError(f"{where}: the key {reprlib.repr(twice[0])} is there twice; keep one")
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; {} when the file is empty. ConfigError as in `parse_yaml`, and for what is no file."""
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise ConfigError(f"{path} is no regular file; wanted a YAML file")
+        if facts.st_size > MOST_BYTES:
+            raise ConfigError(f"{path} is larger than a configuration can be ({MOST_BYTES >> 20} MiB)")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path} cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        first = str(error).splitlines()[0] if str(error) else "nested too deep"
-        raise ConfigError(f"{path} is not YAML: {first}") from None
+    values = parse_yaml(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -217,20 +279,17 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     for item in overrides:
         path, sign, text = item.partition("=")
         keys = [k.strip() for k in path.split(".")]
-        if not sign or not all(keys):
-            raise ConfigError(f"--set {item!r} is not key=value, as in --set tiling.overlap=128")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {item!r}: the value is not YAML") from None
-        if isinstance(value, str) and value == text.strip():  # YAML 1.1 reads 1e-4 as text; what is quoted stays text
-            with contextlib.suppress(ValueError):
-                value = float(value)
+        short = f"--set {reprlib.repr(item)}"
+        if not sign or not all(keys) or len(keys) > MOST_KEYS:
+            raise ConfigError(f"{short} is not key=value, as in --set tiling.overlap=128")
+        value = parse_yaml(text, f"{short}: the value")
+        if isinstance(value, str) and value == text.strip() and _NUMBER.fullmatch(value):
+            value = float(value)  # YAML 1.1 reads 1e-4 as text; what is quoted stays text
         target = result
         for key in keys[:-1]:
             child = target.setdefault(key, {})
             if not isinstance(child, dict):
-                raise ConfigError(f"--set {item!r}: {key} holds a value, not keys")
+                raise ConfigError(f"{short}: {key} holds a value, not keys")
             target = child
         target[keys[-1]] = value
     return result

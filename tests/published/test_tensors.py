@@ -13,7 +13,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wsistain.errors import WeightsError
-from wsistain.published.tensors import check_finite, check_fit, load_into, read_published, read_torchscript
+from wsistain.published.tensors import (
+    check_finite,
+    check_fit,
+    load_into,
+    read_content,
+    read_published,
+    read_torchscript,
+)
 
 TENSORS = {"a.weight": torch.tensor([1.0, 2.0]), "b.bias": torch.zeros(3), "n": torch.tensor(7)}
 
@@ -176,3 +183,37 @@ def test_only_the_first_of_many_faults_are_listed() -> None:
 
 def test_whole_numbers_are_always_finite() -> None:
     check_finite({"n": torch.tensor(3), "f": torch.tensor(1e38)}, "here")
+
+
+WEIGHT = torch.randn(4, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (WEIGHT.to_sparse(), "sparse"),
+        (WEIGHT.to(torch.complex64), "complex"),
+        (torch.zeros(1).expand(3, 10**9), "more memory than it holds"),
+        (torch.zeros(1, dtype=torch.float64).expand(2**20, 2**10), "more memory than it holds"),
+        (torch.empty(10**10, device="meta"), "meta device"),
+    ],
+)
+def test_tensors_that_are_not_plain_are_refused(tmp_path, tensor, words):
+    torch.save({"netG": {"model.1.weight": tensor, "model.1.bias": torch.zeros(4)}}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=words):
+        read_content(tmp_path / "x.pth")
+
+
+def test_views_of_one_storage_are_plain(tmp_path):
+    torch.save({"a": WEIGHT, "b": WEIGHT[:2], "c": [WEIGHT.t() if WEIGHT.dim() == 2 else WEIGHT]}, tmp_path / "x.pth")
+    assert set(read_content(tmp_path / "x.pth")) == {"a", "b", "c"}
+
+
+def test_a_file_that_unpacks_to_gigabytes_is_refused_before_it_is_read(tmp_path):
+    plain = io.BytesIO()
+    torch.save({"w": torch.zeros(10**6)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as new:
+        for item in old.infolist():
+            new.writestr(item.filename, old.read(item))
+    with pytest.raises(WeightsError, match="packed tighter"):
+        read_content(tmp_path / "x.pth")

@@ -172,3 +172,26 @@ def test_installed_weights_are_not_replaced_unasked_and_given_facts_win(tmp_path
     assert again.path == first.path
     header = read_header(again.path)
     assert (header.mpp, header.tile_px, header.licence) == (0.25, 512, "mine")
+
+
+def test_a_small_file_that_describes_a_giant_is_refused_in_little_memory(tmp_path):
+    import resource
+
+    nested, deep = {"model.model.0.weight": torch.zeros(8192, 3, 2, 2)}, "model.model"
+    for _ in range(8):
+        deep += ".1.model" if deep == "model.model" else ".3.model"
+        nested[f"{deep}.1.weight"] = torch.zeros(1)
+    wide = {"model.1.weight": torch.zeros(4096, 3, 7, 7)}
+    wide |= {f"model.{k}.conv_block.1.weight": torch.zeros(1) for k in range(10, 60)}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for kind, tensors in (
+        ("pix2pix", nested),
+        ("cut", wide),
+        ("cyclegan", wide),
+        ("pix2pix", {**nested, f"{'model.' * 900}weight": torch.zeros(1)}),
+    ):
+        torch.save(tensors, tmp_path / "x.pth")
+        with pytest.raises(WeightsError):
+            import_checkpoint(tmp_path / "x.pth", kind, marker="ER", mpp=0.5, output=tmp_path / "x.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
+    assert not (tmp_path / "x.safetensors").exists()

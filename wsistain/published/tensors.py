@@ -34,12 +34,16 @@ _DAMAGE = (
     TypeError,
     AssertionError,
     OverflowError,
+    RecursionError,
+    MemoryError,
     struct.error,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
 """What torch's and safetensors' readers raise on bytes that are no file of theirs."""
 
+_SLACK = 1 << 20
+_DEPTH = 8
 _COUNTERS = (".num_batches_tracked",)
 
 
@@ -68,7 +72,7 @@ def read_content(path: Path) -> Any:
             return load_file(str(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of old pickle protocols, which it reads all the same
-            return torch.load(str(path), map_location="cpu", weights_only=True)
+            content = torch.load(str(path), map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         # torch's own advice is to read the file again and run what is in it: only what it found is passed on
         code = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
@@ -80,6 +84,42 @@ def read_content(path: Path) -> Any:
         raise WeightsError(
             f"{path} cannot be read as weights: damaged, cut off or of another program ({found[0][:200]}); fetch it again"
         ) from None
+
+    _check_plain(content, path)
+    return content
+
+
+def _check_plain(content: Any, path: Path) -> None:
+    """WeightsError for tensors that no network here holds, or that ask for far more memory than their file holds.
+
+    Few bytes can stand for gigabytes: a tensor may repeat one number, and a sparse one names only what is not zero.
+    """
+    left = 4 * path.stat().st_size + _SLACK
+    waiting: list[tuple[str, Any, int]] = [("", content, 0)]
+    while waiting:
+        name, value, depth = waiting.pop()
+        if isinstance(value, Tensor):
+            kinds = {
+                "sparse": value.layout != torch.strided,
+                "nested": value.is_nested,
+                "quantised": value.is_quantized,
+                "complex": value.is_complex(),
+                "empty (on the meta device)": value.is_meta,
+            }
+            if any(kinds.values()):
+                kind = next(kind for kind, is_so in kinds.items() if is_so)
+                raise WeightsError(
+                    f"{path} holds more than tensors of plain numbers: {name[:100]} is {kind}; wanted a state dict alone"
+                )
+            left -= value.numel() * value.element_size()
+            if left < 0:
+                raise WeightsError(
+                    f"{path} asks for far more memory than it holds; save its tensors again with contiguous()"
+                )
+        elif isinstance(value, Mapping) and depth < _DEPTH:
+            waiting += [(str(key), item, depth + 1) for key, item in value.items()]
+        elif isinstance(value, list | tuple) and depth < _DEPTH:
+            waiting += [(name, item, depth + 1) for item in value]
 
 
 def _kind_of(path: Path) -> str:
@@ -124,6 +164,9 @@ def _check_archive(path: Path) -> None:
     names = _names_inside(path)
     if names is None:
         return  # torch says what is wrong with it
+    with zipfile.ZipFile(path) as archive:
+        if sum(item.file_size for item in archive.infolist()) > 2 * path.stat().st_size + _SLACK:
+            raise WeightsError(f"{path} is packed tighter than torch packs; save it again with torch.save")
     if is_torchscript(path):
         raise WeightsError(f"{path} cannot be read as weights: it is a TorchScript program; wanted a state dict")
     if not any(name.endswith("data.pkl") for name in names):

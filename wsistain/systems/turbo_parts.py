@@ -109,9 +109,9 @@ class TurboHeader(Strict):
 
     base: str
     fingerprint: str
-    prompt_tokens: int = Field(ge=1)
-    rank_unet: int = Field(ge=1)
-    rank_vae: int = Field(ge=1)
+    prompt_tokens: int = Field(ge=1, le=1024)
+    rank_unet: int = Field(ge=1, le=4096)
+    rank_vae: int = Field(ge=1, le=4096)
     adapt_conv_in: bool
     train_conv_in: bool
     train_skips: bool

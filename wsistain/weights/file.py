@@ -6,11 +6,13 @@ state dict. Nothing is ever unpickled.
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import reprlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from wsistain import __version__
 from wsistain.config import Strict, validate
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SUFFIX = ".safetensors"
+MOST_HEADER = 1 << 20
+MOST_BUFFERS = 1 << 26
+"""Most numbers that a network may hold beside its trained tensors."""
+
+
+AROUND_BASES = ("cyclegan_turbo", "pix2pix_turbo", "ot_stainnet")
+"""Systems whose files hold what was trained around a base model that lies elsewhere: their size is the base's."""
 
 
 class Header(Strict):
@@ -35,20 +44,51 @@ class Header(Strict):
     """
 
     format: Literal[1] = 1
-    system: str
+    system: str = Field(max_length=100)
     options: dict[str, Any] = Field(default_factory=dict)
-    markers: list[str] = Field(min_length=1)
-    mpp: float = Field(gt=0)
-    tile_px: int = Field(gt=0)
-    size_multiple: int = Field(1, gt=0)
-    halo_px: int | None = None
+    markers: list[Annotated[str, Field(max_length=100)]] = Field(min_length=1, max_length=100)
+    mpp: float = Field(ge=0.05, le=20)
+    tile_px: int = Field(ge=8, le=16384)
+    size_multiple: int = Field(1, ge=1, le=1024)
+    halo_px: int | None = Field(None, ge=0, le=1024)
     norm: Literal["instance", "tile", "frozen"] = "instance"
     direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
-    training_data: str = "unstated"
-    step: int = 0
-    wsistain_version: str = __version__
-    licence: str = "unstated"
-    note: str = ""
+    training_data: str = Field("unstated", max_length=4000)
+    step: int = Field(0, ge=0, le=10**12)
+    wsistain_version: str = Field(__version__, max_length=100)
+    licence: str = Field("unstated", max_length=4000)
+    note: str = Field("", max_length=4000)
+
+    @field_validator("options")
+    @classmethod
+    def _options_are_small(cls, options: dict[str, Any]) -> dict[str, Any]:
+        check_options(options)
+        return options
+
+
+def check_options(options: Any, depth: int = 0) -> None:
+    """ValueError where the options of a network are no plain values, or larger than those of any network can be.
+
+    What they build is checked against the tensors later; this keeps a number from being a loop or an allocation first.
+    """
+    if depth > 6:
+        raise ValueError("options are nested too deep")
+    if isinstance(options, dict | list | tuple):
+        if len(options) > 200:
+            raise ValueError(f"{len(options)} options at one place; wanted 200 at most")
+        items = options.items() if isinstance(options, dict) else enumerate(options)
+        for name, value in items:
+            if name != "seed" or not isinstance(value, int):
+                check_options(value, depth + 1)
+    elif isinstance(options, str):
+        if len(options) > 4000:
+            raise ValueError(f"an option of {len(options)} letters; wanted 4000 at most")
+    elif isinstance(options, float) and not math.isfinite(options):
+        raise ValueError(f"an option is {options}")
+    elif isinstance(options, int | float) and abs(options) > 65536 and not isinstance(options, bool):
+        raise ValueError(f"an option is {reprlib.repr(options)}; wanted 65536 at most")
+    elif options is not None and not isinstance(options, int | float):
+        raise ValueError(f"an option is a {type(options).__name__}")
 
 
 def save_weights(path: Path, header: Header, tensors: "Mapping[str, Tensor]") -> None:
@@ -85,9 +125,11 @@ def read_header(path: Path) -> Header:
         raise WeightsError(
             f"{path} has no wsistain header; convert published checkpoints with 'wsistain weights import'"
         )
+    if len(metadata["wsistain"]) > MOST_HEADER:
+        raise WeightsError(f"the header of {path} is damaged: {len(metadata['wsistain'])} letters")
     try:
         values = json.loads(metadata["wsistain"])
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise WeightsError(f"the header of {path} is damaged: not JSON") from None
     try:
         return validate(Header, values, f"header of {path}")
@@ -110,6 +152,19 @@ def load_tensors(path: Path) -> "dict[str, Tensor]":
     return tensors
 
 
+def read_outlines(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a weights file by name without their numbers (on torch's meta device). Raises WeightsError."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file ({error})") from None
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, hex."""
     digest = hashlib.sha256()
@@ -129,12 +184,62 @@ def load_network(path: Path) -> "tuple[nn.Module, Header]":
     from wsistain.systems import find_system
 
     header = read_header(path)
+    outlines = read_outlines(path)
     try:
-        network = find_system(header.system).generator_network(header.options)
-    except (ConfigError, TypeError, ValueError, KeyError) as error:
+        build = find_system(header.system).generator_network
+        if header.system not in AROUND_BASES:
+            _check_described(lambda: build(header.options), header, outlines, str(path))
+        network = build(header.options)
+    except (ConfigError, TypeError, ValueError, KeyError, LookupError, RuntimeError, ArithmeticError) as error:
         raise WeightsError(f"the header of {path} describes no network that can be built: {error}") from None
     if isinstance(network, AroundBase):
         network.load_trained(load_tensors(path), str(path))
     else:
         load_into(network, load_tensors(path), str(path), may_lack=())
     return network.eval(), header
+
+
+def _check_described(
+    build: "Callable[[], nn.Module]", header: Header, outlines: "Mapping[str, Tensor]", where: str
+) -> None:
+    """WeightsError unless the network of a header holds just the tensors of its file; costs no memory of their size."""
+    from wsistain.networks.facts import facts_of
+    from wsistain.published.tensors import check_fit
+
+    network = described_network(build, outlines, where)
+    check_fit(network.state_dict(), outlines, where)
+    if sum(buffer.numel() for buffer in network.buffers()) > MOST_BUFFERS:
+        raise WeightsError(f"the header of {where} describes a network larger than its file")
+    radius = facts_of(network).halo_px
+    if radius is not None and header.halo_px is not None and radius > header.halo_px:
+        raise WeightsError(
+            f"the header of {where} is damaged: it says a receptive field of {header.halo_px} px, its network has {radius}"
+        )
+
+
+def described_network(build: "Callable[[], nn.Module]", tensors: "Mapping[str, Tensor]", where: str) -> "nn.Module":
+    """The network that `build` makes, on torch's meta device; WeightsError once it is larger than a file of `tensors`.
+
+    Numbers in a file say how wide and deep a network is, and a hundred bytes can ask for all memory, or for a loop
+    without end. So every parameter is counted as it is made, and making ends when there are more than in the file.
+    """
+    import threading
+
+    import torch
+
+    left = [2 * len(tensors) + 64, 2 * sum(tensor.numel() for tensor in tensors.values()) + 4096]
+    thread = threading.get_ident()
+
+    def count(module: Any, name: str, parameter: Any) -> None:
+        if parameter is not None and threading.get_ident() == thread:
+            left[0] -= 1
+            left[1] -= parameter.numel()
+            if min(left) < 0:
+                raise WeightsError(f"the header of {where} describes a network larger than its file")
+
+    handle = torch.nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return build()
+    finally:
+        handle.remove()

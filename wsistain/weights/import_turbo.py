@@ -91,8 +91,8 @@ def _part(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Tensor]
 
 def _rank(content: Mapping[str, Any], key: str, path: Path) -> int:
     value = content.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise WeightsError(f"{path}: {key} is {value!r}; wanted a whole number")
+    if not isinstance(value, int) or not 1 <= value <= 4096:
+        raise WeightsError(f"{path}: {key} is {str(value)[:40]!r}; wanted a whole number up to 4096")
     return value
 
 

@@ -22,15 +22,17 @@ from wsistain.networks.resnet import ResnetGenerator
 from wsistain.networks.turbo import TURBO_FACTS
 from wsistain.networks.unet import UnetGenerator
 from wsistain.published.catalogue import CATALOGUE, installed_folder
-from wsistain.published.tensors import load_into, read_published
+from wsistain.published.tensors import check_fit, load_into, read_published
 from wsistain.runtime.files import local_path, reporting
 from wsistain.systems import SYSTEMS, find_system
-from wsistain.weights.file import SUFFIX, Header, file_hash, load_network, save_weights
+from wsistain.weights.file import SUFFIX, Header, described_network, file_hash, load_network, save_weights
 from wsistain.weights.import_atst import ATST_KINDS, convert_atst
 from wsistain.weights.import_turbo import TURBO_KINDS, convert_turbo
 
 KINDS = ("cut", "asp", "usigan", "asp_dgrank", "cyclegan", "pix2pix", "pyramidp2p", *ATST_KINDS, *TURBO_KINDS)
 """Systems whose published generators can be imported; the number of blocks and widths is read from the file."""
+
+MOST_LEVELS = 16
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def _describe_resnet(tensors: Mapping[str, Tensor], path: Path) -> ResnetGenerat
     is_batch = "model.2.weight" in tensors
     if is_spectral and not has_blur:
         raise WeightsError(f"{path} has spectral norm on strided convolutions, a network that is not known here")
-    with torch.device("meta"):
+
+    def build() -> ResnetGenerator:
         return ResnetGenerator(
             len(blocks),
             first.shape[0],
@@ -76,6 +79,10 @@ def _describe_resnet(tensors: Mapping[str, Tensor], path: Path) -> ResnetGenerat
             blur=has_blur,
             dropout=0.5 if has_dropout else 0.0,
         )
+
+    network = described_network(build, tensors, str(path))
+    assert isinstance(network, ResnetGenerator)
+    return network
 
 
 def _set_aside(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> list[str]:
@@ -100,8 +107,10 @@ def convert_resnet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module
     """The plain network of a ResNet checkpoint with its tensors, header options, surplus names, and kernels folded."""
     described = _describe_resnet(tensors, path)
     surplus = _set_aside(tensors, described.state_dict(), path)
-    described = described.to_empty(device="cpu")
-    load_into(described, {n: t for n, t in tensors.items() if n not in surplus}, str(path), may_lack=())
+    used = {n: t for n, t in tensors.items() if n not in surplus}
+    check_fit(described.state_dict(), used, str(path))
+    described = described.to_empty(device="cpu")  # only now: the names in a file can describe a network of any size
+    load_into(described, used, str(path), may_lack=())
     is_batch, has_blur = described.facts.norm == "frozen", "model.7.weight" not in described.state_dict()
     has_dropout = any(isinstance(m, nn.Dropout) for m in described.modules())
     options: dict[str, Any] = {
@@ -148,12 +157,19 @@ def convert_unet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module, 
     n_levels = max(depths)
     is_batch = any(name.endswith(".running_mean") for name in tensors)
     options: dict[str, Any] = {"n_levels": n_levels, "ngf": first.shape[0], "dropout": 0.5}
-    network = UnetGenerator(n_levels, first.shape[0], norm="batch" if is_batch else "instance", dropout=0.5)
+    if n_levels > MOST_LEVELS:
+        raise WeightsError(f"{path} describes a U-Net of {n_levels} levels; wanted {MOST_LEVELS} at most")
     names = _unet_names(n_levels)
     renamed = {}
     for name, tensor in tensors.items():
         module, end = name.rsplit(".", 1)
         renamed[f"{names[module]}.{end}" if module in names else name] = tensor
+
+    def build() -> nn.Module:
+        return UnetGenerator(n_levels, first.shape[0], norm="batch" if is_batch else "instance", dropout=0.5)
+
+    check_fit(described_network(build, renamed, str(path)).state_dict(), renamed, str(path))
+    network = build()
     load_into(network, renamed, str(path), may_lack=())
     return network.eval(), options, [], 0
 
