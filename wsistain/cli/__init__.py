@@ -4,11 +4,13 @@ Commands live in one module each beside this one and import what they need when 
 `wsistain --help` answers at once and never imports torch.
 """
 
+import errno
 import os
 import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -51,6 +53,27 @@ def _register() -> None:
 _register()
 
 
+NO_WINDOWS = (
+    "wsistain: Windows is not supported: runs are kept whole by file locks and reads that it has not; "
+    "use Linux, macOS, or WSL 2 on Windows (wsl --install)"
+)
+
+_OF_THE_MACHINE = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "it is a link to itself; name the file",
+    errno.ENOSPC: "make room and run again",
+    errno.EDQUOT: "make room and run again",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.EACCES: "choose what you may read and write",
+    errno.EPERM: "choose what you may read and write",
+    errno.ENOTDIR: "a part of the path is a file",
+    errno.EIO: "look at the health of the disk",
+    errno.ESTALE: "mount the network folder again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+"""What the system may say of a path or a disk wherever it is touched, and what to try: no fault of ours."""
+
+
 def _log_fault(error: BaseException) -> Path:
     handle, name = tempfile.mkstemp(prefix="wsistain-", suffix=".log")
     with os.fdopen(handle, "w", encoding="utf-8") as log:
@@ -61,6 +84,9 @@ def _log_fault(error: BaseException) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exits 0, 2 (bad input, one sentence) or 1 (our fault, traceback in a log file)."""
+    if sys.platform == "win32":
+        say(NO_WINDOWS, err=True)
+        sys.exit(2)
     try:
         app(args=arguments, standalone_mode=True)
     except WsistainError as error:
@@ -71,10 +97,23 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            _end_with_log(error)
+        name = f"{error.filename} " if error.filename else ""
+        say(
+            f"wsistain: {name[:300]}cannot be used: {(error.strerror or str(error)).lower()}; {_OF_THE_MACHINE[error.errno]}",
+            err=True,
+        )
+        sys.exit(2)
     except Exception as error:  # noqa: BLE001 - the last line of defence: every fault becomes one line and a log
-        path = _log_fault(error)
-        say(f"wsistain: internal error: {type(error).__name__}: {error}. The traceback is in {path}", err=True)
-        sys.exit(1)
+        _end_with_log(error)
+
+
+def _end_with_log(error: BaseException) -> NoReturn:
+    path = _log_fault(error)
+    say(f"wsistain: internal error: {type(error).__name__}: {error}. The traceback is in {path}", err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

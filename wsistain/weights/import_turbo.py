@@ -5,6 +5,7 @@ convolution, although the authors' code trains it. Pix2Pix-Turbo's hold one set 
 VAE's adapters. Neither holds the prompt: its embedding is made here, by the base's text encoder, from the text given.
 """
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _part(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Tensor]
 def _rank(content: Mapping[str, Any], key: str, path: Path) -> int:
     value = content.get(key)
     if not isinstance(value, int) or not 1 <= value <= 4096:
-        raise WeightsError(f"{path}: {key} is {str(value)[:40]!r}; wanted a whole number up to 4096")
+        raise WeightsError(f"{path}: {key} is {reprlib.repr(value)}; wanted a whole number up to 4096")
     return value
 
 
