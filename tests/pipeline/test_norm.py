@@ -16,7 +16,7 @@ from wsistain.generators.tiling import exact_tiling
 from wsistain.networks.receptive_field import receptive_radius
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.networks.slide_norm import NormField, norm_layers, pooled_statistics
-from wsistain.pipeline.norm import load_norm
+from wsistain.pipeline.norm_file import load_norm
 from wsistain.pipeline.run import run
 from wsistain.tiling.plan import make_tiling
 from wsistain.weights.file import Header, save_weights
@@ -143,7 +143,7 @@ def test_a_lattice_of_equal_nodes_is_the_constant_field():
 
 
 def test_a_field_survives_its_file(tmp_path):
-    from wsistain.pipeline.norm import save_norm
+    from wsistain.pipeline.norm_file import save_norm
 
     field = NormField({"model.2": np.random.default_rng(0).random((2, 3, 2, 4)).astype(np.float32)}, 37.5)
     save_norm(tmp_path / "n.safetensors", field)

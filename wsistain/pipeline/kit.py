@@ -66,7 +66,7 @@ def _freeze_norms(job: Job, generators: tuple[Generator, ...]) -> None:
         path = job.norm_file(k)
         if path is not None:
             from wsistain.generators.network import NetworkGenerator
-            from wsistain.pipeline.norm import load_norm
+            from wsistain.pipeline.norm_file import load_norm
 
             if not isinstance(generator, NetworkGenerator):
                 raise TypeError(f"{generator.spec.name} has no norm to freeze")

@@ -1,13 +1,11 @@
-"""Measuring norm statistics on a slide, and keeping them beside the output for workers and resumed runs."""
+"""Measuring norm statistics on a slide; `norm_file` keeps them beside the output for workers and resumed runs."""
 
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
 from wsistain.errors import ConfigError
 from wsistain.generators.network import NetworkGenerator
@@ -15,7 +13,8 @@ from wsistain.generators.spec import Generator
 from wsistain.networks.slide_norm import NormField
 from wsistain.pipeline.job import Job
 from wsistain.pipeline.kit import load_generators
-from wsistain.runtime.files import replacing, reporting
+from wsistain.pipeline.norm_file import save_norm
+from wsistain.runtime.files import reporting
 from wsistain.slide.base import Slide
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import read_window
@@ -26,23 +25,6 @@ WINDOW_PX = 160
 
 MAX_NODES = 400
 NODE_WINDOWS = 9
-
-
-def save_norm(path: Path, field: NormField) -> None:
-    """Write a field in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nodes = {k: np.ascontiguousarray(v) for k, v in field.nodes.items()}
-    with replacing(path) as part:
-        save_file(nodes, str(part), {"spacing": repr(field.spacing)})
-
-
-def load_norm(path: Path) -> NormField:
-    """The field in a file that `save_norm` wrote."""
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="numpy") as file:
-        spacing = float(file.metadata()["spacing"])
-    return NormField(load_file(str(path)), spacing)
 
 
 def measure_missing(job: Job, slide: Slide, generators: Sequence[Generator]) -> None:
