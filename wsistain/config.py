@@ -94,6 +94,10 @@ class RunConfig(Strict):
     all_tiles: bool = Field(False, description="generate glass too")
     direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
     seed: int | None = Field(None, description="of the noise of diffusion models; None: the weights' own")
+    sampling: dict[str, Any] = Field(
+        default_factory=dict,
+        description="how a diffusion model stains, in place of what its weights say (n_steps, ...)",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False

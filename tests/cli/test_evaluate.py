@@ -73,3 +73,13 @@ def test_help_has_examples_and_does_not_import_torch():
     )
     assert done.stdout.splitlines()[-1] == "False"
     assert "wsistain evaluate --weights" in done.stdout and "--reference" in done.stdout
+
+
+def test_evaluate_sets_sampling_alone() -> None:
+    from wsistain.cli.evaluate import _sampling
+    from wsistain.errors import ConfigError
+
+    assert _sampling(["sampling.n_steps=20", "sampling.guidance=mi"]) == {"n_steps": 20, "guidance": "mi"}
+    for wrong in ("n_steps=3", "sampling=3", "tiling.stride=2"):
+        with pytest.raises(ConfigError, match="evaluate takes sampling"):
+            _sampling([wrong])

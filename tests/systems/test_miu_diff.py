@@ -13,6 +13,7 @@ from tests.pipeline.slides import level0, small_config, tissue_picture, write_sl
 from tests.training.made_runs import tiny_run
 from wsistain.diffusion.samplers import position_noise, sample_ancestral
 from wsistain.errors import ConfigError
+from wsistain.generators.load import find_generator
 from wsistain.markers import find_marker
 from wsistain.networks.layers import count_parameters
 from wsistain.networks.mi_estimator import (
@@ -521,6 +522,29 @@ def test_a_slide_does_not_depend_on_blocks_order_or_region_but_on_the_seed(on_di
     assert np.array_equal(_level0(on_disk, tmp_path / "d", seed=0), whole)
     other = _level0(on_disk, tmp_path / "e", seed=1).astype(int)
     assert np.abs(other - whole).mean() > 1
+
+
+def test_sampling_can_be_set_when_a_slide_is_stained(on_disk, tmp_path):
+    """Other options, other pixels; the weights stay, the record and the resume key say what was done."""
+    weights, _ = on_disk
+    area = {"region": parse_region("70,70,100,80")}
+    own = _level0(on_disk, tmp_path / "a", **area)
+    same = _level0(
+        on_disk, tmp_path / "b", sampling={"n_steps": read_header(weights).options["sampling"]["n_steps"]}, **area
+    )
+    other = _level0(on_disk, tmp_path / "c", sampling={"n_steps": 8, "guidance": "none"}, **area)
+    assert np.array_equal(own, same)
+    assert not np.array_equal(own, other)
+    report = json.loads((tmp_path / "c" / "case.ER.run.json").read_text())
+    assert report["provenance"]["config"]["sampling"] == {"n_steps": 8, "guidance": "none"}
+    for sampling, words in (({"n_stepz": 3}, "n_steps"), ({"n_steps": 900}, "more than start"), ({"rho": -1}, "rho")):
+        with pytest.raises(ConfigError, match=words):
+            find_generator(str(weights), "ER", sampling=sampling)
+    with pytest.raises(ConfigError, match="only diffusion models"):
+        find_generator("demo", "ER", sampling={"n_steps": 3})
+    with pytest.raises(ConfigError, match="identity has no sampling"):
+        find_generator("identity", "ER", sampling={"n_steps": 3})
+    assert not list((tmp_path / "a").glob("*.part"))
 
 
 @pytest.mark.slow

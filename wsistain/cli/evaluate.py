@@ -52,6 +52,9 @@ def evaluate(
     limit: int | None = typer.Option(None, "--limit", help="At most so many patches, evenly spaced."),
     pictures: int = typer.Option(6, "--pictures", help="Patches shown in the report."),
     workers: int | None = typer.Option(None, "--workers", help="Measuring processes.  [default: one a core]"),
+    sets: list[str] | None = typer.Option(
+        None, "--set", help="How diffusion models stain, as --set sampling.n_steps=300; repeatable."
+    ),
     seed: int = typer.Option(0, "--seed", help="Seed of bootstrap and KID subsets."),
     slides: list[str] | None = typer.Option(None, "--slides", help="Finished slides (OUT.ome.zarr); repeatable."),
     reference: str | None = typer.Option(None, "--reference", help="Real IHC slide to register to the virtual one."),
@@ -97,7 +100,7 @@ def evaluate(
             raise ConfigError("--weights is missing; name weights, or 'identity' for the baselines alone")
         if data is None:
             raise ConfigError("--data is missing; name the folder of the patches")
-        root = data
+        root, sampling = data, _sampling(sets or [])
 
         def measure(names: list[str], of: str, folder: Path) -> dict[str, Any]:
             with ProgressBar("patches") as progress:
@@ -116,6 +119,7 @@ def evaluate(
                     pictures=pictures,
                     workers=workers,
                     seed=seed,
+                    sampling=sampling,
                     overwrite=overwrite,
                     progress=progress,
                 )
@@ -131,6 +135,20 @@ def evaluate(
             return
         _print_results(measure([*(weights or []), *(more or [])], marker, output))
     say(f"report: {output / 'report.html'}")
+
+
+def _sampling(overrides: list[str]) -> dict[str, Any]:
+    """The sampling options among "sampling.key=value"; ConfigError on any other key."""
+    from wsistain.config import apply_overrides
+    from wsistain.errors import ConfigError
+
+    values = apply_overrides({}, overrides)
+    sampling = values.pop("sampling", {})
+    if values or not isinstance(sampling, dict):
+        raise ConfigError(
+            f"--set {next(iter(values), 'sampling')} is not known here; evaluate takes sampling.KEY=VALUE"
+        )
+    return sampling
 
 
 def _print_results(results: dict[str, Any]) -> None:

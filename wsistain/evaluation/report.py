@@ -50,6 +50,7 @@ def evaluate(
     pictures: int = 6,
     workers: int | None = None,
     seed: int = 0,
+    sampling: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: OnProgress | None = None,
 ) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def evaluate(
     limit     : at most so many patches, evenly spaced in the list; None: all.
     pictures  : patches shown in the report.
     workers   : measuring processes; None: one a core; 1: none are started.
+    sampling  : how diffusion models stain, in place of what their weights say.
     progress  : called with (what, patches done, of how many).
 
     The dictionary is what results.json holds. Metrics whose networks are not at hand are listed under "missing" with
@@ -78,7 +80,7 @@ def evaluate(
     if size is not None and size < 64:
         raise ConfigError(f"size {size} is too small; wanted at least 64 px")
     given = [weights] if isinstance(weights, str | Path) else list(weights)
-    candidates = find_candidates(given, known.name)
+    candidates = find_candidates(given, known.name, sampling)
     truth = read_truth(refs, known, split)
     deep = load_deep(None if nets is None else Path(nets), _device(device))
     patch_mpp = mpp or (truth.mpp if truth else LAYOUT_MPP.get(layout))

@@ -1,6 +1,6 @@
 """What is compared: weights to be loaded, and the two baselines that need no training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -157,8 +157,12 @@ def _runs_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/weights.safetensors"))
 
 
-def find_candidates(weights: Sequence[str | Path], marker: str) -> list[Candidate]:
+def find_candidates(
+    weights: Sequence[str | Path], marker: str, sampling: Mapping[str, Any] | None = None
+) -> list[Candidate]:
     """The weights that `weights` name, each a file, folder, folder of runs, hub id or built-in, in that order.
+
+    sampling : options of diffusion models, as in `find_generator`.
 
     A folder of runs stands for all its runs that stain `marker`. Raises WeightsError when there is none, or when
     one that is named does not fit. `identity` may be named; it is in the table anyway.
@@ -177,9 +181,9 @@ def find_candidates(weights: Sequence[str | Path], marker: str) -> list[Candidat
             fitting = [r for r in runs if marker in read_header(r).markers]
             if not fitting:
                 raise WeightsError(f"none of the {len(runs)} runs in {path} stains {marker}")
-            specs = [(r.parent.name, find_generator(str(r), marker)) for r in fitting]
+            specs = [(r.parent.name, find_generator(str(r), marker, sampling=sampling)) for r in fitting]
         else:
-            spec = find_generator(text, marker)
+            spec = find_generator(text, marker, sampling=sampling)
             file = Path(spec.weights)
             shown = file.parent.name if file.name == "weights.safetensors" else file.stem
             specs = [(text if text == "demo" else shown, spec)]

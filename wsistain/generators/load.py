@@ -1,15 +1,19 @@
 """From a name to a generator that stains: built-in generators, and networks loaded from weights."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsistain import __version__
-from wsistain.errors import WeightsError
+from wsistain.errors import ConfigError, WeightsError
 from wsistain.generators.spec import PRECISIONS, RGB, Generator, GeneratorSpec
 from wsistain.generators.tiling import default_overlap, default_stride
 from wsistain.markers import find_marker, known_markers
+
+if TYPE_CHECKING:
+    from wsistain.weights.file import Header
 
 
 class IdentityGenerator:
@@ -47,13 +51,20 @@ def _identity_spec(marker: str) -> GeneratorSpec:
     )
 
 
-def find_generator(weights: str, marker: str, *, direction: str = "he-to-ihc") -> GeneratorSpec:
+def find_generator(
+    weights: str, marker: str, *, direction: str = "he-to-ihc", sampling: Mapping[str, Any] | None = None
+) -> GeneratorSpec:
     """What is known of the generator that `weights` (see `wsistain.weights.find`) means for `marker`, without loading it.
 
-    Raises WeightsError when the weights are for another marker or direction.
+    sampling : options of a diffusion model's staining that take the place of those in the weights' header.
+
+    Raises WeightsError when the weights are for another marker or direction, ConfigError on sampling options that they
+    do not have.
     """
     marker = find_marker(marker).name
     if weights == "identity":
+        if sampling:
+            raise ConfigError("identity has no sampling options")
         return _identity_spec(marker)
     from wsistain.weights.file import file_hash, read_header
     from wsistain.weights.find import find_weights
@@ -69,6 +80,8 @@ def find_generator(weights: str, marker: str, *, direction: str = "he-to-ihc") -
     precision = header.options.get("precision", "float32")
     if precision not in PRECISIONS:
         raise WeightsError(f"{path} asks for precision {precision!r}; wanted one of {', '.join(PRECISIONS)}")
+    if sampling:
+        _check_sampling(header, sampling, str(path))
     overlap = default_overlap(header.tile_px)
     return GeneratorSpec(
         name="demo" if weights == "demo" else header.system,
@@ -87,7 +100,19 @@ def find_generator(weights: str, marker: str, *, direction: str = "he-to-ihc") -
         training_data=header.training_data,
         licence=header.licence,
         note=header.note,
+        sampling=json.dumps(sampling, sort_keys=True) if sampling else "",
     )
+
+
+def _check_sampling(header: "Header", sampling: Mapping[str, Any], where: str) -> None:
+    """ConfigError where the weights take no such options, or not these values."""
+    from wsistain.systems import find_system
+    from wsistain.systems.base import Sampled
+
+    module = find_system(header.system)
+    if not isinstance(module, Sampled):
+        raise ConfigError(f"{where} ({header.system}) has no sampling options: only diffusion models do")
+    module.check_sampling(header.options, sampling)
 
 
 def build_generator(
@@ -100,7 +125,7 @@ def build_generator(
     from wsistain.networks.facts import ManyMarkers, Seeded
     from wsistain.weights.file import load_network
 
-    network, _ = load_network(Path(spec.weights))
+    network, _ = load_network(Path(spec.weights), json.loads(spec.sampling) if spec.sampling else None)
     if isinstance(network, ManyMarkers):
         network.choose(spec.marker)
     if spec.seed is not None and isinstance(network, Seeded):

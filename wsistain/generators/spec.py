@@ -33,6 +33,7 @@ class GeneratorSpec:
     training_data : what it was trained on.
     note          : a sentence that is printed with every run and kept in the provenance; may be empty.
     seed          : of the noise of a diffusion model; None: the one in the weights.
+    sampling      : JSON of how a diffusion model samples where that differs from the weights' header; "": it does not.
     """
 
     name: str
@@ -52,6 +53,7 @@ class GeneratorSpec:
     licence: str = "Apache-2.0"
     note: str = ""
     seed: int | None = None
+    sampling: str = ""
 
 
 class Generator(Protocol):

@@ -4,6 +4,7 @@ The key that a resume must meet, the provenance in the output and `run.json` are
 fact that is added here is compared, kept and told.
 """
 
+import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -39,6 +40,7 @@ class MadeWith:
     norm         : "tile", "slide" or "field".
     norm_tiles   : tissue tiles from which the statistics come; None where none are measured.
     seed         : of the noise of diffusion models; None: the weights' own.
+    sampling     : how a diffusion model samples where that is not what its weights say.
     """
 
     reader: str
@@ -51,6 +53,7 @@ class MadeWith:
     norm: str
     norm_tiles: int | None
     seed: int | None
+    sampling: dict[str, Any] | None = field(hash=False)  # a dict cannot be hashed; it is compared
 
     def deciding(self) -> dict[str, Any]:
         """What must be the same for a run to go on: everything but what is only told."""
@@ -81,6 +84,7 @@ def resolve(config: RunConfig, info: SlideInfo, spec: GeneratorSpec, devices: li
         norm=norm,
         norm_tiles=None if norm == "tile" else config.norm_tiles,
         seed=spec.seed,
+        sampling=json.loads(spec.sampling) if spec.sampling else None,
     )
 
 

@@ -151,6 +151,15 @@ class Reversible(Protocol):
 
 
 @runtime_checkable
+class Sampled(Protocol):
+    """A system's module whose networks are told when they stain how to sample."""
+
+    def check_sampling(self, options: Mapping[str, object], sampling: Mapping[str, object]) -> None:
+        """ConfigError where a network of header `options` cannot be sampled with `sampling` in place of its own."""
+        ...
+
+
+@runtime_checkable
 class FrozenBase(Protocol):
     """A system around a large base that does not train; the loop has it kept in the precision that it computes in."""
 

@@ -25,7 +25,7 @@ Decided here, because the paper does not say; options in brackets. `official` re
   `tune_from: 40` are the paper's (and `official`'s).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -160,6 +160,12 @@ class MiuDiff(nn.Module):
 
     def generator_state(self) -> dict[str, Tensor]:
         return self.net.state_dict()
+
+
+def check_sampling(options: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:
+    """ConfigError where a network of header `options` cannot stain with `sampling` in place of its own options."""
+    own = validate(NetworkOptions, dict(options), "generator options")
+    validate(SamplingOptions, {**own.sampling.model_dump(), **sampling}, "sampling")
 
 
 def generator_network(options: dict[str, Any]) -> nn.Module:

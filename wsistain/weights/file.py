@@ -174,8 +174,10 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_network(path: Path) -> "tuple[nn.Module, Header]":
+def load_network(path: Path, sampling: Mapping[str, Any] | None = None) -> "tuple[nn.Module, Header]":
     """The staining network of a weights file (eval mode, CPU, float32) and its header.
+
+    sampling : options of a diffusion model's staining in place of those of the same name in the header.
 
     The network maps float (b, 3, h, w) in [-1, 1] to the same shape and range. Raises WeightsError.
     """
@@ -186,10 +188,12 @@ def load_network(path: Path) -> "tuple[nn.Module, Header]":
     header = read_header(path)
     outlines = read_outlines(path)
     try:
-        build = find_system(header.system).generator_network
+        build, options = find_system(header.system).generator_network, header.options
+        if sampling:
+            options = {**options, "sampling": {**options.get("sampling", {}), **sampling}}
         if header.system not in AROUND_BASES:
-            _check_described(lambda: build(header.options), header, outlines, str(path))
-        network = build(header.options)
+            _check_described(lambda: build(options), header, outlines, str(path))
+        network = build(options)
     except (ConfigError, TypeError, ValueError, KeyError, LookupError, RuntimeError, ArithmeticError) as error:
         raise WeightsError(f"the header of {path} describes no network that can be built: {error}") from None
     if isinstance(network, AroundBase):
