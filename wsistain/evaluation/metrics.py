@@ -36,7 +36,7 @@ METRICS: dict[str, Metric] = {
         "SSIM (Gauss)",
         "fidelity",
         "higher",
-        f"{_PAIR}; Gaussian window 11, sigma 1.5, population covariance (torchmetrics, pytorch-msssim)",
+        f"{_PAIR}; Gaussian window 11, sigma 1.5, population covariance (pytorch-msssim; torchmetrics averages a padded border too)",
     ),
     "psnr": Metric(
         "PSNR",
