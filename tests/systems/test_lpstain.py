@@ -115,16 +115,16 @@ def test_tiles_with_the_halo_equal_one_pass_and_several_markers_equal_one_by_one
     edge = 2 * halo + core + 2 * network.size_multiple
     x = torch.rand(1, 3, edge, edge) * 2 - 1
     with torch.no_grad():
-        whole = network.stain(x, [0, 1])
+        whole = network.stain(x, ["ER", "HER2"])
         y = network.size_multiple
-        tile = network.stain(x[..., y : y + 2 * halo + core, y : y + 2 * halo + core], [0, 1])
+        tile = network.stain(x[..., y : y + 2 * halo + core, y : y + 2 * halo + core], ["ER", "HER2"])
         for k, name in enumerate(("ER", "HER2")):
             inside = whole[k][..., y + halo : y + halo + core, y + halo : y + halo + core]
             assert torch.allclose(tile[k][..., halo : halo + core, halo : halo + core], inside, atol=1e-5)
-            network.choose(name)
-            assert torch.allclose(network(x), whole[k], atol=1e-6)
+            assert torch.allclose(network.stain(x, [name])[0], whole[k], atol=1e-6)
+        assert torch.equal(network(x), network.stain(x, ["ER"])[0])
     with pytest.raises(ValueError, match="stains ER, HER2, not PR"):
-        network.choose("PR")
+        network.stain(x, ["PR"])
 
 
 def test_the_label_of_a_section_counts_brown_nuclei_as_nuclei():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,18 +117,31 @@ def _check_sampling(header: "Header", sampling: Mapping[str, Any], where: str) -
 
 
 def build_generator(
-    spec: GeneratorSpec, *, device: str = "auto", precision: str = "auto", compiled: bool = False
+    spec: GeneratorSpec,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    compiled: bool = False,
+    beside: Sequence[Generator] = (),
 ) -> Generator:
-    """The generator that `spec` describes, ready to stain. Loads torch only where a network is needed."""
+    """The generator that `spec` describes, ready to stain. Loads torch only where a network is needed.
+
+    beside : generators on the same device; a network of several markers that one of them holds is shared with it.
+    """
     if spec.weights == "identity":
         return IdentityGenerator(spec)
     from wsistain.generators.network import NetworkGenerator
     from wsistain.networks.facts import ManyMarkers, Seeded
     from wsistain.weights.file import load_network
 
+    for other in beside:
+        if (
+            isinstance(other, NetworkGenerator)
+            and isinstance(other.network, ManyMarkers)
+            and replace(other.spec, marker=spec.marker) == spec
+        ):
+            return other.for_marker(spec)
     network, _ = load_network(Path(spec.weights), json.loads(spec.sampling) if spec.sampling else None)
-    if isinstance(network, ManyMarkers):
-        network.choose(spec.marker)
     if spec.seed is not None and isinstance(network, Seeded):
         network.seed = spec.seed
     return NetworkGenerator(

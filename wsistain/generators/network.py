@@ -1,5 +1,6 @@
 """A network as a generator of tiles: uint8 in, uint8 out, on any device, the same bytes whatever the batch."""
 
+import copy
 import threading
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from wsistain.errors import ConfigError, WsistainError
 from wsistain.generators.spec import PRECISIONS, GeneratorSpec
-from wsistain.networks.facts import facts_of
+from wsistain.networks.facts import ManyMarkers, facts_of
 from wsistain.networks.slide_norm import NormField, Where, freeze, norm_layers, pooled_statistics
 from wsistain.runtime.heap import keep_freed_memory
 
@@ -38,6 +39,18 @@ class _Threads(threading.local):
     """Has this thread told torch to use one thread?"""
 
     is_set = False
+
+
+def _to_pixels(y: Tensor) -> RGB:
+    """uint8 (n, h, w, 3) of a network's (n, 3, h, w) in [-1, 1]."""
+    grey = y.float().add_(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    out: RGB = grey.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return out
+
+
+def _joined(parts: Sequence[tuple[RGB, ...]]) -> tuple[RGB, ...]:
+    """Parts of a batch, each one picture a marker, one after the other."""
+    return parts[0] if len(parts) == 1 else tuple(np.concatenate(of_one) for of_one in zip(*parts, strict=True))
 
 
 class NetworkGenerator:
@@ -71,7 +84,15 @@ class NetworkGenerator:
             keep_freed_memory()
         else:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._call = torch.compile(self.network) if compiled else self.network
+        self._is_panel = isinstance(network, ManyMarkers)
+        call = network.stain if isinstance(network, ManyMarkers) else self.network
+        self._call = torch.compile(call) if compiled else call
+
+    def for_marker(self, spec: GeneratorSpec) -> "NetworkGenerator":
+        """The same network as the generator of another of its markers; nothing is loaded anew."""
+        other = copy.copy(self)
+        other.spec = spec
+        return other
 
     @property
     def has_instance_norm(self) -> bool:
@@ -94,15 +115,23 @@ class NetworkGenerator:
 
         Raises WsistainError when even one tile does not fit on the device.
         """
+        return self.stain_markers(tiles, positions, (self.spec.marker,))[0]
+
+    def stain_markers(
+        self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str]
+    ) -> tuple[RGB, ...]:
+        """As `stain`, for several markers of one network: what they share is computed once."""
         if self._device.type == "cpu":
             self._one_thread()
-            parts = [self._forward(tiles[k : k + 1], positions[k : k + 1]) for k in range(len(tiles))]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return self._forward_halving(tiles, positions)
+            parts = [self._forward(tiles[k : k + 1], positions[k : k + 1], markers) for k in range(len(tiles))]
+            return _joined(parts)
+        return self._forward_halving(tiles, positions, markers)
 
-    def _forward_halving(self, tiles: RGB, positions: Sequence[tuple[int, int]]) -> RGB:
+    def _forward_halving(
+        self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str]
+    ) -> tuple[RGB, ...]:
         try:
-            return self._forward(tiles, positions)
+            return self._forward(tiles, positions, markers)
         except torch.OutOfMemoryError:
             if len(tiles) == 1:
                 raise WsistainError(
@@ -111,8 +140,8 @@ class NetworkGenerator:
                 ) from None
         torch.cuda.empty_cache()
         half = len(tiles) // 2
-        first = self._forward_halving(tiles[:half], positions[:half])
-        return np.concatenate((first, self._forward_halving(tiles[half:], positions[half:])))
+        first = self._forward_halving(tiles[:half], positions[:half], markers)
+        return _joined([first, self._forward_halving(tiles[half:], positions[half:], markers)])
 
     def _one_thread(self) -> None:
         # results of a convolution may change in the last bit with the number of threads; tiles are the parallel unit
@@ -121,15 +150,16 @@ class NetworkGenerator:
             self._threads.is_set = True
 
     @torch.no_grad()
-    def _forward(self, tiles: RGB, positions: Sequence[tuple[int, int]]) -> RGB:
+    def _forward(self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str]) -> tuple[RGB, ...]:
         x = self._to_float(tiles)
         if self._where is not None:
             self._where.boxes = [(y, x0, tiles.shape[1], tiles.shape[2]) for y, x0 in positions]
         with torch.autocast(self._device.type, getattr(torch, self.precision), enabled=self.precision != "float32"):
-            y = self._call(x, list(positions)) if self._takes_positions else self._call(x)
-        grey = y.float().add_(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-        out: RGB = grey.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return out
+            if self._is_panel:
+                found = self._call(x, list(markers))
+            else:
+                found = [self._call(x, list(positions)) if self._takes_positions else self._call(x)]
+        return tuple(_to_pixels(y) for y in found)
 
     def _to_float(self, tiles: RGB) -> Tensor:
         tiles = np.ascontiguousarray(tiles)

@@ -6,7 +6,7 @@ a network never imports torch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,35 @@ class GeneratorSpec:
     note: str = ""
     seed: int | None = None
     sampling: str = ""
+
+
+@runtime_checkable
+class Panel(Protocol):
+    """A generator whose network may stain for several markers at once; those that share it hold the same `network`."""
+
+    spec: GeneratorSpec
+    network: object
+
+    def stain_markers(
+        self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str]
+    ) -> tuple[RGB, ...]:
+        """One array a marker, as `Generator.stain` returns it."""
+        ...
+
+
+def stain_all(generators: "Sequence[Generator]", tiles: RGB, positions: Sequence[tuple[int, int]]) -> list[RGB]:
+    """What each generator makes of the same tiles; a network that several of them share runs once."""
+    found: dict[int, RGB] = {}
+    for k, generator in enumerate(generators):
+        if k in found:
+            continue
+        if not isinstance(generator, Panel):
+            found[k] = generator.stain(tiles, positions)
+            continue
+        alike = [j for j, g in enumerate(generators) if isinstance(g, Panel) and g.network is generator.network]
+        markers = [generators[j].spec.marker for j in alike]
+        found.update(zip(alike, generator.stain_markers(tiles, positions, markers), strict=True))
+    return [found[k] for k in range(len(generators))]
 
 
 class Generator(Protocol):

@@ -72,7 +72,7 @@ class ExpressionNet(nn.Module):
     n_blocks, ngf, windows, far : as in `ContextResnet`, in px of the trunk.
     width   : channels of the counterstain's network.
 
-    Called, it maps float (b, 3, h, w) in [-1, 1] to the same, for the marker chosen by `choose` (at first the first).
+    Called, it maps float (b, 3, h, w) in [-1, 1] to the same, for the first marker; `stain` does for any.
     """
 
     def __init__(
@@ -99,7 +99,6 @@ class ExpressionNet(nn.Module):
         if bias is not None:
             with torch.no_grad():  # begin at the share of each marker
                 bias.copy_(torch.logit(torch.tensor([*(d.share for d in dyes.values()), 0.2])))
-        self.chosen = 0
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -116,12 +115,6 @@ class ExpressionNet(nn.Module):
     def dye_layers(self) -> list[DyeLayer]:
         """The physics of each marker, in the order of `markers`."""
         return [layer for layer in self.layers if isinstance(layer, DyeLayer)]
-
-    def choose(self, marker: str) -> None:
-        """Stain for `marker` from now on; ValueError for one that the network was not trained for."""
-        if marker not in self.markers:
-            raise ValueError(f"this network stains {', '.join(self.markers)}, not {marker}")
-        self.chosen = self.markers.index(marker)
 
     def logits(self, x: Tensor, markers: Sequence[int]) -> Tensor:
         """Logits of p of each marker, then of nuclei, at the trunk's scale: (b, n + 1, h / pool, w / pool)."""
@@ -142,10 +135,14 @@ class ExpressionNet(nn.Module):
         return layer.light(h, self.full_size(layer.dyes.amplitude * p * layer.place(nuclei, self.pool)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.stain(x, [self.chosen])[0]
+        return self.stain(x, self.markers[:1])[0]
 
-    def stain(self, x: Tensor, markers: Sequence[int]) -> list[Tensor]:
-        """Pictures of several markers of one pass through the trunk."""
-        p = self.logits(x, markers).sigmoid()
+    def stain(self, x: Tensor, markers: Sequence[str]) -> list[Tensor]:
+        """Pictures of several markers of one pass through the trunk; ValueError for one that it was not trained for."""
+        unknown = [name for name in markers if name not in self.markers]
+        if unknown:
+            raise ValueError(f"this network stains {', '.join(self.markers)}, not {unknown[0]}")
+        numbers = [self.markers.index(name) for name in markers]
+        p = self.logits(x, numbers).sigmoid()
         h = self.paint(x)
-        return [self.picture(h, p[:, k : k + 1], p[:, -1:], marker) for k, marker in enumerate(markers)]
+        return [self.picture(h, p[:, k : k + 1], p[:, -1:], number) for k, number in enumerate(numbers)]

@@ -1,6 +1,6 @@
 """What a staining network says of itself: the one protocol between networks, weights, training and the pipeline."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -48,9 +48,11 @@ class Seeded(Protocol):
 
 @runtime_checkable
 class ManyMarkers(Protocol):
-    """One network for several markers, which stains for the one chosen last."""
+    """One network for several markers. Called as every other, it stains for the first of them."""
 
-    def choose(self, marker: str) -> None: ...
+    def stain(self, x: Tensor, markers: Sequence[str]) -> list[Tensor]:
+        """Pictures like `x`, one a marker, of one pass through what the markers share."""
+        ...
 
 
 @runtime_checkable

@@ -49,10 +49,11 @@ _kits_lock = threading.Lock()
 
 def load_generators(job: Job) -> tuple[Generator, ...]:
     """The generators of a job on its device, with each tile's own norm statistics as yet."""
-    return tuple(
-        build_generator(spec, device=job.device, precision=made.precision, compiled=made.compile)
-        for spec, made in zip(job.generators, job.made, strict=True)
-    )
+    loaded: list[Generator] = []
+    for spec, made in zip(job.generators, job.made, strict=True):
+        how = {"precision": made.precision, "compiled": made.compile}
+        loaded.append(build_generator(spec, device=job.device, beside=loaded, **how))
+    return tuple(loaded)
 
 
 def check_generators(job: Job) -> None:

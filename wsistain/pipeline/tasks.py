@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 
 from wsistain.errors import SlideError
+from wsistain.generators.spec import stain_all
 from wsistain.output.store import write_block
 from wsistain.pipeline.job import RGB, Generated, Job, Stained, Times, Written, peak_rss_mb
 from wsistain.pipeline.kit import Kit, kit_for
@@ -44,7 +45,7 @@ def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, li
     def read_and_stain(tile: Tile) -> tuple[Tile, list[RGB], float, float]:
         pixels, seconds = read(tile)
         start = time.perf_counter()
-        stained = [g.stain(pixels[None], [corner(tile)])[0][core, core] for g in kit.generators]
+        stained = [s[0][core, core] for s in stain_all(kit.generators, pixels[None], [corner(tile)])]
         return tile, stained, seconds, time.perf_counter() - start
 
     if kit.is_on_cpu:
@@ -61,7 +62,7 @@ def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, li
         places += [places[-1]] * (size - len(places))
         start = time.perf_counter()
         with kit.lock:
-            results = [g.stain(pixels, places) for g in kit.generators]
+            results = stain_all(kit.generators, pixels, places)
         seconds = (time.perf_counter() - start) / len(group)
         for k, (tile, (_, seconds_read)) in enumerate(group):
             yield tile, [r[k][core, core] for r in results], seconds_read, seconds

@@ -87,9 +87,12 @@ def stain_rows(network: nn.Module, rows: Sequence[SheetRow], device: torch.devic
     """The virtual stain of every row, uint8 (h, w, 3) each, one at a time so that a large crop fits."""
 
     def stain(row: SheetRow) -> np.ndarray:
+        x = from_pixels(torch.from_numpy(row.he)[None].to(device))
         if row.marker is not None and isinstance(network, ManyMarkers):
-            network.choose(row.marker)
-        pixels: np.ndarray = to_pixels(network(from_pixels(torch.from_numpy(row.he)[None].to(device))))[0]
+            y = network.stain(x, [row.marker])[0]
+        else:
+            y = network(x)
+        pixels: np.ndarray = to_pixels(y)[0]
         return pixels
 
     with evaluating(network):
