@@ -2,7 +2,8 @@
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class NetworkGenerator:
         else:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._is_panel = isinstance(network, ManyMarkers)
-        call = network.stain if isinstance(network, ManyMarkers) else self.network
+        call: Callable[..., Any] = network.stain if isinstance(network, ManyMarkers) else self.network
         self._call = torch.compile(call) if compiled else call
 
     def for_marker(self, spec: GeneratorSpec) -> "NetworkGenerator":

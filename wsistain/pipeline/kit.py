@@ -51,8 +51,11 @@ def load_generators(job: Job) -> tuple[Generator, ...]:
     """The generators of a job on its device, with each tile's own norm statistics as yet."""
     loaded: list[Generator] = []
     for spec, made in zip(job.generators, job.made, strict=True):
-        how = {"precision": made.precision, "compiled": made.compile}
-        loaded.append(build_generator(spec, device=job.device, beside=loaded, **how))
+        loaded.append(
+            build_generator(
+                spec, device=job.device, precision=made.precision, compiled=made.compile, beside=tuple(loaded)
+            )
+        )
     return tuple(loaded)
 
 
