@@ -27,6 +27,8 @@ import numpy as np
 import tifffile
 
 from tests.pipeline.slides import small_config, tissue_picture
+from wsistain.batch.identity import identify
+from wsistain.batch.scan import scan_folder
 from wsistain.batch.sheet import read_sheet
 from wsistain.config import RunConfig, TrainConfig, load_config
 from wsistain.errors import WsistainError
@@ -38,7 +40,7 @@ from wsistain.slide.tissue import find_tissue
 
 SECONDS = 30
 MEMORY = 2 << 30
-KINDS = ("slide", "weights", "config", "geojson", "sheet")
+KINDS = ("slide", "weights", "config", "geojson", "sheet", "checkpoint", "folder")
 
 
 # ---- seeds: good files, tiny ------------------------------------------------------------------------------------
@@ -82,7 +84,11 @@ def slides(folder: Path, data: Path | None) -> list[Path]:
     made += [folder / n for n in ("ome.ome.tif", "strips.tif", "picture.png", "picture.jpg")]
     (tiff := folder / "for_zarr.tiff").write_bytes((folder / "deflate.tiff").read_bytes())
     run(tiff, "ER", folder, config=small_config(all_tiles=True))
-    made.append((folder / "for_zarr.ER.ome.zarr").rename(folder / "seed.ome.zarr"))
+    zarr = (folder / "for_zarr.ER.ome.zarr").rename(folder / "seed.ome.zarr")
+    root = json.loads((zarr / "zarr.json").read_text())
+    del root["attributes"]["wsistain"]  # as another program writes it: our own stains are refused before they are read
+    (zarr / "zarr.json").write_text(json.dumps(root))
+    made.append(zarr)
     if data is not None:
         made += sorted(p for p in data.iterdir() if p.is_file() and p.stat().st_size < 200_000)
     return made
@@ -100,6 +106,18 @@ def weights(folder: Path) -> list[Path]:
     header = Header(system="cut", options=options, markers=["ER"], mpp=0.5, tile_px=64, size_multiple=4, halo_px=40)
     save_weights(folder / "seed.safetensors", header, generator_network(options).state_dict())
     return [folder / "seed.safetensors"]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """A generator as the authors of CUT save it, in both forms of torch files."""
+    import torch
+
+    from tests.authors_checkpoints import resnet
+
+    made = resnet(1, 2, spectral=False, blur=True).state_dict()
+    for name, is_zip in (("seed.pth", True), ("old.pth", False)):
+        torch.save(made, folder / name, _use_new_zipfile_serialization=is_zip)
+    return [folder / "seed.pth", folder / "old.pth"]
 
 
 RUN_YAML = """weights: identity
@@ -221,7 +239,7 @@ def mutate_weights(raw: bytes, r: random.Random) -> bytes:
 def mutated(kind: str, seeds: dict[str, list], folder: Path, r: random.Random) -> Path:
     """A mutated file (or OME-Zarr) of a kind."""
     seed = r.choice(seeds[kind])
-    if kind == "slide" and seed.is_dir():
+    if kind in ("slide", "folder") and seed.is_dir():
         target = folder / "case.zarr"
         shutil.copytree(seed, target)
         file = r.choice(sorted(p for p in target.rglob("*") if p.is_file()))
@@ -231,7 +249,11 @@ def mutated(kind: str, seeds: dict[str, list], folder: Path, r: random.Random) -
         else:
             file.write_bytes(mutate_bytes(raw, r))
         return target
-    if kind == "slide":
+    if kind == "checkpoint":
+        target = folder / "case.pth"
+        target.write_bytes(mutate_bytes(seed.read_bytes(), r))
+        return target
+    if kind in ("slide", "folder"):
         target = folder / f"case{''.join(seed.suffixes)[-9:]}"
         target.write_bytes(mutate_bytes(seed.read_bytes(), r))
         return target
@@ -292,12 +314,30 @@ def use_sheet(path: Path, out: Path) -> None:
             raise RuntimeError(f"{entry} leads to {place}")
 
 
+def use_checkpoint(path: Path, out: Path) -> None:
+    """Import it."""
+    from wsistain.weights.importing import import_checkpoint
+
+    import_checkpoint(path, "cut", marker="ER", mpp=0.5, output=out / "made.safetensors")
+
+
+def use_folder(path: Path, out: Path) -> None:
+    """Look through the folder as a batch does: the file is a slide or has a reason, and nothing is raised."""
+    entries, refused = scan_folder(path.parent, ["ER"])
+    if not any(found.path == str(path) for found in (*identify(entries, out), *refused)):
+        raise RuntimeError(f"{path} has no row")
+    if refused and not all(one.reason for one in refused):
+        raise RuntimeError(f"no reason: {refused}")
+
+
 USES: dict[str, Callable[[Path, Path], None]] = {
     "slide": use_slide,
     "weights": use_weights,
     "config": use_config,
     "geojson": use_geojson,
     "sheet": use_sheet,
+    "checkpoint": use_checkpoint,
+    "folder": use_folder,
 }
 
 
@@ -343,8 +383,10 @@ def fuzz(cases: int, seed: int, kinds: list[str], data: Path | None, keep: Path)
             "sheet": [("case.tsv", SHEET), ("case.csv", SHEET.replace(",", "+").replace("\t", ","))],
         }
         (home / "seeds").mkdir()
-        if "slide" in kinds:
-            seeds["slide"] = slides(home / "seeds", data)
+        if {"slide", "folder"} & set(kinds):
+            seeds["slide"] = seeds["folder"] = slides(home / "seeds", data)
+        if "checkpoint" in kinds:
+            seeds["checkpoint"] = checkpoints(home / "seeds")
         if "weights" in kinds:
             seeds["weights"] = weights(home / "seeds")
         for number in range(cases):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzzing import KINDS
 from wsistain.batch.sheet import ID, read_sheet
 from wsistain.config import RunConfig, TrainConfig, apply_overrides, load_config, validate
 from wsistain.errors import ConfigError, WeightsError, WsistainError
@@ -137,4 +138,4 @@ def test_mutated_files_of_every_kind_are_refused_or_read(tmp_path):
     assert child.stdout, child.stderr
     result = json.loads(child.stdout)
     assert not result["faults"], result["faults"]
-    assert all(any(k.startswith(kind) for k in result["counts"]) for kind in ("slide", "weights", "config", "sheet"))
+    assert all(any(k.startswith(kind) for k in result["counts"]) for kind in KINDS)
