@@ -85,6 +85,9 @@ def test_a_written_sheet_reads_back(tmp_path):
         ("s.txt", "path\tmpp\nx.svs\t0.5\n".encode("utf-16-le")),
         ("s.txt", "path\tmpp\nx.svs\t0.5\n".encode("utf-16-be")),
         ("s.csv", '"mpp";"path"\n"0.5";"x.svs"\n'),
+        ("s.csv", "sep=;\r\nmpp;path\r\n0.5;x.svs\r\n"),
+        ("s.csv", "sep=,\npath,mpp\nx.svs,0.5\n"),
+        ("s.csv", "path,mpp\rx.svs,0.5\r"),
     ],
 )
 def test_sheets_as_spreadsheets_save_them_are_read(tmp_path, name, raw):

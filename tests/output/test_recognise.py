@@ -46,6 +46,16 @@ def test_every_form_is_known_again_and_refused_by_run(stains, tmp_path, name, ma
     assert not (tmp_path / "out").exists()
 
 
+def test_maps_of_a_stain_are_no_slides_either(stains, tmp_path):
+    from wsistain.output.recognise import png_of
+
+    (tmp_path / "map.png").write_bytes(png_of(tissue_picture(16, 16), "positive map"))
+    assert virtual_stain(tmp_path / "map.png") == "a virtual stain"
+    shutil.copytree(stains / "new.zarr", tmp_path / "b2r.zarr" / "0")
+    (tmp_path / "b2r.zarr" / ".zattrs").write_text('{"bioformats2raw.layout": 3}')
+    assert virtual_stain(tmp_path / "b2r.zarr") == "a virtual ER stain"
+
+
 def test_the_way_back_takes_a_stain(stains, tmp_path):
     (report,) = run(stains / "new.zarr", "ER", tmp_path, config=small_config(direction="ihc-to-he"))
     assert report.output.endswith("new.ER.ome.zarr")

@@ -24,6 +24,8 @@ COLUMNS = ("slide", "path", "markers", "mpp", "folder", "stem", "fingerprint")
 """Of the workflow's sheet; the first four are for users, the others are worked out anew."""
 
 MOST_BYTES = 64 * 2**20
+_SEPARATOR = re.compile(r'"?sep=([;,\t|]?)"?', re.IGNORECASE)
+"""A first line by which Excel knows the sign between the cells."""
 _ASKED = COLUMNS[:4]
 _SPELLINGS = {"marker": "markers", "stain": "markers", "stains": "markers", "um_per_px": "mpp", "mpp_x": "mpp"}
 
@@ -153,7 +155,7 @@ def _table(path: Path) -> list[list[str]]:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is not a sample sheet: {error}") from None
-    rows = [[cell.strip() for cell in row] for row in rows]
+    rows = [[cell.strip() for cell in row] for row in rows if not _SEPARATOR.fullmatch("".join(row))]
     rows = [row for row in rows if any(row) and not row[0].startswith("#")]
     if len(rows) < 2:
         raise ConfigError(f"{path} names no slide; wanted a line of column names (slide, path) and a line for each")
@@ -180,7 +182,11 @@ def _decoded(raw: bytes) -> str:
 
 def _delimiter(text: str, path: Path) -> str:
     """The sign between the cells: the one that the first line holds, by the ending where it holds none or several."""
-    first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    first = lines[0] if lines else ""
+    said = _SEPARATOR.fullmatch(first)
+    if said:
+        return said[1] or ","
     usual = "," if path.suffix.lower() == ".csv" else "\t"
     return max((usual, "\t", ";", ","), key=lambda sign: first.count(sign))
 

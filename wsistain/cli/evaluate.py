@@ -156,6 +156,7 @@ def _print_results(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from wsistain.errors import shown
     from wsistain.evaluation.metrics import METRICS
     from wsistain.evaluation.tables import formatted, missing_by_reason
 
@@ -167,7 +168,7 @@ def _print_results(results: dict[str, Any]) -> None:
         table.add_column(METRICS[name].label, justify="right")
     for system in results["systems"].values():
         values = (system["metrics"].get(n, {}).get("value") for n in names)
-        table.add_row(system["label"], *(formatted(v, METRICS[n]) for v, n in zip(values, names, strict=True)))
+        table.add_row(shown(system["label"]), *(formatted(v, METRICS[n]) for v, n in zip(values, names, strict=True)))
     Console(width=max(100, Console().width)).print(table)
     for labels, reason, _ in missing_by_reason(results):
         say(f"missing: {', '.join(labels)}: {reason} (commands in the report)")

@@ -8,7 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
@@ -23,6 +22,7 @@ from wsistain.evaluation.stain_map import StainMap, map_stain
 from wsistain.evaluation.tables import markdown_table
 from wsistain.markers import Marker, find_marker
 from wsistain.output.reading import read_stain
+from wsistain.output.recognise import png_of
 from wsistain.runtime.files import local_path, replacing, reporting, write_bytes, write_text
 from wsistain.runtime.progress import OnProgress
 from wsistain.runtime.spreadsheet import csv_text
@@ -409,7 +409,7 @@ def _write(results: dict[str, Any], reports: Sequence[SlideReport], folder: Path
         folder.mkdir(parents=True, exist_ok=True)
         for report in reports:
             for kind in ("positive", "h_score"):
-                data = imagecodecs.png_encode(np.ascontiguousarray(report.pictures[kind]))
+                data = png_of(report.pictures[kind], f"{kind} map of a virtual stain")
                 write_bytes(folder / f"{report.facts['name']}.{kind}.png", data)
             with replacing(folder / f"{report.facts['name']}.map.npz") as part, part.open("wb") as file:
                 np.savez_compressed(

@@ -5,6 +5,7 @@ from inside, and whoever wants an H&E slide asks here. The name of a file makes 
 written before they carried anything are known by theirs alone.
 """
 
+import io
 import json
 import os
 import re
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from wsistain import __version__
 from wsistain.errors import SlideError
@@ -41,6 +45,14 @@ def exif_of(provenance: dict[str, Any]) -> Image.Exif:
     exif[_IMAGE_DESCRIPTION] = comment_of(provenance).decode("ascii")
     exif[_SOFTWARE] = f"wsistain {__version__}"
     return exif
+
+
+def png_of(pixels: NDArray[np.uint8], what: str) -> bytes:
+    """A PNG of a map or picture made from a stain, known again like the stain itself; `what` says what it shows."""
+    text, target = PngInfo(), io.BytesIO()
+    text.add_text(KEY, comment_of({"statement": what}).decode("ascii"))
+    Image.fromarray(pixels).save(target, format="PNG", pnginfo=text)
+    return target.getvalue()
 
 
 def virtual_stain(path: Path | str) -> str | None:
@@ -77,12 +89,15 @@ def refuse_virtual(path: Path | str) -> None:
         )
 
 
-def _of_zarr(folder: Path) -> dict[str, Any] | None:
+def _of_zarr(folder: Path, depth: int = 0) -> dict[str, Any] | None:
+    """From the root attributes, or those of the first picture in a layout that keeps pictures one folder down."""
     for name in ("zarr.json", ".zattrs"):
         text = _small(folder / name)
         if text is not None:
             values = json.loads(text)
-            return _ours(values.get("attributes", {}) if name == "zarr.json" else values)
+            attributes = values.get("attributes", {}) if name == "zarr.json" else values
+            found = _ours(attributes)
+            return found if found or depth or (folder / "0").is_symlink() else _of_zarr(folder / "0", depth + 1)
     return None
 
 
