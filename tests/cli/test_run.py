@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.pipeline.slides import level0, tissue_picture, write_slide
 from wsistain.cli import app, main
 from wsistain.errors import WsistainError
+from wsistain.phantom.quick_slide import render_quick
 
 SMALL = [
     *("--set", "tiling.stride=64", "--set", "tiling.overlap=16", "--set", "tiling.block=256"),
@@ -216,3 +217,45 @@ def test_help_answers_without_torch_and_fast():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert out[:2] == ["0", "False"] and float(out[2]) < 5
+
+
+def test_black_that_was_not_scanned_stays_white_and_tissue_beside_it_is_whole(tmp_path, capsys):
+    inner = render_quick(600, 600, 400, 500, shape=(2000, 2000), mpp=0.5, seed=0)
+    picture = np.zeros((700, 800, 3), np.uint8)
+    picture[150:550, 150:650] = inner
+    slide = write_slide(tmp_path / "black.tiff", picture)
+    code, _, err = call(["run", slide, "-w", "identity", "-o", tmp_path, *SMALL], capsys)
+    assert code == 0, err
+    stained = level0(tmp_path / "black.ER.ome.zarr")
+    assert np.array_equal(stained[152:548, 152:648], picture[152:548, 152:648])
+    outside = np.ones((700, 800), bool)
+    outside[148:552, 148:652] = False
+    assert (stained[outside] == 255).all()
+    assert not json.loads((tmp_path / "black.ER.run.json").read_text())["warnings"]
+
+
+def test_pen_over_tissue_is_said_and_kept_in_the_report(tmp_path, capsys):
+    picture = render_quick(600, 600, 600, 800, shape=(2000, 2000), mpp=0.5, seed=0)
+    picture[200:400, 250:550] = (20, 110, 60)
+    slide = write_slide(tmp_path / "pen.tiff", picture)
+    code, out, err = call(["run", slide, "-w", "identity", "-o", tmp_path, *SMALL], capsys)
+    assert code == 0, err
+    assert out.count("pen lies over") == 1
+    report = json.loads((tmp_path / "pen.ER.run.json").read_text())
+    assert 100 * 150 * 1e-6 <= report["quality"]["pen_mm2"] <= 140 * 190 * 1e-6  # with a rim of up to 20 um
+    assert "pen lies over" in report["warnings"][0]
+    code, out, _ = call(["info", slide, "--json", "-w", "identity"], capsys)
+    assert code == 0 and json.loads(out)["quality"] == report["quality"]
+    assert json.loads(out)["warnings"] == report["warnings"]
+
+
+def test_areas_beside_the_slide_are_said(tmp_path, capsys):
+    slide = write_slide(tmp_path / "s.tiff", tissue_picture(300, 400))
+    rings = [[[x, 120], [x + 60, 120], [x + 60, 180], [x, 180]] for x in (150, 5000)]
+    shapes = [{"type": "Polygon", "coordinates": [ring]} for ring in rings]
+    (tmp_path / "q.geojson").write_text(json.dumps({"type": "GeometryCollection", "geometries": shapes}))
+    code, out, err = call(
+        ["run", slide, "-w", "identity", "-o", tmp_path, "--roi", tmp_path / "q.geojson", *SMALL], capsys
+    )
+    assert code == 0, err
+    assert "1 of 2 areas" in out and "lie outside the slide" in out

@@ -19,13 +19,15 @@ TISSUE = box(70, 120, 110, 150)
 
 def examined(path: Path, image: NDArray[np.uint8], mpp: float = 8.0) -> Quality:
     with open_slide(write_tiff(path, [image]), mpp=mpp) as slide:
-        return examine(slide)[1]
+        return examine(slide).quality
 
 
 def test_a_clean_slide_is_called_clean_and_its_mask_is_that_of_find_tissue(tmp_path: Path) -> None:
     with open_slide(write_quick_slide(tmp_path / "s.tif", height=600, width=900)) as slide:
-        mask, quality = examine(slide)
-        assert np.array_equal(mask.mask, find_tissue(slide).mask)
+        shown = examine(slide)
+        assert np.array_equal(shown.tissue.mask, find_tissue(slide).mask)
+        assert shown.unscanned is None
+    quality = shown.quality
     assert quality.describe() == {"pen": 0.0, "pen_mm2": 0.0, "fold": 0.0, "out_of_focus": 0.0}
     assert quality.warnings() == ()
 
@@ -92,6 +94,6 @@ def test_a_slide_without_tissue_has_nothing_spoilt(tmp_path: Path) -> None:
 def test_real_tiles_are_sharp_and_the_one_with_pen_says_so(real_data: Path) -> None:
     for name in ("henorm_example1.png", "tcga_adipose.png", "tiatoolbox_target.png", "tcga_red_pen.png"):
         with open_slide(real_data / "tiles_he" / name, mpp=0.5) as slide:
-            _, quality = examine(slide)
+            quality = examine(slide).quality
         assert quality.out_of_focus == 0
         assert bool(quality.warnings()) == (name == "tcga_red_pen.png"), name

@@ -1,6 +1,6 @@
 """`wsistain info`: what a slide is, and what staining it would take."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -77,7 +77,7 @@ def _facts(slide: "Slide") -> dict[str, object]:
 def _estimate(slide: "Slide", config: "RunConfig", marker: str) -> "Iterator[dict[str, object]]":
     """What staining takes, in the order in which it becomes known."""
     from wsistain.pipeline.planning import make_spec, plan_groups
-    from wsistain.slide.tissue import find_tissue
+    from wsistain.slide.quality import examine
 
     smallest = slide.info.level_sizes[-1]
     if smallest[0] * smallest[1] > _LONG_PX:
@@ -86,9 +86,11 @@ def _estimate(slide: "Slide", config: "RunConfig", marker: str) -> "Iterator[dic
             f"level {len(slide.info.level_sizes) - 1}, which takes a while",
             err=True,
         )
-    tissue = find_tissue(slide)
-    yield {"tissue_share": round(tissue.share, 4)}
-    if not tissue.mask.any():
+    shown = examine(slide)
+    yield {"tissue_share": round(shown.tissue.share, 4)}
+    if shown.tissue.mask.any():
+        yield {"quality": shown.quality.describe(), "warnings": list(shown.quality.warnings())}
+    else:
         yield {"tiles": 0}
         return
     (group,) = plan_groups(slide, [make_spec(config, marker)], config, None, crop=True)
@@ -104,7 +106,7 @@ def _estimate(slide: "Slide", config: "RunConfig", marker: str) -> "Iterator[dic
     yield {"expected_seconds": _expected_seconds(slide, group)}
 
 
-def _print_table(rows: dict[str, object]) -> None:
+def _print_table(rows: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -119,14 +121,16 @@ def _print_table(rows: dict[str, object]) -> None:
     for name, value in rows.items():
         title = name.replace("_", " ")
         if name == "levels":
-            line(title, ", ".join(f"{v['width']} x {v['height']}" for v in value))  # type: ignore[attr-defined]
+            line(title, ", ".join(f"{v['width']} x {v['height']}" for v in value))
         elif name == "holds":
-            for k, part in enumerate(value):  # type: ignore[arg-type]
+            for k, part in enumerate(value):
                 number = "" if part["series"] is None else f"series {part['series']}: "
                 size = f", {part['width']} x {part['height']} px" if part["width"] else ""
                 line(title if k == 0 else "", f"{number}{part['what']}{size}{'' if part['used'] else ' (left out)'}")
-        elif name == "notes":
-            for k, note in enumerate(value):  # type: ignore[arg-type]
+        elif name == "quality":
+            line(title, ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in value.items()))
+        elif name in ("notes", "warnings"):
+            for k, note in enumerate(value):
                 line(title if k == 0 else "", note)
         else:
             line(title, "not stated" if value is None else value)

@@ -118,7 +118,7 @@ def run(
     )
     rectangle, shapes = read_regions(region, roi, settings.roi_class)
     for sentence in shapes.notes if shapes else ():
-        typer.echo(f"Note: {sentence}", err=plan_only)  # the plan is JSON on stdout
+        say(f"Note: {sentence}", err=plan_only)  # the plan is JSON on stdout
     if plan_only:
         _print_plan(slide, marker, settings, rectangle, shapes)
         return
@@ -161,6 +161,8 @@ def run(
         say(f"Nothing to do: the results in {output} are finished")
     for sentence in dict.fromkeys(note for report in reports for note in report.provenance["slide"]["notes"]):
         say(f"Note: {slide}: {sentence}")
+    for sentence in dict.fromkeys(warning for report in reports for warning in report.warnings):
+        say(f"Warning: {slide}: {sentence}")
     for report in reports:
         unread = (
             f"; {report.unreadable_tiles} native tiles could not be decoded and are glass"

@@ -17,7 +17,6 @@ from wsistain.pipeline.norm_file import save_norm
 from wsistain.runtime.files import reporting
 from wsistain.slide.base import Slide
 from wsistain.slide.reader import open_slide
-from wsistain.slide.resample import read_window
 from wsistain.tiling.plan import RunPlan
 
 WINDOW_PX = 160
@@ -96,7 +95,7 @@ def _windows(
     side = max(1, min(int(np.ceil(np.sqrt(per_tile))), stride // edge))
     offsets = [int((k + 0.5) * stride / side - edge / 2) for k in range(side)]
     found = [
-        read_window(slide, plan.sampling, i * stride + dy, j * stride + dx, edge, edge)
+        plan.read(slide, i * stride + dy, j * stride + dx, edge, edge)
         for i, j in tiles
         for dy in offsets
         for dx in offsets

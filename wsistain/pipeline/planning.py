@@ -9,10 +9,11 @@ from wsistain.errors import ConfigError, SlideError
 from wsistain.generators.load import find_generator
 from wsistain.generators.spec import GeneratorSpec
 from wsistain.generators.tiling import exact_tiling, with_tiling
-from wsistain.slide.base import Slide
+from wsistain.slide.base import Slide, SlideInfo
+from wsistain.slide.quality import Quality, examine
 from wsistain.slide.resample import choose_sampling
 from wsistain.slide.roi import Roi
-from wsistain.slide.tissue import TissueMask, find_tissue
+from wsistain.slide.tissue import TissueMask
 from wsistain.tiling.plan import RunPlan, make_tiling, plan_run
 
 NO_TISSUE = "shows no tissue"
@@ -24,10 +25,16 @@ TISSUE_MARGIN_UM = 16.0
 
 @dataclass(frozen=True)
 class Group:
-    """Markers whose generators share one tiling, and so one pass over the slide."""
+    """Markers whose generators share one tiling, and so one pass over the slide.
+
+    quality  : what spoils the slide's tissue; None where nobody looked, as with `--all-tiles`.
+    warnings : sentences about the slide and the areas drawn on it, for whoever stains it.
+    """
 
     specs: tuple[GeneratorSpec, ...]
     plan: RunPlan
+    quality: Quality | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def norm_mode(spec: GeneratorSpec, config: RunConfig) -> str:
@@ -59,10 +66,14 @@ def plan_groups(
     Raises ConfigError or SlideError where slide, weights and tiling do not go together, or no tissue is found.
     """
     info = slide.info
+    quality, unscanned, warnings = None, None, _about_areas(roi, info)
     if config.all_tiles:
         tissue = TissueMask.everywhere(info)
     else:
-        tissue = find_tissue(slide).dilated(TISSUE_MARGIN_UM / info.mpp)
+        shown = examine(slide)
+        quality, unscanned = shown.quality, shown.unscanned
+        warnings += quality.warnings()
+        tissue = shown.tissue.dilated(TISSUE_MARGIN_UM / info.mpp)
         if not tissue.mask.any():
             raise SlideError(f"{info.path} {NO_TISSUE}; pass --all-tiles if there is some all the same")
     by_grid: dict[tuple[Any, ...], list[GeneratorSpec]] = {}
@@ -73,8 +84,15 @@ def plan_groups(
         tiling = make_tiling(
             stride=stride, overlap=overlap, halo=halo, size_multiple=multiple, block=config.tiling.block
         )
-        plan = plan_run(info, choose_sampling(info, mpp), tissue, tiling, roi, crop=crop)
+        plan = plan_run(info, choose_sampling(info, mpp), tissue, tiling, roi, crop=crop, unscanned=unscanned)
         if not plan.n_tiles:
             raise SlideError(f"{info.path} {NO_TISSUE} in the region; pass --all-tiles if there is some all the same")
-        groups.append(Group(tuple(members), plan))
+        groups.append(Group(tuple(members), plan, quality, warnings))
     return groups
+
+
+def _about_areas(roi: Roi | None, info: SlideInfo) -> tuple[str, ...]:
+    outside = roi.n_outside(info) if roi is not None else 0
+    if not outside or roi is None:
+        return ()
+    return (f"{outside} of {len(roi.polygons)} areas of {roi.source} lie outside the slide and are left out",)

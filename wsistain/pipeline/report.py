@@ -14,6 +14,7 @@ from wsistain.pipeline.job import Times, Written, peak_rss_mb
 from wsistain.pipeline.stain import Stain
 from wsistain.runtime.files import write_json
 from wsistain.slide.base import SlideInfo
+from wsistain.slide.quality import Quality
 from wsistain.tiling.plan import RunPlan
 
 PACKAGES = ("torch", "numpy", "zarr", "dask", "tifffile", "imagecodecs", "openslide-python", "tiffslide")
@@ -37,6 +38,14 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class About:
+    """What was seen on the slide before it was stained: its quality (None where nobody looked), and warnings."""
+
+    quality: Quality | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RunReport:
     """The facts of one finished output; `run.json` holds exactly these."""
 
@@ -54,6 +63,8 @@ class RunReport:
     mp_per_second: float
     peak_rss_mb: float
     seam_score: float | None
+    quality: dict[str, Any] | None
+    warnings: list[str]
     plan: dict[str, Any]
     provenance: dict[str, Any]
 
@@ -118,6 +129,7 @@ def make_report(
     pyramid_shards: int,
     seconds: dict[str, float],
     source: dict[str, Any],
+    about: About,
 ) -> RunReport:
     """The report of a finished stain: of the whole run, and with seconds, rate and memory of the session that ended it.
 
@@ -147,6 +159,8 @@ def make_report(
         mp_per_second=round(megapixels * share / max(seconds["total"], 1e-9), 3),
         peak_rss_mb=round(max([peak_rss_mb(), *tally.peaks.values()]), 1),
         seam_score=None if seam is None else round(seam, 4),
+        quality=None if about.quality is None else about.quality.describe(),
+        warnings=list(about.warnings),
         plan=plan.describe(),
         provenance=source,
     )

@@ -33,7 +33,7 @@ from wsistain.pipeline.job import Job, Written
 from wsistain.pipeline.kit import check_generators, install_kit, load_generators, release_kits
 from wsistain.pipeline.norm import measure_missing, measure_on_worker
 from wsistain.pipeline.planning import Group, make_spec, plan_groups
-from wsistain.pipeline.report import RunReport, Tally, make_report, provenance
+from wsistain.pipeline.report import About, RunReport, Tally, make_report, provenance
 from wsistain.pipeline.stain import Stain, make_stain
 from wsistain.runtime.event import OnEvent, RunEvent, is_silent
 from wsistain.runtime.files import local_path, reporting, write_json
@@ -51,12 +51,14 @@ T = TypeVar("T")
 class Pass:
     """One pass over the slide: the stains that share a tile grid.
 
+    about      : what `planning` says of the slide: its quality, and warnings.
     job        : of those that are not finished; None where all are.
     generators : loaded in this process, where this process stains.
     """
 
     plan: RunPlan
     stains: list[Stain]
+    about: About
     job: Job | None = None
     generators: tuple[Generator, ...] = ()
 
@@ -134,7 +136,7 @@ def _checked(info: SlideInfo, group: Group, folder: Path, devices: list[Device],
     stains = [make_stain(folder, info, group.plan, spec, devices, how.config) for spec in group.specs]
     for stain in stains:
         stain.check(info.path, resume=how.resume, overwrite=how.overwrite)
-    made = Pass(group.plan, stains)
+    made = Pass(group.plan, stains, About(group.quality, group.warnings))
     if not made.todo:
         return made
     wanted = how.config.device
@@ -193,7 +195,7 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
             source = provenance(slide.info, each.plan, stain, config)
             total = time.perf_counter() - start
             times = {"total": total, **seconds, "pyramid": pyramid}
-            report = make_report(stain, each.plan, tally, resumed, shards, times, source)
+            report = make_report(stain, each.plan, tally, resumed, shards, times, source, each.about)
             with reporting(stain.report):
                 report.write(stain.report)
             # the metadata comes last: what has metadata is finished; the preview is made from it

@@ -15,7 +15,6 @@ from wsistain.pipeline.job import RGB, Generated, Job, Stained, Times, Written, 
 from wsistain.pipeline.kit import Kit, kit_for
 from wsistain.runtime.ahead import in_order
 from wsistain.slide.base import Slide
-from wsistain.slide.resample import read_window
 from wsistain.tiling.blend import BlockBlender, Frame, Tails, blend_pieces, join
 from wsistain.tiling.fade import fade
 from wsistain.tiling.plan import RunPlan, Tile
@@ -25,9 +24,9 @@ _NEIGHBOURS = {"above": (-1, 0), "left": (0, -1), "corner": (-1, -1)}
 
 
 def read_tile(slide: Slide, plan: RunPlan, tile: Tile) -> RGB:
-    """The pixels of a tile with its halo, uint8 (tile, tile, 3); 255 outside the slide."""
+    """The pixels of a tile with its halo, uint8 (tile, tile, 3); 255 outside the slide and where it was not scanned."""
     t = plan.tiling
-    return read_window(slide, plan.sampling, tile.y_out - t.halo, tile.x_out - t.halo, t.tile, t.tile)
+    return plan.read(slide, tile.y_out - t.halo, tile.x_out - t.halo, t.tile, t.tile)
 
 
 def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, list[RGB], float, float]]:

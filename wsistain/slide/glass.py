@@ -18,6 +18,9 @@ _GLASS_SHARE = 0.004  # less flat neutral area than this is not taken for glass
 _FREQUENT = 0.2  # of the most frequent light: glass is bright, but may be rarer than a grey border
 _BRIGHTER, _BRIGHTER_STEP = 0.1, 6  # glass has at most this share of what was scanned so many levels brighter than it
 
+NEARLY_BLACK = 32
+"""In an unscanned area whatever is no lighter than this in any channel: black, and its edge where it was resampled."""
+
 _BLACK, _PURE = 12, 4  # no dye is as dark in every channel; a compressed black canvas is nearly 0
 _PURE_SHARE, _BLACK_MIN_UM2, _BLACK_MIN_SHARE = 0.8, 10_000.0, 0.01
 

@@ -62,18 +62,34 @@ class Quality:
         )
 
 
-def examine(slide: Slide) -> tuple[TissueMask, Quality]:
-    """Where a slide has tissue, as `find_tissue`, and what spoils it. Reads 24 small windows beside the thumbnail."""
+@dataclass(frozen=True)
+class Examined:
+    """What a look at the whole slide shows.
+
+    tissue    : where there is tissue, as `find_tissue` says.
+    unscanned : where the picture is black because nothing was scanned; None where that is nowhere.
+    """
+
+    tissue: TissueMask
+    quality: Quality
+    unscanned: TissueMask | None
+
+
+def examine(slide: Slide) -> Examined:
+    """Where a slide has tissue, and what spoils it. Reads 24 small windows beside the thumbnail."""
     thumbnail, mpp = read_thumbnail(slide)
     shown = segment_all(thumbnail, mpp)
-    mask = TissueMask(shown.tissue, mpp / slide.info.mpp)
+    downsample = mpp / slide.info.mpp
+    mask = TissueMask(shown.tissue, downsample)
+    black = TissueMask(shown.unscanned, downsample) if shown.unscanned.any() else None
     area = int(shown.tissue.sum())
     if not area:
-        return mask, Quality()
+        return Examined(mask, Quality(), black)
     ink = _islands(shown.inked, _MIN_INK_UM2 / mpp**2)
     fold = folds(thumbnail, shown.tissue & ~shown.pen, mpp)
     n_ink = int(ink.sum())
-    return mask, Quality(n_ink / area, n_ink * mpp**2 / 1e6, int(fold.sum()) / area, _out_of_focus(slide, mask))
+    focus = _out_of_focus(slide, mask)
+    return Examined(mask, Quality(n_ink / area, n_ink * mpp**2 / 1e6, int(fold.sum()) / area, focus), black)
 
 
 def _islands(mask: Mask, least_px: float) -> Mask:

@@ -54,8 +54,8 @@ class TissueMask:
     def window(self, y: int, x: int, height: int, width: int, *, px_l0: float = 1.0) -> NDArray[np.bool_]:
         """The mask at every pixel of a window, bool (height, width); `px_l0`: level-0 px of a pixel of the window's frame."""
         h, w = self.mask.shape
-        rows = np.minimum(((np.arange(y, y + height) + 0.5) * px_l0 / self.downsample).astype(int), h - 1)
-        cols = np.minimum(((np.arange(x, x + width) + 0.5) * px_l0 / self.downsample).astype(int), w - 1)
+        rows = np.clip(((np.arange(y, y + height) + 0.5) * px_l0 / self.downsample).astype(int), 0, h - 1)
+        cols = np.clip(((np.arange(x, x + width) + 0.5) * px_l0 / self.downsample).astype(int), 0, w - 1)
         return self.mask[np.ix_(rows, cols)]
 
     def dilated(self, px_l0: float) -> "TissueMask":

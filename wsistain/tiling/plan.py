@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain.errors import ConfigError
-from wsistain.slide.base import SlideInfo
-from wsistain.slide.resample import Sampling
+from wsistain.slide.base import Slide, SlideInfo
+from wsistain.slide.glass import NEARLY_BLACK
+from wsistain.slide.resample import Sampling, read_window
 from wsistain.slide.roi import Roi
 from wsistain.slide.tissue import TissueMask
 from wsistain.tiling.blend import Frame
@@ -111,6 +112,7 @@ class RunPlan:
     canvas     : (y, x, height, width) in output px of the slide frame; y and x are multiples of the stride.
     has_tissue : bool (rows, cols) over the whole slide's tile grid: tiles to generate.
     near_tissue: lattice of `tiling.fade`: where stain is shown in full, and where it fades to glass.
+    unscanned  : where black is read as white, since nothing was scanned; None where that is nowhere.
     """
 
     slide: str
@@ -120,6 +122,7 @@ class RunPlan:
     canvas: tuple[int, int, int, int]
     has_tissue: NDArray[np.bool_] = field(repr=False, compare=False)
     near_tissue: NDArray[np.bool_] = field(repr=False, compare=False)
+    unscanned: TissueMask | None = field(default=None, repr=False, compare=False)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -218,7 +221,17 @@ class RunPlan:
             "tiles": _bits_hash(self.has_tissue),
             "fade": _bits_hash(self.near_tissue),
         }
+        if self.unscanned is not None:
+            facts["unscanned"] = _bits_hash(self.unscanned.mask)
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def read(self, slide: Slide, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Pixels of a window in output px, uint8 (height, width, 3): 255 outside the slide and where it was not scanned."""
+        pixels = read_window(slide, self.sampling, y, x, height, width)
+        if self.unscanned is not None:
+            black = self.unscanned.window(y, x, height, width, px_l0=self.sampling.mpp / slide.info.mpp)
+            pixels[black & (pixels.max(axis=2) <= NEARLY_BLACK)] = 255
+        return pixels
 
     def describe(self) -> dict[str, object]:
         """The plan as plain values for a person or a JSON file."""
@@ -248,6 +261,7 @@ def plan_run(
     roi: Roi | None = None,
     *,
     crop: bool = False,
+    unscanned: TissueMask | None = None,
 ) -> RunPlan:
     """The plan for a slide.
 
@@ -277,4 +291,4 @@ def plan_run(
     has_tissue = touches(tissue, ys, xs, tiling.core * per_px)
     near_tissue = fade_lattice(tissue, (height, width), per_px)
     canvas = (y0, x0, y1 - y0, x1 - x0)
-    return RunPlan(info.path, info.fingerprint, sampling, tiling, canvas, has_tissue, near_tissue)
+    return RunPlan(info.path, info.fingerprint, sampling, tiling, canvas, has_tissue, near_tissue, unscanned)
