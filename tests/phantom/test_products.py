@@ -1,5 +1,6 @@
 """The files: names, layout, resuming, and the same bytes from any number of processes."""
 
+import errno
 import hashlib
 import json
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from wsistain.cli import app
 from wsistain.errors import ConfigError, OutputError
 from wsistain.phantom.config import PhantomConfig
+from wsistain.phantom.manifest import claimed
 from wsistain.phantom.products import choose_places, make_patches, make_slide
 from wsistain.phantom.render import Phantom
 from wsistain.slide.reader import open_slide
@@ -99,6 +101,40 @@ def test_other_parameters_are_refused_without_overwrite(patches, tmp_path):
         make_patches(tmp_path, **{**small, "seed": 5})
     make_patches(tmp_path, **{**small, "seed": 5}, overwrite=True)
     assert json.loads((tmp_path / "ER" / "manifest.json").read_text())["parameters"]["seed"] == 5
+
+
+def test_a_second_phantom_in_one_folder_is_refused_and_leaves_the_first_alone(tmp_path):
+    small = {**PATCHES, "train": 1, "val": 0, "slides": 1}
+    with claimed(tmp_path / "ER", {"kind": "other"}, overwrite=False) as manifest:
+        before = manifest.read_bytes()
+        for call in (
+            lambda: make_patches(tmp_path, **small, overwrite=True),
+            lambda: make_slide(tmp_path / "ER", SLIDE, overwrite=True),
+        ):
+            with pytest.raises(OutputError, match="another phantom is being made"):
+                call()
+        assert manifest.read_bytes() == before and [p.name for p in (tmp_path / "ER").iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the file system is read-only")]
+)
+def test_a_disk_that_takes_no_more_is_one_sentence_and_the_next_call_goes_on(tmp_path, monkeypatch, code, words):
+    small, config = {**PATCHES, "train": 1, "val": 0, "slides": 1}, PhantomConfig(height=64, width=64, whole=True)
+
+    def refuse(*_, **__):
+        raise OSError(code, "x")
+
+    with monkeypatch.context() as full:
+        for writer in ("tables.pq.write_table", "tables.pq.ParquetWriter", "products.write_bytes"):
+            full.setattr(f"wsistain.phantom.{writer}", refuse)
+        for call in (lambda: make_patches(tmp_path / "p", **small), lambda: make_slide(tmp_path / "s", config)):
+            with pytest.raises(OutputError, match=f"cannot be written: {words}") as told:
+                call()
+            assert "--resume" not in str(told.value)
+    assert not list(tmp_path.rglob("*.part"))
+    make_patches(tmp_path / "p", **small)
+    assert make_slide(tmp_path / "s", config)["finished"]
 
 
 @pytest.mark.parametrize("bad", [{"train": 0, "val": 0}, {"slides": 1}, {"size": 100}, {"markers": "CD3"}])

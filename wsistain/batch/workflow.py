@@ -1,7 +1,5 @@
 """Running the Snakemake workflow over a sheet: one job a slide, a failed one does not stop the others."""
 
-import errno
-import fcntl
 import importlib.util
 import os
 import shutil
@@ -9,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -24,6 +22,7 @@ from wsistain.markers import user_file
 from wsistain.output.journal import begun_key, open_journal
 from wsistain.packaged import packaged_folder
 from wsistain.runtime.files import local_path, reporting, write_text
+from wsistain.runtime.lock import locked
 
 _CORES = ("--cores", "-c", "--jobs", "-j", "--profile", "--executor", "-e")
 _NO_RUN = (
@@ -114,27 +113,21 @@ def _find(
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[Path]:
-    """The work folder of a batch, held under a lock that the kernel frees however this process ends."""
+    """The work folder of a batch, held so that no other batch writes there."""
     work = folder / WORK
     try:
         for made in (work / "logs", work / "done"):
             made.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise OutputError(
             f"the output folder {folder} cannot be made ({error.strerror}); choose another --output"
         ) from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"another batch writes to {folder}; wait for it or choose another --output") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise OutputError(f"{folder} cannot be locked: {error.strerror}") from None
+    with ExitStack() as stack:
+        with reporting(work / "lock", retry="run again"):
+            stack.enter_context(
+                locked(work / "lock", f"another batch writes to {folder}; wait for it or choose another --output")
+            )
         yield work
-    finally:
-        os.close(descriptor)
 
 
 def _prepare(

@@ -1,6 +1,7 @@
 """The files of a phantom: slides with cell tables, and patches in MIST's layout with the truth beside them."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from wsistain import __version__
 from wsistain.errors import ConfigError
 from wsistain.markers import parse_markers
 from wsistain.phantom.config import Pairing, PhantomConfig, definition
-from wsistain.phantom.manifest import begin, digest
+from wsistain.phantom.manifest import claimed, digest
 from wsistain.phantom.noise import draw, salt_of
 from wsistain.phantom.processes import mapper, phantom_of, quiet
 from wsistain.phantom.render import PRODUCTS, Product
@@ -110,12 +111,22 @@ def make_slide(
 
     Writes he_a.tiff, ihc_b.tiff (weak pair), ihc_a.tiff (aligned truth), cells_a.parquet, cells_b.parquet and
     manifest.json into `folder`; with `he_only` he_a.tiff and manifest.json alone, and the truth stays unknown until a
-    later call makes the rest. Files that are finished already are kept when the manifest's parameters agree. The bytes do not depend on `workers`. Raises OutputError (other parameters there, not writable).
+    later call makes the rest. Files that are finished already are kept when the manifest's parameters agree. The bytes do
+    not depend on `workers`. Raises OutputError (other parameters there, not writable, being made by another process).
     """
     folder = local_path(folder)
     parameters = {"format": FORMAT, "kind": "slide", **config.facts()}
-    manifest = begin(folder, parameters, overwrite=overwrite)
-    reach = Attainable(config.marker)
+    with claimed(folder, parameters, overwrite=overwrite) as manifest:
+        _write_slide(folder, config, workers, progress, overwrite, he_only)
+        facts = {**_slide_facts(folder, config, he_only), "parameters": parameters}
+        write_json(manifest, facts, sort_keys=True)
+    return facts
+
+
+def _write_slide(
+    folder: Path, config: PhantomConfig, workers: int, progress: Progress, overwrite: bool, he_only: bool
+) -> None:
+    """Write the pictures and cell tables that are not there yet."""
     with mapper(workers) as run:
         # The two pictures of section A share its tissue, so they are made together.
         together: tuple[tuple[Product, ...], ...] = (("he_a",),) if he_only else (("he_a", "ihc_a"), ("ihc_b",))
@@ -127,22 +138,24 @@ def make_slide(
             path = folder / f"cells_{section}.parquet"
             if overwrite or not path.is_file():
                 _write_cells(path, config, section, run, progress)
+
+
+def _slide_facts(folder: Path, config: PhantomConfig, he_only: bool) -> dict[str, Any]:
+    """What the manifest says of a finished slide, besides its parameters."""
+    reach = Attainable(config.marker)
     names = [*(f"{p}.tiff" for p in PRODUCTS), "cells_a.parquet", "cells_b.parquet"]
     files = {name: digest(folder / name) for name in (names[:1] if he_only else names)}
     if not he_only:
         table = pq.ParquetFile(folder / "cells_a.parquet")
         for k in range(table.num_row_groups):
             reach.add(table.read_row_group(k))
-    facts = {
-        "parameters": parameters,
+    return {
         "wsistain": __version__,
         "finished": True,
         "files": files,
         "her2_score": phantom_of(config).clone.her2_score,
         "truth": None if he_only else reach.facts(),
     }
-    write_json(manifest, facts, sort_keys=True)
-    return facts
 
 
 @dataclass(frozen=True)
@@ -280,20 +293,24 @@ def make_patches(
             "patch, a size that is a multiple of 16 from 64 on, and different slides for train and val"
         )
     result: dict[str, dict[str, Any]] = {}
-    for marker in parse_markers(markers):
-        parameters = {
-            "format": FORMAT, "kind": "patches", "marker": marker.name, "train": train, "val": val, "size": size,
-            "slides": slides, "seed": seed, "mpp": mpp, "visibility": visibility,
-            "contrast": contrast, "pairing": pairing, "quality": quality, **definition(marker.name),
-        }  # fmt: skip
-        folder = local_path(root) / marker.name
-        manifest = begin(folder, parameters, overwrite=overwrite)
-        jobs = _plan(folder / "TrainValAB", parameters, overwrite)
-        with mapper(workers) as run:
-            for done, _ in enumerate(run(_make_patch, jobs), start=1):
-                progress(f"{marker.name} patches", done, len(jobs))
-        result[marker.name] = _summary(folder, parameters, jobs)
-        write_json(manifest, result[marker.name], sort_keys=True)
+    with ExitStack() as claims:
+        manifests: dict[Path, dict[str, Any]] = {}
+        for marker in parse_markers(markers):
+            parameters = {
+                "format": FORMAT, "kind": "patches", "marker": marker.name, "train": train, "val": val, "size": size,
+                "slides": slides, "seed": seed, "mpp": mpp, "visibility": visibility,
+                "contrast": contrast, "pairing": pairing, "quality": quality, **definition(marker.name),
+            }  # fmt: skip
+            folder = local_path(root) / marker.name
+            manifests[claims.enter_context(claimed(folder, parameters, overwrite=overwrite))] = parameters
+        for manifest, parameters in manifests.items():
+            name, folder = parameters["marker"], manifest.parent
+            jobs = _plan(folder / "TrainValAB", parameters, overwrite)
+            with mapper(workers) as run:
+                for done, _ in enumerate(run(_make_patch, jobs), start=1):
+                    progress(f"{name} patches", done, len(jobs))
+            result[name] = _summary(folder, parameters, jobs)
+            write_json(manifest, result[name], sort_keys=True)
     return result
 
 

@@ -1,6 +1,6 @@
 """A small, fast, deterministic slide with H&E-like tissue, for tests, benchmarks and first tries.
 
-No cell table and no second stain: the full phantom makes those. Every pixel depends on (seed, y, x) only.
+No cell table and no second stain: the full phantom makes those. A pixel depends on (seed, y, x) only, to within a grey level.
 """
 
 from pathlib import Path
