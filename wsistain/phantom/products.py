@@ -124,7 +124,7 @@ def make_slide(
 
 
 def _write_slide(
-    folder: Path, config: PhantomConfig, workers: int, progress: Progress, overwrite: bool, he_only: bool
+    folder: Path, config: PhantomConfig, workers: int, progress: OnProgress, overwrite: bool, he_only: bool
 ) -> None:
     """Write the pictures and cell tables that are not there yet."""
     with mapper(workers) as run:
