@@ -142,13 +142,15 @@ def test_strict_refuses_undecodable_tiles(real_data, tmp_path, capsys):
         (["--set", "tiling.overlap=1500"], "overlap"),
         (["--set", "tiling.block=1000"], "block"),
         (["--scheduler", "tcp://127.0.0.1:9"], "scheduler"),
+        (["--device", "cuda:9"], "--device cpu"),
+        (["--set", "output.zstd_level=12", "--ngff", "0.4"], "zstd level 12 is above 9"),
     ],
 )
 def test_bad_options_are_one_sentence(slide, tmp_path, capsys, arguments, wanted):
     code, _, err = call(["run", slide, "-w", "identity", "-o", tmp_path / "o", *arguments], capsys)
     assert code == 2 and wanted in err, err
     assert len(err.strip().splitlines()) == 1
-    assert not (tmp_path / "o").exists() or not any((tmp_path / "o").iterdir())
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_slide_without_mpp_is_refused_by_name_of_the_option(tmp_path, capsys):

@@ -14,8 +14,8 @@ import pytest
 from tests.output.making import block_of, places, small_spec, tissue_like, tree_hash, write_all
 from wsistain.errors import OutputError
 from wsistain.output import journal as journal_module
-from wsistain.output.journal import damaged_files, open_journal
-from wsistain.output.layout import OutputSpec
+from wsistain.output.journal import check_place, damaged_files, open_journal
+from wsistain.output.layout import WORK, OutputSpec
 from wsistain.output.metadata import write_metadata
 from wsistain.output.pyramid import finish_pyramid
 from wsistain.output.store import create_output, write_block
@@ -325,3 +325,59 @@ def test_kill_9_at_any_write_and_resume_gives_the_bytes_of_an_unbroken_run(tmp_p
     assert run_to_end(broken) == counts[-1] == len(places(broken))
     assert tree_hash(broken.folder) == tree_hash(straight.folder)
     assert np.array_equal(sorted(tree_hash(straight.folder)), sorted(tree_hash(broken.folder)))
+
+
+def test_notes_and_sessions_are_there_after_a_resume(tmp_path: Path) -> None:
+    spec = small_spec(tmp_path / "o", 300, 300)
+    pixels = tissue_like(300, 300)
+    for session, (row, col) in enumerate(places(spec)[:2]):
+        with open_journal(spec.path, KEY, resume=True, overwrite=False) as journal:
+            create_output(spec)
+            journal.begin_session({"device_names": [f"processor {session}"]})
+            journal.append(write_block(spec, row, col, block_of(spec, pixels, row, col)), {"tiles": session})
+    with open_journal(spec.path, KEY, resume=True, overwrite=False) as journal:
+        assert journal.notes() == {place: {"tiles": n} for n, place in enumerate(places(spec)[:2])}
+        assert [s["device_names"] for s in journal.sessions] == [["processor 0"], ["processor 1"]]
+
+
+def test_an_unfinished_output_of_an_earlier_version_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    spec = small_spec(tmp_path / "o", 300, 300)
+    begin(spec, 2)
+    path = tmp_path / "o" / WORK / "journal.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text(json.dumps({**json.loads(first), "format": 1, "wsistain": "0.0.9"}) + "\n" + "".join(rest))
+    before = tree_hash(tmp_path / "o")
+    for look in (check_place, open_journal):
+        with pytest.raises(OutputError, match=r"begun by wsistain 0\.0\.9, whose unfinished outputs .* --overwrite"):
+            look(spec.path, KEY, True, False)
+    assert tree_hash(tmp_path / "o") == before
+    open_journal(spec.path, KEY, resume=False, overwrite=True).close()
+
+
+@pytest.mark.parametrize("changed", [None, "plan", "slide", "weights"])
+def test_a_finished_output_of_an_earlier_version_counts_as_finished_unless_it_is_another(
+    tmp_path: Path, changed: str | None
+) -> None:
+    spec = small_spec(tmp_path / "o", 300, 300)
+    complete(spec, {**KEY, "precision": "auto", "norm": "slide/64", "output": "0.5/512/2048/1"})
+    key = {**KEY, "format": 2, "precision": "float32", "norm": "slide", "device": "cpu", "output": {"ngff": "0.5"}}
+    if changed is None:
+        assert check_place(spec.path, key, True, False)
+        return
+    with pytest.raises(OutputError, match=f"because it was begun with something else: the {changed} "):
+        check_place(spec.path, {**key, changed: "other"}, True, False)
+
+
+def test_what_differs_inside_a_value_is_named(tmp_path: Path) -> None:
+    key = {**KEY, "output": {"shard": 2048, "chunk": 512}}
+    open_journal(str(tmp_path / "o"), key, resume=False, overwrite=False).close()
+    with pytest.raises(OutputError, match=r"the output\.shard \(was 2048, is 1024\); pass"):
+        check_place(str(tmp_path / "o"), {**KEY, "output": {"shard": 1024, "chunk": 512}}, True, False)
+
+
+def test_a_look_at_a_place_makes_nothing(tmp_path: Path) -> None:
+    assert not check_place(str(tmp_path / "a" / "b" / "o"), KEY, False, False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made or written"):
+        check_place(str(tmp_path / "file" / "o"), KEY, False, False)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

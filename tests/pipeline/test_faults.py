@@ -106,6 +106,30 @@ def test_a_disk_that_is_really_full(slide, unbroken, tmp_path):
         subprocess.run(["umount", str(small)], check=True)
 
 
+def test_a_disk_that_is_full_for_a_worker_is_one_sentence(slide, tmp_path):
+    (tmp_path / "run.yaml").write_text(json.dumps(small_config().model_dump(mode="json")))
+
+    def little_room():  # a journal fits, a shard does not
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    arguments = [
+        "-m",
+        "wsistain",
+        "run",
+        slide,
+        "-o",
+        tmp_path / "o",
+        "--workers",
+        "2",
+        "--config",
+        tmp_path / "run.yaml",
+    ]
+    child = python(*arguments, preexec_fn=little_room)
+    assert child.returncode == 2, child.stderr
+    assert "cannot be written" in child.stderr and "--resume" in child.stderr
+    assert len(child.stderr.strip().splitlines()) == 1, child.stderr
+
+
 @pytest.mark.parametrize("how", ["removed", "replaced by a file", "a shard removed"])
 def test_an_output_that_vanishes_is_an_error(slide, unbroken, tmp_path, how):
     def vanish():
@@ -339,7 +363,8 @@ main(sys.argv[1:])
 """
 
 
-def test_ctrl_c_leaves_an_output_that_resumes_and_says_so(slide, unbroken, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_an_output_that_resumes_and_say_so(slide, unbroken, tmp_path, how):
     small = small_config()
     (tmp_path / "run.yaml").write_text(json.dumps(small.model_dump(mode="json")))
     arguments = ["run", slide, "-m", "ER", "-o", tmp_path, "--config", tmp_path / "run.yaml"]
@@ -348,7 +373,7 @@ def test_ctrl_c_leaves_an_output_that_resumes_and_says_so(slide, unbroken, tmp_p
     journal = tmp_path / NAME / ".wsistain" / "journal.jsonl"
     while child.poll() is None and not (journal.is_file() and b"block" in journal.read_bytes()):
         time.sleep(0.02)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(how)
     _, said = child.communicate(timeout=120)
     assert child.returncode == 130, said
     assert "--resume" in said and "Traceback" not in said

@@ -1,5 +1,6 @@
 """How much a run holds: blocks whose pixels wait to be written, on slides with ragged tissue."""
 
+import sys
 import threading
 from typing import Any, ClassVar
 
@@ -72,6 +73,47 @@ def test_few_blocks_wait_to_be_written_however_ragged_the_tissue(ragged: Job) ->
     run_in_threads(build_graph(ragged, ahead=LOCAL_AHEAD), seen.append)
     assert sorted((w.row, w.col) for w in seen) == [(b.row, b.col) for b in ragged.plan.blocks()]
     assert 1 < Held.most <= BOUND
+
+
+def plain_job(blocks: int) -> Job:
+    """A job over `blocks` x `blocks` blocks of tissue."""
+    edge = blocks * 1024
+    tiling = make_tiling(stride=512, overlap=128, halo=0, size_multiple=4, block=1024)
+    tissue, near = np.ones((edge // 512,) * 2, bool), np.ones((edge // 64 + 1,) * 2, bool)
+    plan = RunPlan("simulated", "0", Sampling(0, 1.0, 0.5, (edge, edge)), tiling, (0, 0, edge, edge), tissue, near)
+    return Job(plan, 0.5, (), (), (), "cpu")
+
+
+def calls_to_build(blocks: int) -> int:
+    """Python functions that are called while the graph of `blocks` x `blocks` blocks is built."""
+    job, count = plain_job(blocks), 0
+
+    def counting(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(counting)
+    try:
+        build_graph(job, ahead=LOCAL_AHEAD)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_the_work_of_building_a_graph_grows_with_the_blocks_and_no_faster() -> None:
+    small, large = calls_to_build(8), calls_to_build(24)
+    assert small > 0
+    assert large / small < 1.1 * 9
+
+
+def test_a_scheduler_is_told_what_goes_first() -> None:
+    graph = build_graph(plain_job(3))
+    (layer,) = graph.annotated(on_gpu=True).layers.values()
+    priority, resources = layer.annotations["priority"], layer.annotations["resources"]
+    assert [priority(key) for key in graph.generates] == [-n for n in range(9)]
+    assert {priority(key) for key in graph.writes} == {1}
+    assert [key for key in graph.tasks if resources(key)] == list(graph.generates)
+    assert "resources" not in graph.annotated(on_gpu=False).layers["run"].annotations
 
 
 def test_without_bonds_blocks_pile_up(ragged: Job) -> None:

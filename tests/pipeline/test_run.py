@@ -144,6 +144,8 @@ def test_three_kills_and_a_resume_give_the_bytes_of_an_unbroken_run(slide, whole
         assert not (tmp_path / "case.ER.ome.zarr" / "zarr.json").exists()
     (report,) = run(slide, "ER", tmp_path, config=small_config(), resume=True)
     assert report.resumed_blocks >= 7
+    for fact in ("tiles_generated", "shards_written", "bytes_written", "blocks", "seam_score"):  # of the whole run
+        assert getattr(report, fact) == getattr(whole[1], fact), fact
     assert tree_hash(tmp_path / "case.ER.ome.zarr") == tree_hash(whole[0])
 
 

@@ -11,8 +11,8 @@ from wsistain.batch.score import Kept
 from wsistain.batch.sheet import Entry, Refused
 from wsistain.errors import OutputError, SlideError
 from wsistain.markers import find_marker
-from wsistain.output.journal import OTHER_INPUT
 from wsistain.output.names import output_name
+from wsistain.output.same import OTHER_INPUT
 from wsistain.pipeline.planning import NO_TISSUE
 from wsistain.runtime.files import reporting, write_text
 from wsistain.runtime.spreadsheet import csv_text

@@ -15,11 +15,13 @@ from typing import NoReturn
 import typer
 
 from wsistain import __version__
+from wsistain.cli.stopping import STOPPED, StoppableGroup, heed_sigterm
 from wsistain.errors import WsistainError
 from wsistain.runtime.say import say
 
 app = typer.Typer(
     name="wsistain",
+    cls=StoppableGroup,
     help="Virtual staining of whole-slide images. Virtual stains are for research, not for diagnosis.",
     no_args_is_help=True,
     add_completion=False,
@@ -83,18 +85,19 @@ def _log_fault(error: BaseException) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exits 0, 2 (bad input, one sentence) or 1 (our fault, traceback in a log file)."""
+    """Run the command line; exits 0, 2 (bad input, one sentence), 1 (our fault, traceback in a log file) or 130 (stopped)."""
     if sys.platform == "win32":
         say(NO_WINDOWS, err=True)
         sys.exit(2)
     try:
+        heed_sigterm()
         app(args=arguments, standalone_mode=True)
     except WsistainError as error:
         say(f"wsistain: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         say("wsistain: stopped by the user", err=True)
-        sys.exit(130)
+        sys.exit(STOPPED)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:

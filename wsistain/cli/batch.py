@@ -75,20 +75,16 @@ def batch(
     for name in markers if settings.weights != "identity" else ():
         find_weights(settings.weights, name, settings.direction)
     say(f"Staining {source} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
-    try:
-        rows = run_batch(
-            source,
-            markers,
-            output,
-            config=settings,
-            recursive=recursive,
-            overwrite=overwrite,
-            flags=flags or [],
-            tell=say,
-        )
-    except KeyboardInterrupt:
-        say("wsistain: stopped by the user; the same command goes on where it stopped", err=True)
-        raise typer.Exit(130) from None
+    rows = run_batch(
+        source,
+        markers,
+        output,
+        config=settings,
+        recursive=recursive,
+        overwrite=overwrite,
+        flags=flags or [],
+        tell=say,
+    )
     if not rows:
         return
     _print_table(rows)

@@ -135,28 +135,24 @@ def run(
         if note:
             say(f"Note: {note}")
     share_arenas()  # before the progress bar starts its thread
-    try:
-        with ProgressBar("MP") as bar:
+    with ProgressBar("MP") as bar:
 
-            def show(event: RunEvent) -> None:
-                bar(event.stage, event.megapixels, event.total_megapixels, f"block {event.done} of {event.total}")
+        def show(event: RunEvent) -> None:
+            bar(event.stage, event.megapixels, event.total_megapixels, f"block {event.done} of {event.total}")
 
-            reports = run_slide(
-                slide,
-                markers,
-                output,
-                config=settings,
-                region=rectangle,
-                roi=shapes,
-                resume=resume,
-                overwrite=overwrite,
-                scheduler=scheduler,
-                workers=workers,
-                on_event=show,
-            )
-    except KeyboardInterrupt:
-        say("wsistain: stopped by the user; finished blocks are kept, go on with --resume", err=True)
-        raise typer.Exit(130) from None
+        reports = run_slide(
+            slide,
+            markers,
+            output,
+            config=settings,
+            region=rectangle,
+            roi=shapes,
+            resume=resume,
+            overwrite=overwrite,
+            scheduler=scheduler,
+            workers=workers,
+            on_event=show,
+        )
     if not reports:
         say(f"Nothing to do: the results in {output} are finished")
     for sentence in dict.fromkeys(note for report in reports for note in report.provenance["slide"]["notes"]):
