@@ -53,12 +53,29 @@ def settings(stride: int, overlap: int) -> list[str]:
     return [a for key, value in pairs.items() for a in ("--set", f"{key}={value}")]
 
 
-def seams(picture: Any, stride: int, overlap: int) -> tuple[float | None, float | None]:
-    """Seam score on the borders of a grid, and gradient inside its shared bands over that outside."""
-    from wsistain.evaluation.seams import seam_score
+def ratio(picture: Any, stride: int, offsets: Any) -> float:
+    """Mean |step| onto the lines at `offsets` of every stride over that onto all others; steps on glass are left out."""
+    sums = {True: [0, 0], False: [0, 0]}
+    for lines in (picture, picture.transpose(1, 0, 2)):
+        before, after = lines[:-1].astype(int), lines[1:].astype(int)
+        seen = ~((before == 255) & (after == 255)).all(axis=2)
+        is_on = np.isin(np.arange(1, len(lines)) % stride, [o % stride for o in offsets])
+        for which in (True, False):
+            chosen = seen & (is_on == which)[:, None]
+            sums[which][0] += int(np.abs(after - before)[chosen].sum())
+            sums[which][1] += int(chosen.sum())
+    (on, n_on), (off, n_off) = sums[True], sums[False]
+    return (on / n_on) / (off / n_off) if n_on and n_off and off else math.nan
 
-    at_borders = seam_score(picture, stride, (0, overlap))
-    in_bands = seam_score(picture, stride, range(1, overlap)) if 1 < overlap < stride else math.nan
+
+def seams(picture: Any, stride: int, overlap: int) -> tuple[float | None, float | None]:
+    """Gradient on the borders of a grid over that elsewhere, and the same inside its shared bands over that outside.
+
+    Every line counts, so that windows may have any step; the seam score of slides (`wsistain.tiling.seams`) looks at the
+    compression grid of the source alone.
+    """
+    at_borders = ratio(picture, stride, [0, overlap])
+    in_bands = ratio(picture, stride, range(1, overlap)) if 1 < overlap < stride else math.nan
     return (
         None if math.isnan(at_borders) else round(at_borders, 4),
         None if math.isnan(in_bands) else round(in_bands, 4),

@@ -17,7 +17,6 @@ from wsistain.config import validate
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.evaluation.page import page, picture_sheet
 from wsistain.evaluation.registration import Registration, register, resample
-from wsistain.evaluation.seams import SeamCounter
 from wsistain.evaluation.stain_map import StainMap, map_stain
 from wsistain.evaluation.tables import markdown_table
 from wsistain.markers import Marker, find_marker
@@ -31,6 +30,7 @@ from wsistain.slide.place import local_place
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import choose_sampling, read_window
 from wsistain.slide.tissue import TissueMask, find_tissue
+from wsistain.tiling.seams import SeamCounter
 
 REGISTRATION_PX = 900
 _LEAST_TISSUE = 0.25
@@ -98,8 +98,7 @@ def evaluate_slides(
 
 
 CONVENTIONS = {
-    "seam_score": "mean absolute step between neighbouring pixels on tile borders over that elsewhere, level 0, blank pairs left out; 1 is perfect",
-    "seam_score_local": "the same over lines 16 and 32 px beside the borders, which share content and JPEG blocks with them",
+    "seam_score": "as in run.json (wsistain.tiling.seams): mean step across tile borders over that elsewhere on the source's compression grid, blank pairs left out; 1 is perfect",
     "tissue_mm2": "area of the tissue mask of the stained slide (about 8 um per px)",
     "positive_fraction": "share of tissue pixels, level 0, whose stain density is at least the marker's 1+ cut-off",
     "h_score": "per tissue pixel, level 0, at the marker's cut-offs",
@@ -142,7 +141,7 @@ def _tiling(path: Path) -> tuple[dict[str, int] | None, str]:
     beside = path.with_name(f"{_name(path)}.run.json")
     try:
         tiling = json.loads(beside.read_text(encoding="utf-8"))["plan"]["tiling"]
-        return {"stride": int(tiling["stride"]), "overlap": int(tiling["overlap"])}, ""
+        return {name: int(tiling[name]) for name in ("stride", "overlap", "block")}, ""
     except FileNotFoundError:
         return None, f"{beside.name} is not beside the slide, so the tile borders are not known"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -157,14 +156,14 @@ def _evaluate_slide(path: Path, name: str, marker: str, progress: OnProgress | N
         tiling, why_not = _tiling(path)
         seams = None
         if tiling is not None:
-            seams = SeamCounter(slide.info.size_l0[1], tiling["stride"], (0, tiling["overlap"]))
+            seams = SeamCounter(slide.info.size_l0[1], tiling["stride"], tiling["overlap"], tiling["block"])
         report = None if progress is None else (lambda done, n: progress(name, done, n))
         of = _marker_of(stain.provenance, marker)
         stain_map = map_stain(slide, tissue, of, seams=seams, progress=report)
         thumbnail, _ = _thumbnail(slide, tissue, 640, masked=False)
     finally:
         slide.close()
-    score, local = (None, None) if seams is None else (seams.score, seams.local_score)
+    score = None if seams is None else seams.sums.score
     facts: Facts = {
         "name": name,
         "path": str(path),
@@ -174,10 +173,8 @@ def _evaluate_slide(path: Path, name: str, marker: str, progress: OnProgress | N
         "mpp": stain.mpp,
         "height_px": slide.info.size_l0[0],
         "width_px": slide.info.size_l0[1],
-        "seam_score": score if score is not None and np.isfinite(score) else None,
-        "seam_score_local": local if local is not None and np.isfinite(local) else None,
-        "seam_score_missing": why_not
-        or (None if score is not None and np.isfinite(score) else "no tile border was seen"),
+        "seam_score": None if score is None else round(score, 4),
+        "seam_score_missing": why_not or (None if score is not None else "no tile border was seen"),
         "tissue_mm2": stain_map.tissue_mm2,
         "positive_fraction": _or_none(stain_map.total.positive_fraction),
         "h_score": _or_none(stain_map.total.h_score),
@@ -323,7 +320,6 @@ def _checkerboard(a: RGB, b: RGB, square: int = 64) -> RGB:
 _COLUMNS = (
     ("marker", "marker", "{}"),
     ("seam score", "seam_score", "{:.3f}"),
-    ("seam score, local", "seam_score_local", "{:.3f}"),
     ("tissue mm2", "tissue_mm2", "{:.2f}"),
     ("positive", "positive_fraction", "{:.3f}"),
     ("H-score", "h_score", "{:.1f}"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.evaluation.seams import SeamCounter
+from wsistain.tiling.seams import SeamCounter
 from wsistain.markers import Marker
 from wsistain.optics.scoring import StainCounts, stain_od
 from wsistain.slide.base import RGB, Slide
