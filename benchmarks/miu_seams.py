@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import numpy as np
 from norm import level0, psnr
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.tiling.seams import SeamCounter
 from wsistain.markers import Marker
 from wsistain.optics.scoring import StainCounts, stain_od
 from wsistain.slide.base import RGB, Slide
 from wsistain.slide.resample import Sampling, choose_sampling, read_window
 from wsistain.slide.tissue import TissueMask
+from wsistain.tiling.seams import SeamCounter
 
 CELL_UM = 64.0
 _WINDOW_PX = 4096
