@@ -78,3 +78,30 @@ def test_every_real_tile_opens(real_data: Path, folder: str) -> None:
         with open_slide(path, mpp=0.5) as slide:
             expected = np.asarray(Image.open(path).convert("RGB"))
             assert np.array_equal(whole(slide), expected), path.name
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_pictures_above_pillows_bound_are_read_up_to_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"tile.{suffix}"
+    Image.fromarray(picture(90, 70)).save(path)
+    expected = np.asarray(Image.open(path))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # stands for its 89 million: twice as many px is a "bomb"
+    with open_slide(path, mpp=0.5) as slide:
+        assert np.array_equal(whole(slide), expected)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    monkeypatch.setattr(module, "MAX_PX", 6000)
+    with pytest.raises(SlideError, match="convert it to a tiled TIFF"):
+        open_slide(path, mpp=0.5)
+
+
+def test_a_density_that_only_tells_the_shape_of_a_pixel_is_heeded(tmp_path: Path) -> None:
+    path = tmp_path / "tile.jpg"
+    Image.fromarray(picture(64, 64)).save(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"JFIF\0") + 7
+    data[at : at + 5] = bytes([0, 0, 1, 0, 2])  # no unit, 1 : 2
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match="not square"):
+        open_slide(path, mpp=0.5)

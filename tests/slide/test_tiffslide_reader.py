@@ -8,6 +8,7 @@ import pytest
 from tests.slide.made import patch_tile, picture, whole, write_tiff
 from wsistain import open_slide
 from wsistain.errors import SlideError
+from wsistain.slide import tiffslide_reader
 
 
 @pytest.fixture
@@ -94,3 +95,37 @@ def test_the_remote_file_object_is_what_fsspec_gives(remote, tmp_path: Path) -> 
     url = remote(write_tiff(tmp_path / "slide.tif", [picture(64, 64)]))
     with fsspec.open(url) as file:
         assert isinstance(file, io.BytesIO)
+
+
+def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    monkeypatch.setattr(tiffslide_reader, "_SECONDS", 0.3)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,  # takes the connection and says nothing
+        pytest.raises(SlideError, match="does not answer"),
+    ):
+        open_slide(f"http://127.0.0.1:{server.getsockname()[1]}/slide.tif")
+
+
+def test_a_protocol_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("Install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(tiffslide_reader.tiffslide, "TiffSlide", missing)
+    with pytest.raises(SlideError, match=r"wsistain\[remote\]"):
+        open_slide("gs://bucket/slide.tif")
+
+
+def test_a_slide_that_tiffslide_would_not_see_is_refused(tmp_path: Path) -> None:
+    import tifffile
+
+    path = tmp_path / "s.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for pixels, kind in ((picture(64, 80), 1), (picture(128, 160), 0)):
+            writer.write(
+                pixels, tile=(64, 64), photometric="rgb", metadata=None, subfiletype=kind, resolution=(2e4, 2e4),
+                resolutionunit="CENTIMETER",
+            )  # fmt: skip
+    with pytest.raises(SlideError, match="does not see"):
+        open_slide(path, reader="tiffslide")

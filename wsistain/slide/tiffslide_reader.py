@@ -145,7 +145,9 @@ class ViaTiffSlide(GridSlide):
         window = self._window_of(key)
         try:
             return self._read(window)
-        except _READ_ERRORS:
+        except _READ_ERRORS as error:
+            if _is_timeout(error):  # the next tile would wait as long
+                raise _refused(self.info.path, error) from None
             native = self._native_tile(key[0])
             return self._piecewise(window, native if native[0] else window[3:], self._read, _READ_ERRORS)
 
@@ -183,10 +185,17 @@ def _opened(name: str) -> tiffslide.TiffSlide:
         return tiffslide.TiffSlide(name, storage_options=_storage_options(name))
     except ImportError as error:
         raise SlideError(f"{name} needs a package that is not installed ({error}); {_EXTRA}") from None
-    except TimeoutError:
-        raise SlideError(f"{name} does not answer: the server was silent for {_SECONDS} s; try again later") from None
     except (*PARSE_ERRORS, *DECODE_ERRORS) as error:
         raise _refused(name, error) from None
+
+
+def _is_timeout(error: BaseException | None) -> bool:
+    """Whether a silent server is behind an error; fsspec calls some of these a missing file."""
+    while error is not None:
+        if isinstance(error, TimeoutError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _storage_options(name: str) -> dict[str, Any]:
@@ -205,6 +214,8 @@ def _storage_options(name: str) -> dict[str, Any]:
 
 
 def _refused(name: str, error: Exception) -> SlideError:
+    if _is_timeout(error):
+        return SlideError(f"{name} does not answer: the server was silent for {_SECONDS} s; try again later")
     reason = str(error).strip().splitlines()
     return SlideError(
         f"{name} cannot be opened as a slide by TiffSlide ({reason[0] if reason else type(error).__name__}); "

@@ -176,7 +176,7 @@ def _read_picture(path: Path, name: str, group: zarr.Group, number: int) -> Zarr
     described = read_attributes(attributes, name)
     image = described.multiscales[0]
     try:
-        arrays = [_sound_array(group[dataset.path]) for dataset in image.datasets]
+        arrays = [sound_array(group[dataset.path]) for dataset in image.datasets]
         n_axes = arrays[0].ndim
         axes = image.axis_names(n_axes)
         y, x = axes.index("y"), axes.index("x")
@@ -206,7 +206,7 @@ def _read_picture(path: Path, name: str, group: zarr.Group, number: int) -> Zarr
     )
 
 
-def _sound_array(array: zarr.Array | zarr.Group) -> zarr.Array:
+def sound_array(array: zarr.Array | zarr.Group) -> zarr.Array:
     """The array of a level; ValueError where it is no picture or its chunks take unbounded memory or time."""
     if not isinstance(array, zarr.Array):
         raise ValueError("a level is a group, not an array")
