@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from wsistain.losses.contrastive import adaptive_weights, patch_nce, patch_nce_layers
+from wsistain.losses.contrastive import (
+    adaptive_weights,
+    hdce,
+    monce,
+    patch_nce,
+    patch_nce_layers,
+    relation_consistency,
+)
 
 
 def unit(seed, shape=(2, 6, 5)):
@@ -89,3 +96,51 @@ def test_layers_count_alike_whatever_their_number_of_patches():
     torch.testing.assert_close(patch_nce_layers(qs, ks), expected)
     ones = [torch.ones(2, 6), torch.ones(2, 3)]
     torch.testing.assert_close(patch_nce_layers(qs, ks, weights=ones), expected)
+
+
+def test_monce_weighs_negatives_by_a_balanced_plan_and_equals_a_plain_loop():
+    pytest.importorskip("ot", reason="POT is not installed")
+    q, k, tau = unit(0), unit(1), 0.07
+    loss = monce(q, k, tau)
+    for b in range(2):
+        kernel = torch.exp((q[b] @ k[b].T).fill_diagonal_(-10.0))
+        for _ in range(50):
+            kernel = kernel / kernel.sum(1, keepdim=True)
+            kernel = kernel / kernel.sum(0, keepdim=True)
+        for s in range(6):
+            similarity = (q[b, s] @ k[b].T).tolist()
+            negatives = sum(
+                (5 * kernel[s, j].item() + 1e-8) * math.exp((similarity[j] - similarity[s]) / tau)
+                for j in range(6)
+                if j != s
+            )
+            assert loss[b, s].item() == pytest.approx(math.log(1 + negatives), rel=1e-3, abs=1e-6)
+    alike = unit(2, (1, 1, 5)).expand(2, 6, 5)
+    torch.testing.assert_close(monce(alike, alike), torch.full((2, 6), math.log(6)), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 3.0])
+def test_decoupled_contrast_with_hard_negatives_equals_a_plain_loop(gamma):
+    q, k, tau = unit(0), unit(1), 0.07
+    loss = hdce(q, k, tau, gamma=gamma)
+    for b in range(2):
+        for s in range(6):
+            others = [j for j in range(6) if j != s]
+            weights = [math.exp(gamma * (k[b, s] @ k[b, j]).item()) for j in others]
+            pull = [math.exp((q[b, s] @ (k[b, j] - k[b, s])).item() / tau) for j in others]
+            expected = sum(w * x for w, x in zip(weights, pull, strict=True)) / sum(weights) * 5
+            assert loss[b, s].item() == pytest.approx(math.log(expected), rel=1e-3, abs=1e-5)
+
+
+def test_relations_are_compared_by_the_jensen_shannon_divergence():
+    q, k = unit(0), unit(1).requires_grad_()
+    p, r = (torch.softmax(z.detach() @ z.detach().transpose(1, 2), -1) for z in (k, q))
+    m = (p + r) / 2
+    expected = 0.5 * ((p * (p / m).log()).sum((1, 2)) + (r * (r / m).log()).sum((1, 2))).mean()
+    torch.testing.assert_close(relation_consistency(q, k), expected)
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(3))).Q
+    assert relation_consistency(k @ rotation, k).abs() < 1e-6  # relations, not places
+    q.requires_grad_()
+    relation_consistency(q, k).backward()
+    assert q.grad.abs().sum() > 0
+    assert k.grad is None

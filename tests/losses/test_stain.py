@@ -1,10 +1,12 @@
 """Batch consistency of stain and features: the authors' numbers, properties."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from wsistain.losses.stain import batch_similarity, feature_correlation, od_correlation, od_total
+from wsistain.losses.stain import batch_similarity, feature_correlation, od_correlation, od_total, protein_awareness
 from wsistain.optics.stains import focal_density, from_unit
 
 
@@ -54,4 +56,28 @@ def test_only_the_fake_takes_gradient():
     fake, real = torch.rand(2, 3, 4, 4, requires_grad=True), torch.rand(2, 3, 4, 4, requires_grad=True)
     (feature_correlation([fake], [real]) + od_total(fake[:, 0], real[:, 0])).backward()
     assert real.grad is None
+    assert fake.grad.abs().sum() > 0
+
+
+def test_protein_awareness_equals_a_plain_loop_and_is_zero_for_equal_pictures():
+    g = torch.Generator().manual_seed(0)
+    real, fake = torch.rand(2, 8, 12, generator=g) * 2.5, torch.rand(2, 8, 12, generator=g) * 1.2
+    expected, blocks = 0.0, []
+    for f, r in zip(fake, real, strict=True):
+        sums = [[(x[(x * 20 / math.e).long() == j]).sum().item() / 96 for j in range(20)] for x in (f, r)]
+        expected += sum((a - b) ** 2 for a, b in zip(*sums, strict=True)) / 2
+        f, r = (torch.where(x >= 0.15, x, 0.0) for x in (f, r))
+        if abs(f.sum() - r.sum()) > 0.4 * r.sum():
+            expected += ((f.sum() - r.sum()) / 96).item() ** 2
+        blocks += [
+            (f[y : y + 2, x : x + 3].mean() - r[y : y + 2, x : x + 3].mean()).item() ** 2
+            for y in range(0, 8, 2)
+            for x in range(0, 12, 3)
+        ]
+    expected += sum(blocks) / len(blocks)
+    assert protein_awareness(fake, real).item() == pytest.approx(expected, rel=1e-4)
+    assert protein_awareness(real, real) == 0
+    assert protein_awareness(real * 0.9, real) < protein_awareness(real * 0.5, real)
+    fake.requires_grad_()
+    protein_awareness(fake, real).backward()
     assert fake.grad.abs().sum() > 0

@@ -3,7 +3,7 @@
 Embeddings are (b, n, d) of unit length: b images, n patches, never flattened, so no batch size can be guessed wrongly.
 
 Sources: Park et al. 2020 (CUT, arXiv:2007.15651), eq. 3-4; Li et al. 2023 (ASP, arXiv:2303.06193), sec. 3.2, and its
-code for the schedules.
+code for the schedules; Zhan et al. 2022 (MoNCE, arXiv:2203.09333); Jung et al. 2022 (SRC, arXiv:2203.01532).
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wsistain import ot
 from wsistain.numerics import check_choice, in_float32
 
 Schedule = Literal["zero", "linear", "sigmoid", "lambda"]
@@ -39,6 +40,56 @@ def patch_nce(q: Tensor, k: Tensor, tau: float = 0.07, *, negatives: Negatives =
     others = others.masked_fill(torch.eye(others.shape[1], dtype=torch.bool, device=others.device), -10.0)
     logits = torch.cat([positive, others.reshape(b, n, -1)], dim=2) / tau
     return torch.logsumexp(logits, dim=2) - logits[:, :, 0]
+
+
+def _off_diagonal(similarity: Tensor, value: float) -> Tensor:
+    """`similarity` (b, n, n) with `value` where a patch meets itself."""
+    itself = torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
+    return similarity.masked_fill(itself, value)
+
+
+@in_float32
+def monce(q: Tensor, k: Tensor, tau: float = 0.07, *, eps: float = 1.0, n_iter: int = 50) -> Tensor:
+    """MoNCE: PatchNCE whose negatives are weighted by a transport plan between queries and keys: float (b, n).
+
+    Weights are (n - 1) P with P the balanced entropic plan of rows and columns of 1 that favours similar patches ("hard",
+    for unpaired translation) and pairs none with itself; a key that many queries resemble is shared among them. The
+    gradient passes through the plan, as in the authors' code; k takes none.
+    """
+    k = k.detach()
+    n = q.shape[1]
+    similarity = q @ k.transpose(1, 2)
+    ones = q.new_ones(q.shape[:2])
+    plan_ot = ot.sinkhorn(-_off_diagonal(similarity, -10.0), eps, ones, ones, n_iter=n_iter, tol=0)
+    others = similarity + tau * torch.log((n - 1) * plan_ot + 1e-8)
+    logits = torch.cat([(q * k).sum(-1, keepdim=True), _off_diagonal(others, -10.0)], dim=2) / tau
+    return torch.logsumexp(logits, dim=2) - logits[:, :, 0]
+
+
+@in_float32
+def hdce(q: Tensor, k: Tensor, tau: float = 0.07, *, gamma: float = 1.0) -> Tensor:
+    """SRC's decoupled contrast with hard negatives: -ln(exp(q k / tau) / ((n - 1) E exp(q k' / tau))), float (b, n).
+
+    The expectation is over the other keys k' of the image with weights that rise as exp(gamma k k'): patches of the source
+    that resemble each other are the hard ones. The positive is not in the denominator. k takes no gradient.
+    """
+    k = k.detach()
+    relation = _off_diagonal(gamma * (k @ k.transpose(1, 2)), -torch.inf)
+    log_weight = torch.log_softmax(relation, dim=-1) + math.log(max(q.shape[1] - 1, 1))
+    negatives = torch.logsumexp(q @ k.transpose(1, 2) / tau + log_weight, dim=-1)
+    return negatives - (q * k).sum(-1) / tau
+
+
+@in_float32
+def relation_consistency(q: Tensor, k: Tensor) -> Tensor:
+    """SRC: Jensen-Shannon divergence of each patch's softmax similarity to all patches, virtual and source; a scalar.
+
+    Summed over patches, mean over images; k takes no gradient.
+    """
+    log_p, log_q = (torch.log_softmax(z @ z.transpose(1, 2), dim=-1) for z in (k.detach(), q))
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    divergence = 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m))
+    return divergence.sum(dim=(1, 2)).mean()
 
 
 def layer_mean(losses: Sequence[Tensor]) -> Tensor:

@@ -5,6 +5,9 @@ FastCUT (one-sided contrastive translation) plus two terms that use the weakly p
 PatchNCE (sec. 2.2, eq. 2-4), in which a patch of the virtual stain must be told by the embedding of the real IHC at its
 place, and places where the two disagree lose their weight as training ends; and an L1 on Gaussian pyramids.
 
+`weights.mlpa` adds the molecular-level protein awareness of PSPStain (Chen et al., MICCAI 2024): what is published there
+without its tumour prototypes (CTPC), which need a segmentation network of their own.
+
 The numbers are those of the authors' code, which follows the paper; `preset: official` is the same as `paper`. Spectral
 norm on every convolution and an embedding length of ||z + 1e-7|| are the code's. The H&E is encoded once, by the pass
 that stains it (the code encodes it again for the losses), real IHC without gradient; both contrastive terms look at the
@@ -21,10 +24,13 @@ from wsistain.config import Strict, preset_of
 from wsistain.losses.adversarial import lsgan_d, lsgan_g
 from wsistain.losses.contrastive import Lookup, Schedule, adaptive_weights, patch_nce_layers
 from wsistain.losses.gaussian_pyramid import gaussian_pyramid_l1
+from wsistain.losses.stain import protein_awareness
+from wsistain.markers import Marker, require_dab
 from wsistain.networks.layers import folded_state
 from wsistain.networks.patch_head import PatchHead, uniform_positions
 from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
+from wsistain.optics.stains import focal_density, to_unit
 from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 from wsistain.systems.resnet_family import ChanceWatch, adam, check_taps, resnet_generator
 
@@ -38,6 +44,7 @@ class Weights(Strict):
     nce: float = 10.0
     asp: float = 10.0
     gp: float = 10.0
+    mlpa: float = Field(0.0, description="PSPStain's protein awareness on DAB densities; 1 in its code")
 
 
 class Config(SystemConfig):
@@ -78,8 +85,10 @@ class Config(SystemConfig):
 class ASP(nn.Module):
     """ASP while it trains. Needs weak pairs."""
 
-    def __init__(self, cfg: Config, marker: object = None):
+    def __init__(self, cfg: Config, marker: Marker | None = None):
         super().__init__()
+        if cfg.weights.mlpa:
+            require_dab(marker, "ASP's mlpa")
         self.cfg, self.marker = cfg, marker
         self.G = ResnetGenerator(cfg.n_blocks, cfg.ngf, spectral=cfg.spectral)
         self.D = PatchDiscriminator(cfg.d_layers, cfg.ndf, spectral=cfg.spectral)
@@ -114,10 +123,15 @@ class ASP(nn.Module):
                 "nce": patch_nce_layers(queries, he_keys, cfg.nce_tau),
                 "asp": patch_nce_layers(queries, ihc_keys, cfg.nce_tau, weights=trust),  # eq. 4
                 "gp": gaussian_pyramid_l1(fake, ihc),
+                "mlpa": self._awareness(fake, ihc) if cfg.weights.mlpa else fake.new_zeros(()),
             }
             update(self.optimizers["G"], weighted_sum(terms, cfg.weights))
         self.watch.see(terms["nce"], queries)
         return {name: term.detach() for name, term in {**terms, "d": d_loss}.items()}
+
+    def _awareness(self, fake: Tensor, ihc: Tensor) -> Tensor:
+        """PSPStain's MLPA loss on the focal optical density of the DAB."""
+        return protein_awareness(focal_density(to_unit(fake)), focal_density(to_unit(ihc)))
 
     def concern(self) -> str | None:
         """That `nce` stays at chance, with what to set."""

@@ -9,11 +9,15 @@ FastCUT is this system with `weights: {nce: 10, nce_idt: 0}` and `flip_equivaria
 paper agree, so the two presets do too. In the code the two contrastive terms are averaged (weights 0.5 and 0.5 here);
 the CUT inside ASP's repository sums them (1 and 1).
 
+`contrast: monce` weighs the negatives by optimal transport (Zhan et al., CVPR 2022), `contrast: hdce` with `weights.src`
+is decoupled contrast with hard negatives and semantic relation consistency (Jung et al., CVPR 2022).
+
 Every image passes the encoder once a step: the features of H&E and IHC are those of the pass that makes the virtual
 images. With `flip_equivariance` the generator sees a mirrored H&E half of the time, and the upright one is encoded too.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -22,7 +26,7 @@ from torch import Tensor, nn
 from wsistain.config import Strict, preset_of
 from wsistain.errors import ConfigError
 from wsistain.losses.adversarial import lsgan_d, lsgan_g
-from wsistain.losses.contrastive import patch_nce_layers
+from wsistain.losses.contrastive import hdce, layer_mean, monce, patch_nce_layers, relation_consistency
 from wsistain.losses.gaussian_pyramid import gaussian_pyramid_l1
 from wsistain.networks.layers import folded_state
 from wsistain.networks.patch_head import PatchHead, uniform_positions
@@ -34,12 +38,16 @@ from wsistain.systems.resnet_family import ChanceWatch, adam, check_taps, resnet
 generator_network = resnet_generator
 
 
+Contrast = Literal["patchnce", "monce", "hdce"]
+
+
 class Weights(Strict):
     """Weights of the generator's terms (sec. 4.1: lambda 1 on the mean of the two contrastive terms)."""
 
     gan: float = 1.0
     nce: float = 0.5
     nce_idt: float = Field(0.5, description="contrastive term on real IHC; 0 skips its pass through the generator")
+    src: float = Field(0.0, description="SRC: the same relations among patches; 1 in its code")
     gp: float = Field(0.0, description="L1 on Gaussian pyramids of weak pairs: CUT + L_GP of ASP's tables, with 10")
 
 
@@ -55,6 +63,9 @@ class Config(SystemConfig):
     head_width: int = Field(256, ge=1)
     n_patches: int = Field(256, ge=2, description="positions a layer and image")
     nce_tau: float = Field(0.07, gt=0)
+    contrast: Contrast = Field("patchnce", description="monce: negatives weighted by transport; hdce: SRC's")
+    monce_eps: float = Field(1.0, gt=0, description="entropic weight of MoNCE's plan")
+    hdce_gamma: float = Field(1.0, ge=0, description="how much hard negatives count for more; 0: all alike")
     flip_equivariance: bool = Field(False, description="mirror the H&E half of the time (FastCUT)")
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
@@ -122,12 +133,26 @@ class CUT(nn.Module):
                 if name == "nce_idt" and not with_idt:
                     terms[name] = fake.new_zeros(())
                 else:
-                    terms[name] = patch_nce_layers([q[of] for q in queries], [k[of] for k in keys], cfg.nce_tau)
+                    terms[name] = self._contrast([q[of] for q in queries], [k[of] for k in keys])
+            pairs = [(q[: len(he)], k[: len(he)]) for q, k in zip(queries, keys, strict=True)]
+            relations = [relation_consistency(q, k) for q, k in pairs] if cfg.weights.src else []
+            terms["src"] = torch.stack(relations).mean() if relations else fake.new_zeros(())
             upright_fake = fake.flip(3) if is_flipped else fake
             terms["gp"] = gaussian_pyramid_l1(upright_fake, ihc) if cfg.weights.gp else fake.new_zeros(())
             update(self.optimizers["G"], weighted_sum(terms, cfg.weights))
         self.watch.see(terms["nce"], queries)
         return {name: term.detach() for name, term in {**terms, "d": d_loss}.items()}
+
+    def _contrast(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
+        """The contrastive loss of the options, mean over patches and layers."""
+        cfg = self.cfg
+        if cfg.contrast == "monce":
+            return layer_mean([monce(q, k, cfg.nce_tau, eps=cfg.monce_eps) for q, k in zip(queries, keys, strict=True)])
+        if cfg.contrast == "hdce":
+            return layer_mean(
+                [hdce(q, k, cfg.nce_tau, gamma=cfg.hdce_gamma) for q, k in zip(queries, keys, strict=True)]
+            )
+        return patch_nce_layers(queries, keys, cfg.nce_tau)
 
     def concern(self) -> str | None:
         """That `nce` stays at chance, with what to set."""
