@@ -1,4 +1,4 @@
-"""Memory of one training step at the shipped settings: the peak of live tensors, counted without computing anything.
+"""Memory and work of one training step at the shipped settings, counted without computing anything.
 
     python benchmarks/training_memory.py ot_stainnet cyclegan_turbo
     python benchmarks/training_memory.py ot_stainnet --set options.model.checkpointing=false --set precision=float32
@@ -6,7 +6,9 @@
 Networks of the published sizes are made of tensors without content (torch's fake tensors), so that SD-Turbo, CLIP and
 VGG16 need not be here and any machine can count what a card must hold: parameters, gradients, optimiser, activations.
 Two steps are made, since optimisers take their memory in the first. A lower bound: CUDA's context (half a GiB), the
-workspaces of cuDNN and the allocator's waste come on top.
+workspaces of cuDNN and the allocator's waste come on top. `tflop_a_step` counts multiplications and additions of
+convolutions and matrix products, what is computed again included: `hours_at_30` is what all steps would take at 30
+TFLOP a second, which a 24 GB card of 2023 sustains in bfloat16 or TF32. An estimate, not a measurement.
 """
 
 import argparse
@@ -22,9 +24,11 @@ from unittest import mock
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 GIB = 2**30
+MIST_PATCHES = 4153  # of ER, Li et al. 2023; for configurations that count in epochs
 
 
 class LiveBytes(TorchDispatchMode):
@@ -117,7 +121,7 @@ def peak_of(config: Path, overrides: list[str]) -> dict[str, Any]:
     module = find_system(cfg.system)
     options = module.Config.preset(cfg.preset, cfg.options)
     autocast = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[cfg.precision]
-    with torch.device("meta"), published_sizes(module):
+    with published_sizes(module), torch.device("meta"):
         system = system_class(cfg.system)(options, find_marker(cfg.marker)).train()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, published_sizes(module):
         without_content(system, mode)
@@ -140,13 +144,19 @@ def peak_of(config: Path, overrides: list[str]) -> dict[str, Any]:
                 optimizer.step()
             torch.clear_autocast_cache()
 
+        flops = FlopCounterMode(display=False)
         for _ in range(2):
-            with live, torch.autocast("cpu", autocast, enabled=autocast is not None):
+            with flops, live, torch.autocast("cpu", autocast, enabled=autocast is not None):
                 system.training_step(batch, progress, update)
         counts = Counter({True: 0, False: 0})
         for p in system.parameters():
             counts[p.requires_grad] += p.numel()
+    tflop = flops.get_total_flops() / 1e12  # of the last step: counting begins anew with each
+    steps = cfg.steps or (cfg.epochs + cfg.decay_epochs) * MIST_PATCHES // cfg.batch_size
     return {
+        "tflop_a_step": round(tflop, 2),
+        "steps": steps,
+        "hours_at_30": round(steps * tflop / 30 / 3600, 1),
         "peak_gib": round(live.peak / GIB, 2),
         "at_rest_gib": round(rest / GIB, 2),
         "trained_millions": round(counts[True] / 1e6, 1),
@@ -166,7 +176,7 @@ def main() -> None:
     from wsistain.packaged import training_config
 
     for name in args.configs:
-        print(name, json.dumps(peak_of(training_config(name), args.overrides)), flush=True)
+        print(str(name), json.dumps(peak_of(training_config(name), args.overrides)), flush=True)
 
 
 if __name__ == "__main__":

@@ -450,7 +450,9 @@ def test_training_resumes_bit_for_bit_from_its_state_dict(batch):
 def test_presets_say_what_they_are():
     paper, letter = Config.preset("paper", {}), Config.preset("official", {})
     assert (paper.chain, paper.sampling.start, paper.lr, paper.ema_decay) == (1000, 300, 1e-4, 0.9999)
-    assert (paper.sampling.solver, paper.sampling.strength, paper.sampling.rho) == ("sde2m", "relative", 0.1)
+    assert (paper.sampling.solver, paper.sampling.strength, paper.sampling.weight) == ("sde2m", "score", 0.1)
+    assert (paper.estimator.kernel, paper.sampling.combine, paper.sampling.grid) == (4, "each", "moving")
+    assert paper.sampling.spare_glass and not SamplingOptions().spare_glass  # as headers of before are read
     assert (letter.sampling.solver, letter.sampling.n_steps, letter.sampling.tune_from) == ("ancestral", 300, 40)
     assert (letter.sampling.strength, letter.clean_estimator, letter.estimator.time_width) == ("raw", True, 0)
     with pytest.raises(ValueError, match="not below half of start"):
