@@ -351,3 +351,21 @@ def test_public_names_are_pinned():
         "train",
     }
     assert all(getattr(wsistain, name) for name in wsistain.__all__)
+
+
+def test_type_checkers_and_the_program_find_the_same_public_names():
+    """`tests/typed_user.py` says of which types they are; mypy checks it."""
+    import wsistain
+
+    typed = {i.target for i in imports_of("") if i.for_types}
+    assert typed == {place.removeprefix("wsistain.") for place in wsistain._PUBLIC.values()}
+    aliases = {
+        alias.name
+        for node in ast.walk(ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name  # the form that strict checkers take for an export
+    }
+    assert aliases == set(wsistain._PUBLIC)
+    assert (ROOT / "py.typed").is_file()
+    assert "tests/typed_user.py" in (TESTS.parent / "pyproject.toml").read_text(encoding="utf-8")

@@ -5,7 +5,15 @@ and never import torch for nothing.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` finds, told to type checkers and editors
+    from wsistain.errors import WsistainError as WsistainError
+    from wsistain.evaluation.report import evaluate as evaluate
+    from wsistain.generators.load import load_generator as load_generator
+    from wsistain.pipeline.run import run as run
+    from wsistain.slide.reader import open_slide as open_slide
+    from wsistain.training.loop import train as train
 
 __version__ = "0.1.0"
 

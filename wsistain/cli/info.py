@@ -51,7 +51,7 @@ def _expected_seconds(slide: "Slide", group: "Group") -> float:
     return round(plan.n_tiles * seconds / parallel, 1)
 
 
-def _facts(slide: "Slide") -> dict[str, object]:
+def _facts(slide: "Slide") -> dict[str, Any]:
     """What the file itself says."""
     facts = slide.info
     return {

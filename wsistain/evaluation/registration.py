@@ -61,7 +61,7 @@ def _linear(picture: Any, at: F64, fill: float = 0.0) -> F64:
 
 def _displacement(fixed: F64, moving: F64, **options: Any) -> F64:
     """The shift (y, x) that scikit-image's phase correlation finds."""
-    return np.asarray(phase_cross_correlation(fixed, moving, **options)[0])  # type: ignore[no-untyped-call]
+    return np.asarray(phase_cross_correlation(fixed, moving, **options)[0])
 
 
 def resample(moving: NDArray[Any], matrix: F64, shape: tuple[int, ...], fill: float = 0.0) -> NDArray[Any]:

@@ -205,9 +205,7 @@ def count_polygons(scores: np.ndarray, rays: np.ndarray, threshold: float, max_o
         if taken[y, x]:  # its centre lies inside a better nucleus
             continue
         reach = rays[:, y, x]
-        rows, cols = polygon(  # type: ignore[no-untyped-call]
-            y + reach * np.sin(angles), x + reach * np.cos(angles), shape=(h, w)
-        )
+        rows, cols = polygon(y + reach * np.sin(angles), x + reach * np.cos(angles), shape=(h, w))
         if len(rows) == 0 or taken[rows, cols].mean() > max_overlap:
             continue
         taken[rows, cols] = True

@@ -63,8 +63,8 @@ def annotate(ihc: "np.ndarray", settings: Annotation = Annotation()) -> "np.ndar
         raise ValueError(f"wanted uint8 (h, w, 3), found {ihc.dtype} {ihc.shape}")
     stains = rgb2hed(ihc)
     stains[..., :2] = 0
-    smooth = gaussian(rgb2gray(hed2rgb(stains)), sigma=settings.sigma)  # type: ignore[no-untyped-call]
-    threshold = float(threshold_otsu(smooth))  # type: ignore[no-untyped-call]
+    smooth = gaussian(rgb2gray(hed2rgb(stains)), sigma=settings.sigma)
+    threshold = float(threshold_otsu(smooth))
     mask = smooth <= min(threshold, settings.threshold_cap)
     return close_mask(open_mask(mask, settings.opening), settings.closing_radius)
 

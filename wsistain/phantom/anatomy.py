@@ -218,7 +218,8 @@ class Anatomy:
         body: F32 = (np.minimum(from_edge, plateau) - 0.13 * scale + 0.55 * wobble).astype(np.float32)
         # The picture's own border is glass, so that a slide never ends inside its tissue.
         rim = from_edge - scale * (0.05 + 0.03 * fractal(self.seed, "rim", y, x, 0.12 * scale, 3))
-        return np.minimum(np.minimum(body, rim), from_edge - 4.0).astype(np.float32)
+        outline: F32 = np.minimum(np.minimum(body, rim), from_edge - 4.0).astype(np.float32)
+        return outline
 
     def at(self, y: Floats, x: Floats) -> Tissue:
         """The fields at leaned places (y, x) um (float64, one shape), computed in full."""

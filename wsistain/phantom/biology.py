@@ -47,7 +47,8 @@ def draw_clone(seed: int, her2_score: int | None, markers: Sequence[Marker]) -> 
 
     def mean(marker: Marker) -> np.floating:
         at = marker.expression.draw
-        return g[at] if at else normal(ids[:1], salt_of(seed, f"clone.{marker.name}"))[0]
+        found: np.floating = g[at] if at else normal(ids[:1], salt_of(seed, f"clone.{marker.name}"))[0]
+        return found
 
     return Clone(
         grade=float(0.55 * np.clip(g[0], -1.6, 1.6)),

@@ -104,7 +104,8 @@ def contest(y: NDArray[Any], x: NDArray[Any], radius: F32, lot: F32) -> NDArray[
         for one, other in ((worse, better), (better, worse)):
             lost = one[(state[one] == 0) & (state[other] == 1)]
             state[lost] = -1
-    return state == 1
+    kept: NDArray[np.bool_] = state == 1
+    return kept
 
 
 class TissueBlock:

@@ -136,7 +136,8 @@ def histogram_overlap(one: Iterable[RGB], other: Iterable[RGB], bins: int = 32) 
             pixels = rgb[rgb.mean(axis=2) < 225]
             for c in range(3):
                 total[c] += np.histogram(pixels[:, c], bins=bins, range=(0, 256))[0] / max(len(pixels), 1)
-        return total / total.sum(axis=1, keepdims=True)
+        shares: NDArray[np.float64] = total / total.sum(axis=1, keepdims=True)
+        return shares
 
     shared = np.minimum(pooled(one), pooled(other)).sum(axis=1)
     return float(shared[0]), float(shared[1]), float(shared[2])

@@ -32,7 +32,7 @@ class _Report(Callback):
     """Hands each finished write to the driver, in the driver's thread."""
 
     def __init__(self, on_done: OnDone):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._on_done = on_done
 
     def _posttask(self, key: Any, value: Any, dsk: Any, state: Any, worker: Any) -> None:
