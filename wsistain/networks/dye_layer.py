@@ -16,9 +16,11 @@ from wsistain.optics.dyes import FILL_UM, NUCLEUS_BLUR_UM, RING_UM, Dyes
 from wsistain.optics.stains import optical_density
 
 _LN10 = math.log(10)
+_PEAK_UM = 11.0  # a nucleus is about as wide
+_OF_PEAK, _LEAST = 0.6, 0.6
 
 
-def ramp(amount: Tensor, cut: float) -> Tensor:
+def ramp(amount: Tensor, cut: float | Tensor) -> Tensor:
     """0 below half of `cut`, 1 above one and a half of it, straight between (as `optics.dyes.ramp`)."""
     return ((amount - 0.5 * cut) / cut).clamp(0, 1)
 
@@ -61,7 +63,7 @@ class DyeLayer(nn.Module):
     def __init__(self, dyes: Dyes, mpp: float, compartment: Compartment):
         super().__init__()
         self.dyes, self.mpp, self.is_round = dyes, mpp, compartment in RING_UM
-        self.fill_px = odd_px(FILL_UM, mpp)
+        self.fill_px, self.peak_px = odd_px(FILL_UM, mpp), odd_px(_PEAK_UM, mpp)
         self.nucleus_px, self.ring_px = odd_px(NUCLEUS_BLUR_UM, mpp), odd_px(RING_UM.get(compartment, 0.0), mpp)
         colours = torch.tensor([dyes.haematoxylin, dyes.dab], dtype=torch.float64)
         he = torch.tensor([dyes.he_haematoxylin, dyes.he_eosin], dtype=torch.float64)
@@ -112,12 +114,16 @@ class DyeLayer(nn.Module):
         """How surely a place lies in a nucleus, 0..1, of haematoxylin (b, 1, h, w) of the IHC's amounts.
 
         even : pictures are first brought to one strength (half to twice), told by their darkest places: slides differ,
-               and a weak stain has no fewer nuclei. Pale middles of nuclei are filled.
+               and a weak stain has no fewer nuclei.
+
+        Pale middles are filled, and a nucleus is cut by its own darkest place: pale ones are no smaller.
         """
         if even:
             dark = torch.quantile(F.avg_pool2d(h, 4).flatten(1), 0.97, dim=1)[:, None, None, None]
-            h = _filled(h * (self.dyes.dark / dark.clamp_min(1e-3)).clamp(0.5, 2), self.fill_px)
-        return ramp(box(h, self.nucleus_px), self.dyes.nucleus)
+            h = h * (self.dyes.dark / dark.clamp_min(1e-3)).clamp(0.5, 2)
+        h = box(_filled(h, self.fill_px), self.nucleus_px)
+        peak = F.max_pool2d(h, self.peak_px, stride=1, padding=self.peak_px // 2)
+        return ramp(h, (_OF_PEAK * peak).clamp(_LEAST * self.dyes.nucleus, self.dyes.nucleus))
 
     def positive(self, d: Tensor) -> Tensor:
         """How surely an amount of DAB counts as positive, 0..1."""
