@@ -24,11 +24,9 @@ LEAST_MASS = 0.02
 
 
 def window_means(x: Tensor, edge: int) -> Tensor:
-    """Means over squares of `edge` px that overlap by half: (b, c, h, w) to (b, c, h', w')."""
-    half = max(1, edge // 2)
+    """Means over squares of `edge` px, at most the picture's, that overlap by half: (b, c, h, w) to (b, c, h', w')."""
+    half = max(1, min(edge, *x.shape[-2:]) // 2)
     cells = F.avg_pool2d(x, half)  # cheap: windows are made of four of these
-    if min(cells.shape[-2:]) < 2:
-        return cells.mean(dim=(-2, -1), keepdim=True)
     return F.avg_pool2d(cells, 2, stride=1)
 
 
