@@ -87,3 +87,17 @@ def test_a_header_of_five_thousand_digits_or_of_megabytes_is_refused(good, tmp_p
         (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + good[8 + size :])
         with pytest.raises(WeightsError, match=words):
             read_header(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("wrong", [{"mpp": 1e9}, {"mpp": float("inf")}, {"tile_px": 10**9}, {"licence": "x" * 10**5}])
+def test_an_import_with_a_number_without_end_is_refused_and_writes_nothing(tmp_path, wrong):
+    from tests.authors_checkpoints import resnet, save
+    from wsistain.errors import WsistainError
+    from wsistain.weights.importing import import_checkpoint
+
+    save(resnet(1, 2, spectral=False, blur=True), tmp_path / "net_G.pth")
+    with pytest.raises(WsistainError, match="header of the weights"):
+        import_checkpoint(
+            tmp_path / "net_G.pth", "cut", **{"marker": "ER", "mpp": 0.5, "output": tmp_path / "x.safetensors", **wrong}
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["net_G.pth"]

@@ -10,7 +10,7 @@ from wsistain.errors import ConfigError
 from wsistain.networks.facts import facts_of
 from wsistain.systems.base import Reversible
 from wsistain.training.setup import Material, network_mpp
-from wsistain.weights.file import Header
+from wsistain.weights.file import Header, make_header, stated_halo
 
 
 def header_of(cfg: TrainConfig, system: Any, material: Material) -> Header:
@@ -24,14 +24,14 @@ def header_of(cfg: TrainConfig, system: Any, material: Material) -> Header:
         )
     if crop < facts.least_px:
         raise ConfigError(f"data.crop_px {crop} is less than the {facts.least_px} px that {cfg.system} needs")
-    return Header(
+    return make_header(
         system=cfg.system,
         options=system.header_options(),
         markers=[marker.name for marker in material.markers],
         mpp=network_mpp(cfg, material.sizes),
         tile_px=facts.tile_px or crop,
         size_multiple=multiple,
-        halo_px=facts.halo_px,
+        halo_px=stated_halo(facts.halo_px),
         norm=facts.norm,
         training_data=describe_data(cfg, material.patches),
         licence=cfg.licence,
@@ -46,7 +46,7 @@ def reverse_header(header: Header, system: Reversible) -> Header:
             "direction": "ihc-to-he",
             "options": system.reverse_header_options(),
             "size_multiple": facts.size_multiple,
-            "halo_px": facts.halo_px,
+            "halo_px": stated_halo(facts.halo_px),
             "norm": facts.norm,
         }
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 MOST_HEADER = 1 << 20
+MOST_HALO = 1024
 MOST_BUFFERS = 1 << 26
 """Most numbers that a network may hold beside its trained tensors."""
 
@@ -50,7 +51,7 @@ class Header(Strict):
     mpp: float = Field(ge=0.05, le=20)
     tile_px: int = Field(ge=8, le=16384)
     size_multiple: int = Field(1, ge=1, le=1024)
-    halo_px: int | None = Field(None, ge=0, le=1024)
+    halo_px: int | None = Field(None, ge=0, le=MOST_HALO)
     norm: Literal["instance", "tile", "frozen"] = "instance"
     direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
     training_data: str = Field("unstated", max_length=4000)
@@ -64,6 +65,16 @@ class Header(Strict):
     def _options_are_small(cls, options: dict[str, Any]) -> dict[str, Any]:
         check_options(options)
         return options
+
+
+def make_header(**values: Any) -> Header:
+    """A header of `values`; ConfigError naming the first that cannot be, as an mpp of 1000."""
+    return validate(Header, values, "header of the weights")
+
+
+def stated_halo(radius: int | None) -> int | None:
+    """The radius of a receptive field as a header states it: None past what any run would throw away on each side."""
+    return None if radius is None or radius > MOST_HALO else radius
 
 
 def check_options(options: Any, depth: int = 0) -> None:

@@ -25,7 +25,15 @@ from wsistain.published.catalogue import CATALOGUE, installed_folder
 from wsistain.published.tensors import check_fit, load_into, read_published
 from wsistain.runtime.files import local_path, reporting
 from wsistain.systems import SYSTEMS, find_system
-from wsistain.weights.file import SUFFIX, Header, described_network, file_hash, load_network, save_weights
+from wsistain.weights.file import (
+    SUFFIX,
+    described_network,
+    file_hash,
+    load_network,
+    make_header,
+    save_weights,
+    stated_halo,
+)
 from wsistain.weights.import_atst import ATST_KINDS, convert_atst
 from wsistain.weights.import_turbo import TURBO_KINDS, convert_turbo
 
@@ -235,14 +243,14 @@ def import_checkpoint(
         direction = options.get("direction", direction)
         options = _fit_to_system(system, network, options, path)
         state, n_used, facts = network.state_dict(), len(tensors) - len(surplus), facts_of(network)
-    header = Header(
+    header = make_header(
         system=system,
         options=options,
         markers=[stains],
         mpp=scale,
         tile_px=tile_px or (entry.tile_px if entry else 512 if system in TURBO_KINDS else 1024),
         size_multiple=facts.size_multiple,
-        halo_px=facts.halo_px,
+        halo_px=stated_halo(facts.halo_px),
         norm=facts.norm,
         direction="ihc-to-he" if direction == "ihc-to-he" else "he-to-ihc",
         training_data=training_data or (entry.training_data if entry else "unstated"),
