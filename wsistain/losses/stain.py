@@ -85,7 +85,7 @@ def protein_awareness(fake: Tensor, real: Tensor, *, floor: float = OD_FLOOR) ->
     def blocks(od: Tensor) -> Tensor:
         side = od.shape[-2] // MLPA_BLOCKS, od.shape[-1] // MLPA_BLOCKS
         whole = od[..., : side[0] * MLPA_BLOCKS, : side[1] * MLPA_BLOCKS]
-        return whole.unflatten(-2, (MLPA_BLOCKS, side[0])).unflatten(-1, (MLPA_BLOCKS, side[1])).mean(dim=(-3, -1))
+        return whole.reshape(-1, MLPA_BLOCKS, side[0], MLPA_BLOCKS, side[1]).mean(dim=(2, 4))
 
     totals = counted(fake).flatten(1).sum(1), counted(real).flatten(1).sum(1)
     is_off = (totals[0] - totals[1]).abs() > MLPA_TOLERANCE * totals[1]
