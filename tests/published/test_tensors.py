@@ -52,6 +52,19 @@ def test_wrappers_prefixes_and_half_precision_are_taken_off(tmp_path: Path, suff
     assert same(found) and found["a.weight"].dtype == torch.float32 and found["n"].dtype == torch.int64
 
 
+def test_arguments_and_numbers_beside_the_tensors_are_left_aside(tmp_path: Path) -> None:
+    """Checkpoints of a training, such as PathoDuet's, hold a Namespace and numpy's numbers."""
+    beside = {
+        "args": argparse.Namespace(lr=0.1, arch="vit", out=[1, 2]),
+        "best": np.float64(71.5),
+        "epoch": np.int64(3),
+        "curve": np.arange(3.0),
+    }
+    path = tmp_path / "checkpoint_HE.pth"
+    torch.save({"state_dict": {"module.a": torch.ones(2)}, **beside}, path)
+    assert torch.equal(read_published(path)["a"], torch.ones(2))
+
+
 @pytest.mark.parametrize("name", ["net.safetensors", "net.pth", "net.bin"])
 def test_the_content_decides_and_not_the_name(tmp_path: Path, name: str) -> None:
     save_file(TENSORS, tmp_path / name)
@@ -94,7 +107,7 @@ REFUSED = {
     "code": (lambda: _saved({"a": Evil()}), "without running code: it holds .*print"),
     "old code": (lambda: _saved({"a": Evil()}, _use_new_zipfile_serialization=False), "without running code"),
     "plain pickle of code": (lambda: pickle.dumps({"a": Evil()}, protocol=2), "without running code"),
-    "settings": (lambda: _saved({"a": TENSORS["n"], "opt": argparse.Namespace()}), "it holds argparse.Namespace"),
+    "settings": (lambda: _saved({"a": TENSORS["n"], "opt": argparse.Namespace()}), r"more than tensors \(opt\)"),
     "a whole module": (lambda: _saved(nn.Linear(2, 2)), "without running code: it holds torch.nn"),
     "a list": (lambda: _saved([1, 2]), "holds no named tensors"),
     "nothing": (lambda: _saved({}), "holds no named tensors"),
