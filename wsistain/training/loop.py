@@ -95,6 +95,7 @@ def out_of_memory(cfg: TrainConfig, device: str) -> str:
 def _train(
     cfg: TrainConfig, output: Path, accelerator: Accelerator, *, tiny: bool, resume: bool, overwrite: bool
 ) -> None:
+    # Material: every fault of data and options shows before the folder is claimed or anything is built.
     device, rank, is_main = accelerator.device, accelerator.process_index, accelerator.is_main_process
     n_processes = accelerator.num_processes
     material = gather(cfg, output, tiny=tiny, rank=rank)
@@ -102,6 +103,7 @@ def _train(
         claim_output(output, overwrite=overwrite)
     accelerator.wait_for_everyone()
 
+    # The system, the same in all processes, and what its weights will say of themselves.
     seed_everything(cfg.seed, _BUILD)
     system = system_class(cfg.system)(material.options, material.marker)
     if cfg.precision == "bfloat16" and isinstance(system, FrozenBase):
@@ -112,6 +114,7 @@ def _train(
     update = make_update(accelerator, system.clip_norm if isinstance(system, Clipped) else None)
     header = header_of(cfg, system, material)
 
+    # Length and order; a run that is resumed begins where its last checkpoint ends.
     per_epoch = steps_per_epoch(material.n_sources, cfg.batch_size, n_processes)
     length = Length.of(cfg, per_epoch)
     look = look_of(cfg, length, per_epoch)
@@ -123,6 +126,7 @@ def _train(
     fuse_updates(system.optimizers, device)  # after a checkpoint, which says how its device updated
     if is_main:
         write_record(cfg, output, material)
+    # Patches, decoded ahead by worker processes in an order that depends on seed and step alone.
     window = {"start": start, "stop": length.steps, "process": rank, "n_processes": n_processes}
     order = PatchOrder(material.n_sources, cfg.batch_size, seed=cfg.seed, **window)
     loader = patch_loader(dataset, order, workers=cfg.data.workers, pin_memory=device.type == "cuda")
@@ -130,6 +134,7 @@ def _train(
     with TrainingLog(output, start=start, steps=length.steps, is_main=is_main) as log:
         log.say(summary(cfg, material, length, start, n_processes, str(device)))
         for step, samples in enumerate(loader, start):
+            # One step: seeded by its own number, so that a resumed run draws what an unbroken one would have drawn.
             batch = to_batch(samples, material.marker, device, is_paired=material.is_paired)
             progress = length.progress(step)
             seed_everything(cfg.seed, _STEP, step, rank)
@@ -138,6 +143,7 @@ def _train(
                 terms = system.training_step(batch, progress, update)
             if ema is not None:
                 ema.update(step)
+            # What is logged, shown and kept. `healthy` stays on the device: asking it each step would wait for the GPU.
             values = torch.stack([t.detach().float().mean() for t in terms.values()])
             healthy &= values.isfinite().all()
             done, images = step + 1, images + len(batch.names) * n_processes
