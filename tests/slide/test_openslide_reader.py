@@ -109,3 +109,20 @@ def test_transparent_pixels_become_white_and_half_transparent_ones_are_mixed() -
 
 def test_openslide_is_the_real_one_elsewhere() -> None:
     assert openslide.OpenSlide is not Scan
+
+
+@pytest.mark.parametrize("kind", ["another", "copy"])
+def test_levels_of_plain_tiffs_are_proved_here_too(tmp_path: Path, kind: str) -> None:
+    pixels = np.dstack([picture(256, 320), np.full((256, 320), 255, np.uint8)])
+    small = pixels[::2, ::2] if kind == "copy" else np.dstack([picture(128, 160, seed=5), pixels[::2, ::2, 3]])
+    path = write_tiff(tmp_path / "s.tif", [pixels, np.ascontiguousarray(small)], extrasamples=["unassalpha"])
+    with open_slide(path) as slide:
+        assert slide.info.reader == "openslide"
+        assert len(slide.info.level_sizes) == (2 if kind == "copy" else 1)
+
+
+def test_the_picture_reader_takes_an_alpha_channel(tmp_path: Path) -> None:
+    pixels = np.dstack([picture(40, 50), np.full((40, 50), 255, np.uint8)])
+    path = write_tiff(tmp_path / "s.tif", [pixels], extrasamples=["unassalpha"], tile=None)
+    with open_slide(path, reader="picture") as slide:
+        assert np.array_equal(whole(slide), pixels[..., :3])

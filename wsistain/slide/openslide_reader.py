@@ -15,7 +15,7 @@ import openslide
 from wsistain.errors import SlideError
 from wsistain.slide.base import RGB, Part, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
-from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window
+from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window, without_levels
 from wsistain.slide.mpp import Found, Scale, choose_mpp, stated
 from wsistain.slide.pyramid import agrees, downsamples
 from wsistain.slide.tiff_pages import cut_notes, no_such_series
@@ -23,6 +23,9 @@ from wsistain.slide.tiff_structure import is_tiff, opened_tiff
 
 _CHUNK_PX = 512
 """Chunks are whole native tiles up to about this edge: wide enough that OpenSlide's cost per call vanishes."""
+
+_UNPROVED = ("generic-tiff", "aperio")
+"""Vendors of whose files OpenSlide takes any page for a level that is tiled or marked as a reduced copy."""
 
 _SLACK = 0.05
 """How far the aspect of a level may be off: some formats pad their levels to whole tiles."""
@@ -77,6 +80,11 @@ class ViaOpenSlide(GridSlide):
         )
         super().__init__(info, grids, cache_bytes)
         self._refuse_if_unreadable()
+        if vendor in _UNPROVED:
+            kept = self._proved_levels()
+            self._numbers, self._native = ([values[k] for k in kept] for values in (self._numbers, self._native))
+            self._grids = tuple(self._grids[k] for k in kept)
+            self.info = without_levels(self.info, kept)
 
     def close(self) -> None:
         """Close the file and forget its chunks."""

@@ -156,7 +156,7 @@ def _read_tiff(path: Path, series: int | None) -> _Held:
     """The slide of a TIFF in strips or tiles, decoded whole, and what the file states of its scale."""
     try:
         with opened_tiff(path) as tif:
-            choice = choose(tif, str(path), series)
+            choice = choose(tif, str(path), series, alpha=True)
             page = choice.first
             if page.imagelength * page.imagewidth > MAX_PX:
                 raise _too_large(path, page.imagelength, page.imagewidth)
@@ -182,7 +182,8 @@ def _read_tiff(path: Path, series: int | None) -> _Held:
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return _Held(np.ascontiguousarray(pixels), "tiff", found, tags, choice.series, choice.parts, choice.notes)
+    pixels = rgb_on_white(pixels) if pixels.shape[2] == 4 else np.ascontiguousarray(pixels)
+    return _Held(pixels, "tiff", found, tags, choice.series, choice.parts, choice.notes)
 
 
 def _refuse_stored_ycbcr(page: tifffile.TiffPage, path: Path) -> None:

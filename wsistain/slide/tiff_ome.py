@@ -49,7 +49,7 @@ class _Image:
         return dict(kept[: len(kept) - own] if len(kept) >= own else [])
 
 
-def choose_ome_pages(tif: tifffile.TiffFile, name: str, series: int | None = None) -> Choice:
+def choose_ome_pages(tif: tifffile.TiffFile, name: str, series: int | None = None, *, alpha: bool = False) -> Choice:
     """The finest RGB picture of an OME-TIFF, or the one with the number `series`; of a stack one plane.
 
     SlideError when what is chosen is not one RGB picture, or there is no such number.
@@ -77,7 +77,7 @@ def choose_ome_pages(tif: tifffile.TiffFile, name: str, series: int | None = Non
         notes.append(f"the file holds {len(larger)} larger picture{'s' if len(larger) > 1 else ''} that are not RGB")
     groups, told = _pages_of(image, name)
     first = groups[0][0]
-    refuse_other_pixels(first, len(groups[0]), name)
+    refuse_other_pixels(first, len(groups[0]), name, alpha=alpha)
     own = ome_mpp(image.element)
     stated = [*([("its OME-XML", own)] if own is not None else []), *described_mpp(first)]
     pages = [page for one in images for level in one.series.levels for page in level.pages if page is not None]

@@ -74,8 +74,10 @@ class _Picture:
         return int(self.page.imagelength) * int(self.page.imagewidth)
 
 
-def choose_pages(tif: tifffile.TiffFile, name: str, series: int | None = None) -> Choice:
+def choose_pages(tif: tifffile.TiffFile, name: str, series: int | None = None, *, alpha: bool = False) -> Choice:
     """The finest brightfield picture of a TIFF without OME-XML, or the one with the number `series`.
+
+    alpha : RGB with an alpha channel is fine too.
 
     SlideError when what is chosen is not RGB, or there is no such number.
     """
@@ -84,7 +86,7 @@ def choose_pages(tif: tifffile.TiffFile, name: str, series: int | None = None) -
     pictures = _pictures(pages, is_aperio)
     chosen, notes = _chosen(pictures, name, series, is_aperio)
     try:
-        refuse_other_pixels(chosen.page, 1, name)
+        refuse_other_pixels(chosen.page, 1, name, alpha=alpha)
     except UnsupportedTiffError as error:
         error.is_first = chosen.page is pages[0]
         raise
@@ -313,11 +315,13 @@ def refuse_other_depth(first: tifffile.TiffPage, name: str) -> None:
         raise SlideError(f"{name} has {kind} pixels; wanted 8-bit RGB (uint8); convert it to 8-bit RGB")
 
 
-def refuse_other_pixels(first: tifffile.TiffPage, n_planes: int, name: str) -> None:
+def refuse_other_pixels(first: tifffile.TiffPage, n_planes: int, name: str, *, alpha: bool = False) -> None:
     """SlideError for a picture that is not 8-bit RGB; its child UnsupportedTiffError for RGB with alpha."""
     refuse_other_depth(first, name)
     channels = first.samplesperpixel * n_planes
     colour = int(first.photometric) in COLOUR or n_planes == 3
+    if channels == 4 and colour and alpha:
+        return
     if channels == 4 and colour:
         raise UnsupportedTiffError(f"{name} has an alpha channel beside RGB; convert it to RGB")
     if channels != 3 or not colour:

@@ -122,11 +122,14 @@ def opened_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
         raise SlideError(f"{path} is an OME-TIFF whose OME-XML cannot be read ({error}); export it again") from None
 
 
-def choose(tif: tifffile.TiffFile, name: str, series: int | None) -> Choice:
-    """The pages of the slide in an open TIFF, which `name` stands for in messages; SlideError when it is not RGB."""
+def choose(tif: tifffile.TiffFile, name: str, series: int | None, *, alpha: bool = False) -> Choice:
+    """The pages of the slide in an open TIFF, which `name` stands for in messages; SlideError when it is not RGB.
+
+    alpha : RGB with an alpha channel is fine too.
+    """
     if len(tif.pages) == 0:
         raise SlideError(f"{name} is a truncated TIFF (its page directory lies past the end); copy or export it again")
-    return choose_ome_pages(tif, name, series) if tif.is_ome else choose_pages(tif, name, series)
+    return (choose_ome_pages if tif.is_ome else choose_pages)(tif, name, series, alpha=alpha)
 
 
 def _structure(tif: tifffile.TiffFile, path: Path, series: int | None) -> TiffStructure:
