@@ -82,7 +82,8 @@ class ViaOpenSlide(GridSlide):
         self._refuse_if_unreadable()
         if vendor in _UNPROVED:
             kept = self._proved_levels()
-            self._numbers, self._native = ([values[k] for k in kept] for values in (self._numbers, self._native))
+            self._numbers = [self._numbers[k] for k in kept]
+            self._native = [self._native[k] for k in kept]
             self._grids = tuple(self._grids[k] for k in kept)
             self.info = without_levels(self.info, kept)
 
