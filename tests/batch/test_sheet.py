@@ -1,5 +1,6 @@
 """Sample sheets: names that cannot become paths, and every file accounted for."""
 
+import json
 import os
 
 import pytest
@@ -124,3 +125,27 @@ def test_any_name_of_a_file_comes_through_the_sheet(name):
     place = plain_place(path)
     assert place.isascii() and place.isprintable() and not set(place) & set("{}\t\"'$`*?[]\\;&|<>")
     assert local_place(place) == path
+
+
+def test_areas_of_a_slide_are_checked_and_come_through_the_sheet(tmp_path):
+    ring = [[0, 0], [50, 0], [50, 50], [0, 50]]
+    shape = {"type": "Polygon", "coordinates": [ring]}
+    feature = {"type": "Feature", "geometry": shape, "properties": {"classification": {"name": "Tumor"}}}
+    areas = tmp_path / "in" / "Fläche 1.geojson"
+    areas.parent.mkdir()
+    areas.write_text(json.dumps(feature))
+    sheet = areas.parent / "s.tsv"
+    sheet.write_text(f"path\troi\troi_class\na.svs\t{areas.name}\tTumor\nb.svs\t\t\n", encoding="utf-8")
+    entries = read_sheet(sheet, ["ER"])
+    assert [(e.roi, e.roi_class) for e in entries] == [(str(areas), "Tumor"), ("", "")]
+    write_sheet(tmp_path / "w.tsv", entries)
+    assert [(e.roi, e.roi_class) for e in read_sheet(tmp_path / "w.tsv", ["ER"])] == [(str(areas), "Tumor"), ("", "")]
+    for roi, classes, wanted in (
+        (areas.name, "Stroma", "row 2: .*no area of class 'Stroma'"),
+        ("none.geojson", "", "row 2: .*cannot be read"),
+        ("", "Tumor", "row 2: .*has no roi"),
+        (areas.name, "Tümor", "not plain text"),
+    ):
+        sheet.write_text(f"path\troi\troi_class\na.svs\t{roi}\t{classes}\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match=wanted):
+            read_sheet(sheet, ["ER"])

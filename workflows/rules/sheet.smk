@@ -20,7 +20,7 @@ def read_slides(path):
         validate(row, "../schemas/slides.schema.yaml")
         if row["slide"] in found:
             raise WorkflowError(f"{path}: the slide {row['slide']!r} is there twice; every slide needs its own name")
-        found[row["slide"]] = {"markers": config["markers"], "folder": ".", "mpp": "", **row}
+        found[row["slide"]] = {"markers": config["markers"], "folder": ".", "mpp": "", "roi": "", "roi_class": "", **row}
     return found
 
 

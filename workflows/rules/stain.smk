@@ -11,6 +11,8 @@ rule stain:
         folder=lambda w: JOBS[w.job]["folder"],
         markers=lambda w: JOBS[w.job]["markers"],
         mpp=lambda w: ["--mpp", JOBS[w.job]["mpp"]] if JOBS[w.job]["mpp"] else [],
+        roi=lambda w: ["--roi", JOBS[w.job]["roi"]] if JOBS[w.job]["roi"] else [],
+        roi_class=lambda w: ["--roi-class", JOBS[w.job]["roi_class"]] if JOBS[w.job]["roi_class"] else [],
     threads: config["threads"]
     resources:
         mem_mb=config["mem_mb"],
@@ -19,4 +21,4 @@ rule stain:
     # the mode is no parameter: a finished slide is not stained again because this call resumes and the last did not
     shell:
         "{KNOWN_MARKERS}wsistain run {params.slide:q} --marker {params.markers:q} --output {params.folder:q} --config {input.run:q}"
-        " {params.mpp:q} --{config[mode]} > {log:q} 2>&1"
+        " {params.mpp:q} {params.roi:q} {params.roi_class:q} --{config[mode]} > {log:q} 2>&1"

@@ -16,17 +16,18 @@ from wsistain.markers import parse_markers
 from wsistain.output.names import slide_stem
 from wsistain.runtime.files import replacing
 from wsistain.slide.place import local_place, plain_place
+from wsistain.slide.roi_file import read_roi
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a slide may be called in a sheet: it becomes part of file names, so it must not be a path."""
 
-COLUMNS = ("slide", "path", "markers", "mpp", "folder", "stem", "fingerprint")
-"""Of the workflow's sheet; the first four are for users, the others are worked out anew."""
+COLUMNS = ("slide", "path", "markers", "mpp", "roi", "roi_class", "folder", "stem", "fingerprint")
+"""Of the workflow's sheet; the first six are for users, the others are worked out anew."""
 
 MOST_BYTES = 64 * 2**20
 _SEPARATOR = re.compile(r'"?sep=([;,\t|]?)"?', re.IGNORECASE)
 """A first line by which Excel knows the sign between the cells."""
-_ASKED = COLUMNS[:4]
+_ASKED = COLUMNS[:6]
 _SPELLINGS = {"marker": "markers", "stain": "markers", "stains": "markers", "um_per_px": "mpp", "mpp_x": "mpp"}
 
 
@@ -42,6 +43,8 @@ class Entry:
     fingerprint : of the slide's content; "" where it is not known.
     is_named    : a sheet gives the name, so it stays.
     note        : what the summary should say of it.
+    roi         : GeoJSON file of the areas to stain, absolute; "" for all of the slide.
+    roi_class   : classes of those areas, with commas; "" for all of them.
     """
 
     slide: str
@@ -52,6 +55,8 @@ class Entry:
     fingerprint: str = ""
     is_named: bool = True
     note: str = ""
+    roi: str = ""
+    roi_class: str = ""
 
     @property
     def tag(self) -> str:
@@ -224,7 +229,32 @@ def _entry(cells: Mapping[str, str], base: Path, markers: Sequence[str], used: C
         raise ConfigError(f"the slide {slide!r} is there twice; every slide needs its own name")
     named = parse_markers(cells["markers"]) if cells.get("markers") else ()
     mpp = _mpp(cells["mpp"]) if cells.get("mpp") else None
-    return Entry(slide, place, tuple(m.name for m in named) or tuple(markers), mpp, is_named=bool(given))
+    roi, roi_class = _areas(cells, base)
+    return Entry(
+        slide,
+        place,
+        tuple(m.name for m in named) or tuple(markers),
+        mpp,
+        is_named=bool(given),
+        roi=roi,
+        roi_class=roi_class,
+    )
+
+
+def _areas(cells: Mapping[str, str], base: Path) -> tuple[str, str]:
+    """The file of areas of a row and their classes; ConfigError when it cannot be read or holds none of them."""
+    roi, classes = local_place(cells.get("roi", "")), cells.get("roi_class", "")
+    if not roi:
+        if classes:
+            raise ConfigError(f"roi_class {shown(classes[:60])!r} names classes of drawn areas, but the row has no roi")
+        return "", ""
+    if not (classes.isascii() and classes.isprintable()):
+        raise ConfigError(
+            f"roi_class {shown(classes[:60])!r} is not plain text; name the class with --set roi_class=..."
+        )
+    path = (base / _home(roi)).absolute()
+    read_roi(path, classes.split(","))
+    return str(path), classes
 
 
 def _home(place: str) -> Path:
@@ -254,4 +284,6 @@ def write_sheet(path: Path, entries: Sequence[Entry]) -> None:
         for e in entries:
             place, mpp = plain_place(e.path), "" if e.mpp is None else f"{e.mpp:.8g}"
             stem = plain_place(f"/{e.stem}").removeprefix("file://").removeprefix("/")
-            writer.writerow((e.slide, place, ",".join(e.markers), mpp, e.folder, stem, e.fingerprint))
+            roi = plain_place(e.roi) if e.roi else ""
+            markers = ",".join(e.markers)
+            writer.writerow((e.slide, place, markers, mpp, roi, e.roi_class, e.folder, stem, e.fingerprint))

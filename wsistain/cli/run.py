@@ -41,6 +41,7 @@ def run_config(config: Path | None, overrides: list[str], options: dict[str, Any
 
 def read_regions(region: str | None, roi: Path | None, classes: str | None) -> "tuple[Roi | None, Roi | None]":
     """The rectangle and the shapes that the user gave; ConfigError when both are given, or classes without shapes."""
+    from wsistain.slide.place import local_place
     from wsistain.slide.roi import parse_region
     from wsistain.slide.roi_file import read_roi
 
@@ -50,7 +51,9 @@ def read_regions(region: str | None, roi: Path | None, classes: str | None) -> "
         raise ConfigError(
             f"--roi-class {classes!r} names classes of drawn shapes; give the shapes with --roi FILE.geojson"
         )
-    return (parse_region(region) if region else None), (read_roi(roi, (classes or "").split(",")) if roi else None)
+    return (parse_region(region) if region else None), (
+        read_roi(Path(local_place(str(roi))), (classes or "").split(",")) if roi else None
+    )
 
 
 def run(
