@@ -26,6 +26,6 @@ def taken(generated):
     return Weight(6_300_000)
 
 
-def written(job, row, col, generated, near, *, after=()):
+def written(job, row, col, generated, *, after=(), **near):
     """Stands in for `write_block_task`."""
     return None
