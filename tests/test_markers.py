@@ -14,8 +14,8 @@ from wsistain.markers import DAB, ENVIRONMENT, MARKERS, Marker, find_marker, kno
 
 ROWS = """
 markers:
-  - {name: p53, compartment: nuclear, aliases: [TP53], expression: {against: true, shift: -0.3}}
-  - name: Napsin-A
+  - {name: made53, compartment: nuclear, aliases: [TMADE53], expression: {against: true, shift: -0.3}}
+  - name: Made-Cyto
     compartment: cytoplasmic
     cutoffs: [0.2, 0.4, 0.7]
     cutoffs_source: our validation
@@ -38,13 +38,13 @@ def own(tmp_path, monkeypatch):
 
 def test_a_file_adds_markers_with_what_follows_from_the_rest_filled_in(own):
     own(ROWS)
-    p53, napsin = find_marker("tp53"), find_marker("napsin-a")
-    assert (p53.name, p53.chromogen, p53.cutoffs, p53.origin) == ("p53", DAB, (0.15, 0.35, 0.60), "own.yaml")
-    assert p53.prompt == "immunohistochemistry p53 stain" and p53.expression.follows == "differentiation"
-    assert napsin.positive_od == 0.2 and sum(c * c for c in napsin.chromogen.od) == pytest.approx(1)
-    assert list(known_markers()) == [*MARKERS, "p53", "Napsin-A"]
-    assert Marker.model_validate(p53.model_dump(mode="json")) == p53
-    facts = napsin.facts()
+    made53, cyto = find_marker("tmade53"), find_marker("made-cyto")
+    assert (made53.name, made53.chromogen, made53.cutoffs, made53.origin) == ("made53", DAB, (0.15, 0.35, 0.60), "own.yaml")
+    assert made53.prompt == "immunohistochemistry made53 stain" and made53.expression.follows == "differentiation"
+    assert cyto.positive_od == 0.2 and sum(c * c for c in cyto.chromogen.od) == pytest.approx(1)
+    assert list(known_markers()) == [*MARKERS, "made53", "Made-Cyto"]
+    assert Marker.model_validate(made53.model_dump(mode="json")) == made53
+    facts = cyto.facts()
     assert facts["cutoffs_source"] == "our validation" and json.loads(json.dumps(facts)) == facts
 
 
@@ -57,22 +57,22 @@ def test_of_a_built_in_marker_a_file_may_change_the_cutoffs_alone(own):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("markers: [{name: p53}]", "compartment is missing"),
-        ("markers: [{name: p53, compartment: golgi}]", "compartment"),
+        ("markers: [{name: made53}]", "compartment is missing"),
+        ("markers: [{name: made53, compartment: golgi}]", "compartment"),
         ("markers: [{name: p/53, compartment: nuclear}]", "name"),
-        ("markers: [{name: p53, compartment: nuclear, aliases: [er]}]", "'er' means ER already"),
+        ("markers: [{name: made53, compartment: nuclear, aliases: [er]}]", "'er' means ER already"),
         ("markers: [{name: er, compartment: nuclear}]", "'er' means ER already"),
         ("markers: [{name: ER, compartment: nuclear}]", "ER is built in"),
         ("markers: [{name: a, compartment: nuclear}, {name: a, compartment: nuclear}]", "there twice"),
-        ("markers: [{name: p53, compartment: nuclear, cutoffs: [0.1, 0.3, 0.5]}]", "without their cutoffs_source"),
+        ("markers: [{name: made53, compartment: nuclear, cutoffs: [0.1, 0.3, 0.5]}]", "without their cutoffs_source"),
         ("markers: [{name: p, compartment: nuclear, cutoffs: [0.3, 0.2, 0.5], cutoffs_source: x}]", "that rise"),
-        ("markers: [{name: p53, compartment: nuclear, chromogen: AEC}]", "'AEC' is not known"),
+        ("markers: [{name: made53, compartment: nuclear, chromogen: AEC}]", "'AEC' is not known"),
         ("markers: [{name: p, compartment: nuclear, chromogen: {name: b, od: [0.66, 0.7, 0.3]}}]", "from haematoxylin"),
         ("markers: [{name: p, compartment: nuclear, chromogen: {name: b, od: [0, 0, 0]}}]", "not all 0"),
         ("markers: [{name: p, compartment: nuclear, expression: {panel: true}}]", "expression.panel is not a known"),
         ("markers: [{name: p, compartment: nuclear, origin: built in}]", "origin is not a known key"),
         ("markers: [{name: p, compartment: nuclear, colour: brown}]", "colour is not a known key"),
-        ("markers: {p53: nuclear}", "markers"),
+        ("markers: {made53: nuclear}", "markers"),
         ("marker: []", "marker is not a known key"),
         ("- 1", "wanted keys and values"),
         ("markers: [", "is not YAML"),
@@ -87,15 +87,15 @@ def test_a_wrong_file_is_one_sentence_that_names_it(own, text, words):
 
 def test_the_file_is_the_one_that_is_named_else_that_of_the_user_and_never_of_the_working_folder(tmp_path, monkeypatch):
     (tmp_path / "wsistain").mkdir()
-    (tmp_path / "wsistain" / "markers.yaml").write_text("markers: [{name: CD3, compartment: membranous}]")
-    (tmp_path / "wsistain-markers.yaml").write_text("markers: [{name: CD8, compartment: membranous}]")
+    (tmp_path / "wsistain" / "markers.yaml").write_text("markers: [{name: MadeA, compartment: membranous}]")
+    (tmp_path / "wsistain-markers.yaml").write_text("markers: [{name: MadeB, compartment: membranous}]")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert user_file() is None  # the variable is there and empty
     monkeypatch.delenv(ENVIRONMENT)
-    assert set(known_markers()) - set(MARKERS) == {"CD3"}
+    assert set(known_markers()) - set(MARKERS) == {"MadeA"}
     monkeypatch.setenv(ENVIRONMENT, "wsistain-markers.yaml")
-    assert set(known_markers()) - set(MARKERS) == {"CD8"}
+    assert set(known_markers()) - set(MARKERS) == {"MadeB"}
     monkeypatch.setenv(ENVIRONMENT, "none.yaml")
     with pytest.raises(ConfigError, match=r"none\.yaml, which is no file"):
         find_marker("ER")
@@ -111,9 +111,9 @@ def test_cells_have_cutoffs_of_their_own_where_a_row_says_so(own):
 
 def test_a_changed_file_is_read_again(own):
     own(ROWS)
-    assert "p53" in known_markers()
-    own("markers: [{name: CD20, compartment: membranous}]")
-    assert "p53" not in known_markers() and "CD20" in known_markers()
+    assert "made53" in known_markers()
+    own("markers: [{name: MadeC, compartment: membranous}]")
+    assert "made53" not in known_markers() and "MadeC" in known_markers()
 
 
 def test_rows_of_the_package_are_sound():
@@ -130,8 +130,8 @@ def test_systems_that_measure_brown_refuse_another_dye(own, system):
     own(ROWS)
     from wsistain.systems import find_system, system_class
 
-    with pytest.raises(ConfigError, match="measures DAB, and Napsin-A is shown by fast red"):
-        system_class(system)(find_system(system).Config.tiny({}), find_marker("Napsin-A"))
+    with pytest.raises(ConfigError, match="measures DAB, and Made-Cyto is shown by fast red"):
+        system_class(system)(find_system(system).Config.tiny({}), find_marker("Made-Cyto"))
 
 
 def by_row(name, monkeypatch, own):
@@ -142,7 +142,7 @@ def by_file(name, monkeypatch, own):
     own(ROWS)
 
 
-@pytest.mark.parametrize(("name", "known"), [("p53", by_row), ("Napsin-A", by_file)])
+@pytest.mark.parametrize(("name", "known"), [("made53", by_row), ("Made-Cyto", by_file)])
 def test_a_new_row_is_enough_for_every_command(name, known, tmp_path, monkeypatch, own):
     from wsistain.config import TrainConfig
     from wsistain.evaluation.report import evaluate

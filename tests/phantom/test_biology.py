@@ -7,10 +7,10 @@ from wsistain.markers import MARKERS, Marker, panel
 from wsistain.phantom.biology import POSITIVE_LEVEL, RING_POSITIVE, draw_clone, express, rank_auc
 
 NEW = [
-    Marker(name="p53", compartment="nuclear", expression={"against": True, "shift": -0.4}),
-    Marker(name="MCM2", compartment="nuclear", expression={"follows": "cycle", "shift": 0.6}),
-    Marker(name="EGFR", compartment="membranous"),
-    Marker(name="Napsin", compartment="cytoplasmic", expression={"follows": "apocrine"}),
+    Marker(name="Made53", compartment="nuclear", expression={"against": True, "shift": -0.4}),
+    Marker(name="MadeCycle", compartment="nuclear", expression={"follows": "cycle", "shift": 0.6}),
+    Marker(name="MadeRing", compartment="membranous"),
+    Marker(name="MadeCyto", compartment="cytoplasmic", expression={"follows": "apocrine"}),
 ]
 ALL = (*MARKERS.values(), *NEW)
 EVERY = [m.name for m in ALL]
@@ -70,7 +70,7 @@ def test_what_a_slide_expresses_does_not_depend_on_which_other_markers_are_known
 
 def test_a_marker_that_goes_against_differentiation_marks_the_poor_cells():
     f = many(0.85, slides=6)
-    low, high = (np.concatenate([x.differentiation[x.positive[m]] for x in f]) for m in ("p53", "ER"))
+    low, high = (np.concatenate([x.differentiation[x.positive[m]] for x in f]) for m in ("Made53", "ER"))
     assert low.mean() < -0.3 and high.mean() > 0.3
 
 
