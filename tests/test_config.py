@@ -9,12 +9,6 @@ from wsistain.errors import ConfigError
 from wsistain.markers import find_marker, parse_markers
 
 
-def test_the_shipped_run_configuration_is_every_default():
-    path = Path(__file__).parents[1] / "configs" / "run" / "default.yaml"
-    assert load_config(RunConfig, path) == RunConfig()
-    assert read_yaml(path) == RunConfig().model_dump(mode="json")
-
-
 def test_a_dumped_configuration_loads_to_the_same(tmp_path):
     config = validate(RunConfig, {"tiling": {"overlap": 64}, "weights": "identity"}, "test")
     (tmp_path / "c.yaml").write_text(dump_yaml(config))

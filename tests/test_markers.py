@@ -39,7 +39,12 @@ def own(tmp_path, monkeypatch):
 def test_a_file_adds_markers_with_what_follows_from_the_rest_filled_in(own):
     own(ROWS)
     made53, cyto = find_marker("tmade53"), find_marker("made-cyto")
-    assert (made53.name, made53.chromogen, made53.cutoffs, made53.origin) == ("made53", DAB, (0.15, 0.35, 0.60), "own.yaml")
+    assert (made53.name, made53.chromogen, made53.cutoffs, made53.origin) == (
+        "made53",
+        DAB,
+        (0.15, 0.35, 0.60),
+        "own.yaml",
+    )
     assert made53.prompt == "immunohistochemistry made53 stain" and made53.expression.follows == "differentiation"
     assert cyto.positive_od == 0.2 and sum(c * c for c in cyto.chromogen.od) == pytest.approx(1)
     assert list(known_markers()) == [*MARKERS, "made53", "Made-Cyto"]

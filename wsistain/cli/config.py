@@ -1,7 +1,7 @@
 """`wsistain config`: every key of `wsistain run`, its default and what it means, as YAML to start from."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 import typer
 
@@ -45,7 +45,9 @@ def lines_of(model: "BaseModel", indent: str = "") -> list[str]:
         if isinstance(value, BaseModel):
             lines += [f"{indent}{name}:", *lines_of(value, indent + "  ")]
             continue
-        plain = model.model_dump(mode="json", include={name})
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=10_000).strip()
-        lines.append(f"{indent}{text}" + (f"  # {field.description}" if field.description else ""))
+        plain = [model.model_dump(mode="json", include={name})[name]]
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10_000).strip()
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        means = "; ".join(filter(None, (field.description, ", ".join(map(str, choices)))))
+        lines.append(f"{indent}{name}: {text[1:-1]}" + (f"  # {means}" if means else ""))
     return lines
