@@ -101,7 +101,7 @@ def _plain_beside() -> list[Any]:
     import _codecs
     import argparse
 
-    from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]
+    from numpy._core.multiarray import _reconstruct, scalar
 
     kinds = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdUS"]
     older = [(scalar, "numpy.core.multiarray.scalar"), (_reconstruct, "numpy.core.multiarray._reconstruct")]

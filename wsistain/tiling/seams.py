@@ -79,7 +79,8 @@ class SeamCounter:
         """The rows or columns in [start, stop) along which steps are looked at."""
         line = np.arange(start, stop)
         within = line if self._block is None else line % self._block
-        return line[within % LINE_STEP == LINE_STEP // 2]
+        picked: NDArray[np.intp] = line[within % LINE_STEP == LINE_STEP // 2]
+        return picked
 
     def add(self, band: NDArray[np.uint8]) -> None:
         """Take the next band of rows, uint8 (rows, width, 3)."""
