@@ -107,6 +107,10 @@ class RunConfig(Strict):
     output: OutputConfig = OutputConfig()
 
 
+MIST_MPP = 0.4661
+"""um per px of MIST's patches, from its readme; the phantom's are made at the same scale."""
+
+
 class DataConfig(Strict):
     """Where the training patches are and how they are cut."""
 
@@ -116,7 +120,7 @@ class DataConfig(Strict):
     load_px: int | None = Field(None, description="patches are resized to this edge first; None: as stored")
     crop_px: int = Field(512, ge=16, le=16384)
     flip: bool = True
-    mpp: float = Field(0.4661, ge=0.05, le=20, description="um per px of the stored patches")
+    mpp: float = Field(MIST_MPP, ge=0.05, le=20, description="um per px of the stored patches")
     stain_jitter: float = Field(0.0, ge=0, le=1, description="strength of H&E colour augmentation; 0: none")
     workers: int = Field(2, ge=0, le=64, description="decoding processes")
     val_share: float = Field(0.1, gt=0, lt=1, description="share of patients held out where a layout has no split")

@@ -33,7 +33,10 @@ _HER2_SOURCE = (
     "a balanced accuracy of 0.68, 0.92 and 0.88 on slides 200 to 211"
 )
 
-HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
+HAEMATOXYLIN, EOSIN, _DAB_OD = HED = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)
+"""Optical densities of haematoxylin, eosin and DAB in red, green and blue (Ruifrok and Johnston 2001, table 1), as
+scikit-image has them: not of unit length. The one place where they stand."""
+
 _LEAST_ANGLE_DEG = 10.0  # dyes that lie closer cannot be told apart in 8 bits
 _MOST_BYTES = 1 << 20
 _FOLLOWS: dict[str, Literal["differentiation", "cycle", "apocrine"]] = {"membranous": "apocrine"}
@@ -76,7 +79,6 @@ class Chromogen(Strict):
         return unit
 
 
-_DAB_OD: Vector = (0.27, 0.57, 0.78)
 DAB = Chromogen(name="DAB", od=_DAB_OD)
 
 

@@ -109,7 +109,7 @@ def test_no_network_is_one_sentence_with_the_way_out(capsys, monkeypatch):
         (("fetch", "usigan-ir", "--accept-license"), "did you mean usigan-"),
         (("fetch", "usigan-er", "--from", "nowhere", "--accept-license"), "is not a folder"),
         (("show", "nonsense"), "weights list"),
-        (("import", "none.pth", "--as", "asp-er"), "no checkpoint at"),
+        (("import", "none.pth", "--as", "asp-er"), "no file of weights at"),
     ],
 )
 def test_bad_requests_are_exit_2_and_one_sentence(capsys, home, arguments, words):

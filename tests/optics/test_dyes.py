@@ -3,7 +3,7 @@ import pytest
 
 from wsistain.errors import DataError
 from wsistain.optics.dyes import density, gray_to_amount, macenko, measure_dyes, otsu
-from wsistain.optics.scoring import dab_od
+from wsistain.optics.scoring import stain_od
 
 H, E, D = (np.array(v) / np.linalg.norm(v) for v in ((0.68, 0.65, 0.33), (0.2, 0.88, 0.43), (0.29, 0.53, 0.8)))
 
@@ -50,7 +50,7 @@ def test_the_positive_amount_of_dab_is_read_as_positive():
     amount = gray_to_amount(0.15, np.array([0.268, 0.570, 0.776]) / np.linalg.norm([0.268, 0.570, 0.776]))
     light = 10 ** -(amount * np.array([0.27, 0.57, 0.78]) / np.linalg.norm([0.27, 0.57, 0.78]))
     pixel = np.round(255 * light).astype(np.uint8)[None, None]
-    assert dab_od(pixel)[0, 0] == pytest.approx(0.15, abs=0.01)
+    assert stain_od(pixel)[0, 0] == pytest.approx(0.15, abs=0.01)
     assert density(pixel).shape == (1, 1, 3)
 
 

@@ -7,8 +7,9 @@ amounts of dye, direction of the dyes, light, gamma, focus. The tissue stays whe
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-# Hematoxylin, eosin, DAB as rows (Ruifrok and Johnston 2001), made unit length below.
-_DYES = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+from wsistain.markers import HED
+
+_DYES = np.array(HED)
 _DYES = _DYES / np.linalg.norm(_DYES, axis=1, keepdims=True)
 _OD = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)  # optical density of each grey level
 

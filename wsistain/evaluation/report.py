@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain import __version__
+from wsistain.config import MIST_MPP
 from wsistain.data.layouts import PatchRef, list_patches
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.evaluation.deep import DeepMetrics, load_deep, phv
@@ -30,7 +31,7 @@ from wsistain.runtime.progress import OnProgress
 Table = dict[str, Estimate]
 
 FILES = ("results.json", "results.csv", "results.md", "report.html", "pairs.csv")
-LAYOUT_MPP = {"mist": 0.4661, "bci": 0.46, "bci_ab": 0.46}
+LAYOUT_MPP = {"mist": MIST_MPP, "bci": 0.46, "bci_ab": 0.46}
 """um per px of the published patches (MIST: its readme; BCI: about 0.46, not stated exactly)."""
 
 

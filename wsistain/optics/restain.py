@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wsistain.markers import HED
 from wsistain.numerics import in_float32
-from wsistain.optics.stains import HED, from_unit, optical_density, stain_matrix, to_unit
+from wsistain.optics.stains import from_unit, optical_density, stain_matrix, to_unit
 
 _AMOUNT, _ROTATION, _SHIFT, _LIGHT, _GAMMA, _BLUR = 0.35, 0.08, 0.04, 0.08, 0.2, 1.2
 """At full strength: as in `wsistain.data.augment`; blur is the largest sigma, px, of half of the pictures."""

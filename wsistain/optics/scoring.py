@@ -17,13 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.markers import DAB, Chromogen
+from wsistain.markers import DAB, HED, Chromogen
 
 RGB = NDArray[np.uint8]
 Vector = tuple[float, float, float]
-
-HED_FROM_RGB_ROWS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
-"""Haematoxylin, eosin, DAB in optical densities of R, G, B (Ruifrok and Johnston 2001; as in scikit-image)."""
 
 GRAY_709 = (0.2125, 0.7154, 0.0721)
 """Weights of R, G, B in scikit-image's gray."""
@@ -39,7 +36,7 @@ _TABLE = 1 << 18
 @lru_cache(maxsize=8)
 def _stain_tables(vector: Vector) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
     """Amount of the dye that each channel value adds, float32 (3, 256); optical density by amount; steps an amount."""
-    inverse = np.linalg.inv(np.array((*HED_FROM_RGB_ROWS[:2], vector)))
+    inverse = np.linalg.inv(np.array((*HED[:2], vector)))
     light = np.maximum(np.arange(256) / 255, _SMALLEST_LIGHT)
     amount = (np.log(light) / np.log(_SMALLEST_LIGHT))[None, :] * inverse[:, 2:3]
     largest = float(amount.max(axis=1).sum())

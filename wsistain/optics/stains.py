@@ -12,10 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from wsistain.markers import HED
 from wsistain.numerics import in_float32
-
-HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
-"""Colours of haematoxylin, eosin and DAB (rows) in red, green and blue; not normalised, as in scikit-image."""
 
 GRAY_SKIMAGE = (0.2125, 0.7154, 0.0721)
 """Luma weights of `skimage.color.rgb2gray`, which USIGAN uses."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wsistain import __version__
+from wsistain.config import MIST_MPP
 from wsistain.errors import ConfigError
 from wsistain.markers import parse_markers
 from wsistain.phantom.config import Pairing, PhantomConfig, definition
@@ -271,7 +272,7 @@ def make_patches(
     size: int = 1024,
     slides: int = 10,
     seed: int = 0,
-    mpp: float = 0.4661,
+    mpp: float = MIST_MPP,
     visibility: float = 0.85,
     contrast: float = 1.0,
     pairing: Pairing = "mist",

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wsistain.markers import EOSIN, HAEMATOXYLIN
 from wsistain.phantom.tiff import Compression, aperio_description, write_pyramid
 
 F32 = NDArray[np.float32]
@@ -16,9 +17,7 @@ F64 = NDArray[np.floating]
 I64 = NDArray[np.int64]
 RGB = NDArray[np.uint8]
 
-# Optical density of the dyes by channel: Ruifrok and Johnston 2001, table 1 (haematoxylin, eosin).
-HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)
-EOSIN = np.array([0.07, 0.99, 0.11], np.float32)
+_H, _E = np.array(HAEMATOXYLIN, np.float32), np.array(EOSIN, np.float32)
 _CELL_UM = 11.0
 
 
@@ -79,7 +78,7 @@ def render_quick(y: int, x: int, h: int, w: int, *, shape: tuple[int, int], mpp:
     nuclei = _nuclei(y_um, x_um, 0.25 + 0.7 * nest, seed) * tissue
     fibre = _noise(y_um + 0.6 * x_um, 0.25 * x_um, 4.0, seed * 8 + 9)
     cytoplasm = tissue * (0.16 + 0.18 * fibre * (1 - nest) + 0.10 * nest) * (1 - 0.6 * nuclei)
-    density = (nuclei * 0.62 + 0.05 * tissue * nest)[..., None] * HAEMATOXYLIN + cytoplasm[..., None] * EOSIN
+    density = (nuclei * 0.62 + 0.05 * tissue * nest)[..., None] * _H + cytoplasm[..., None] * _E
     grain = (_hash(y_px, x_px, seed * 8 + 10) - 0.5)[..., None] * 6
     light = 255 * np.power(np.float32(10), -density) + grain * (tissue[..., None] > 0) + 0.5
     rgb: RGB = np.clip(light, 0, 255).astype(np.uint8)

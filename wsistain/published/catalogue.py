@@ -8,6 +8,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsistain.config import MIST_MPP
 from wsistain.errors import WeightsError
 from wsistain.published.places import home_folder
 
@@ -67,7 +68,7 @@ def _usigan(marker: str) -> list[PublishedGenerator]:
             **shared,
             **where,
             training_data=_MIST.format(marker),
-            mpp=0.4661,
+            mpp=MIST_MPP,
             tile_px=1024,
             dataset="mist",
         ),
@@ -91,7 +92,7 @@ def _asp(marker: str) -> PublishedGenerator:
         method="ASP (Li et al., MICCAI 2023, arXiv:2303.06193)",
         marker=marker,
         training_data=_MIST.format(marker),
-        mpp=0.4661,
+        mpp=MIST_MPP,
         tile_px=1024,
         licence=_ASP_LICENCE,
         page=_ASP_PAGE,
@@ -127,7 +128,7 @@ CATALOGUE: dict[str, PublishedGenerator] = {
             method="PSPStain (Chen et al., MICCAI 2024); its generator is ASP's",
             marker="HER2",
             training_data=_MIST.format("HER2"),
-            mpp=0.4661,
+            mpp=MIST_MPP,
             tile_px=1024,
             licence=_PSP_LICENCE,
             page=_PSP_PAGE,

@@ -77,7 +77,7 @@ class Aligned(nn.Module):
     def __init__(self, cfg: Config, marker: Marker):
         super().__init__()
         require_dab(marker, "aligned")
-        self.cfg, self.marker = cfg, marker
+        self.cfg = cfg
         self.G = generator_network(self.header_options())
         if cfg.start_from is not None:
             load_into(self.G, read_published(cfg.start_from), cfg.start_from)

@@ -89,7 +89,7 @@ class ASP(nn.Module):
         super().__init__()
         if cfg.weights.mlpa:
             require_dab(marker, "ASP's mlpa")
-        self.cfg, self.marker = cfg, marker
+        self.cfg = cfg
         self.G = ResnetGenerator(cfg.n_blocks, cfg.ngf, spectral=cfg.spectral)
         self.D = PatchDiscriminator(cfg.d_layers, cfg.ndf, spectral=cfg.spectral)
         self.head = PatchHead(self.G.tap_channels(cfg.taps), cfg.head_width, eps_inside=True)

@@ -186,7 +186,7 @@ class ASPDGRank(nn.Module):
 
     def __init__(self, cfg: Config, marker: object = None):
         super().__init__()
-        self.cfg, self.marker = cfg, marker
+        self.cfg = cfg
         time = cfg.time_conditioning if cfg.diffuse else "none"
         self.G = ResnetGenerator(cfg.n_blocks, cfg.ngf, spectral=cfg.spectral)
         self.D = PatchDiscriminator(

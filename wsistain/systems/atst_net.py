@@ -210,7 +210,7 @@ class AtstNet(nn.Module):
     def __init__(self, cfg: Config, marker: Marker | None = None) -> None:
         super().__init__()
         require_dab(marker, "ATST-Net")
-        self.cfg, self.marker = cfg, marker
+        self.cfg = cfg
         self.G_he = StainUNet(**cfg.g_he.model_dump())
         self.encoder_start = "none"
         self.G_ihc: nn.Module = StainUNet(**cfg.g_he.model_dump())

@@ -93,7 +93,7 @@ class CUT(nn.Module):
 
     def __init__(self, cfg: Config, marker: object = None):
         super().__init__()
-        self.cfg, self.marker = cfg, marker
+        self.cfg = cfg
         self.G = ResnetGenerator(cfg.n_blocks, cfg.ngf, spectral=cfg.spectral)
         self.D = PatchDiscriminator(cfg.d_layers, cfg.ndf, spectral=cfg.spectral)
         self.head = PatchHead(self.G.tap_channels(cfg.taps), cfg.head_width)

@@ -70,7 +70,7 @@ class CycleGAN(nn.Module):
 
     def __init__(self, cfg: Config, marker: Marker):
         super().__init__()
-        self.cfg, self.marker = cfg, marker
+        self.cfg = cfg
         self.G_ihc = generator_network(self.header_options())
         self.G_he = generator_network(self.header_options())
         self.D_ihc = PatchDiscriminator(cfg.n_layers, cfg.ndf, blur=False)

@@ -110,7 +110,7 @@ class LPStain(nn.Module):
         super().__init__()
         if not cfg.dyes:
             raise ValueError("the dyes are not measured: call Config.measured with training pictures first")
-        self.cfg, self.marker = cfg, marker
+        self.cfg = cfg
         self.G = generator_network(self.header_options())
         if cfg.start_from is not None:
             load_into(self.G, read_published(cfg.start_from), cfg.start_from)

@@ -115,7 +115,7 @@ class MiuDiff(nn.Module):
 
     def __init__(self, cfg: Config, marker: object = None) -> None:
         super().__init__()
-        self.cfg, self.marker, self.ema_decay = cfg, marker, cfg.ema_decay
+        self.cfg, self.ema_decay = cfg, cfg.ema_decay
         self.net = cfg.build()
         if cfg.start_from is not None:
             load_into(self.net, read_published(cfg.start_from), str(Path(cfg.start_from)))

@@ -63,7 +63,7 @@ class PyramidP2P(nn.Module):
 
     def __init__(self, cfg: Config, marker: Marker):
         super().__init__()
-        self.cfg, self.marker = cfg, marker
+        self.cfg = cfg
         self.G = generator_network(self.header_options())
         self.D = PatchDiscriminator(cfg.n_layers, cfg.ndf, in_channels=6, norm="batch", blur=False)
         initialise(self.G, "normal")
