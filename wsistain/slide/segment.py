@@ -162,10 +162,11 @@ def _straight_edges(labels: NDArray[np.integer], n: int, mpp: float) -> Mask:
     """bool (n + 1,): the islands that run from the border as a line, long, thin and straight: edges of a coverslip."""
     found = np.zeros(n + 1, bool)
     at_border = set(_border(labels).tolist())
+    areas = np.bincount(labels.ravel(), minlength=n + 1) * mpp**2
     for i, box in enumerate(ndimage.find_objects(labels), 1):
         length = max(part.stop - part.start for part in box) * mpp
-        if i not in at_border or length < _EDGE_LENGTH_UM:
-            continue
+        if i not in at_border or length < _EDGE_LENGTH_UM or areas[i] > 4 * _EDGE_MOST_SD_UM * length:
+            continue  # an even band is sqrt(12) standard deviations wide
         corners = np.argwhere(labels[box] == i).astype(np.float64) * mpp
         narrow = np.sqrt(max(float(np.linalg.eigvalsh(np.cov(corners.T))[0]), 0.0))
         found[i] = narrow < max(_EDGE_SD_UM, min(_EDGE_SD_SHARE * length, _EDGE_MOST_SD_UM))
