@@ -161,3 +161,13 @@ def test_two_worker_processes_give_the_same_bytes(slide, whole, tmp_path):
     subprocess.run([sys.executable, str(path), str(slide), str(tmp_path / "out")], check=True, env=env, timeout=120)
     assert time.monotonic() - start < 120
     assert tree_hash(tmp_path / "out" / "case.ER.ome.zarr") == tree_hash(whole[0])
+
+
+def test_a_run_without_a_network_never_loads_torch(slide, tmp_path):
+    script = (
+        "import sys\nfrom tests.pipeline.slides import small_config\nfrom wsistain.pipeline.run import run\n"
+        "run(sys.argv[1], 'ER', sys.argv[2], config=small_config())\nsys.exit('torch' in sys.modules)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-c", script, str(slide), str(tmp_path)]
+    assert subprocess.run(command, check=False, env=env, timeout=120).returncode == 0

@@ -31,7 +31,6 @@ from wsistain.pipeline.engine import (
 from wsistain.pipeline.graph import build_graph
 from wsistain.pipeline.job import Job, Written
 from wsistain.pipeline.kit import check_generators, install_kit, load_generators, release_kits
-from wsistain.pipeline.norm import measure_missing, measure_on_worker
 from wsistain.pipeline.planning import Group, make_spec, plan_groups
 from wsistain.pipeline.report import About, RunReport, Tally, make_report, provenance
 from wsistain.pipeline.stain import Stain, make_stain
@@ -211,11 +210,15 @@ def _measure_norms(slide: Slide, each: Pass, how: How) -> None:
     job = each.job
     if job is None:
         raise ValueError("a pass without a job has no norms")
+    if any(path is not None and not path.is_file() for path in map(job.norm_file, range(len(job.generators)))):
+        from wsistain.pipeline.norm import measure_missing, measure_on_worker  # with torch, which identity never needs
+
+        if how.client is None:
+            measure_missing(job, slide, each.generators)
+        else:
+            on_one_worker(how.client, measure_on_worker, job)
     if how.client is None:
-        measure_missing(job, slide, each.generators)
         install_kit(job, each.generators)
-    elif any(path is not None and not path.is_file() for path in map(job.norm_file, range(len(job.generators)))):
-        on_one_worker(how.client, measure_on_worker, job)
 
 
 def _finished(stains: Sequence[Stain]) -> set[tuple[int, int]]:
