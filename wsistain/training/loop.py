@@ -157,7 +157,8 @@ def _train(
                 log.write(done, progress.epoch, rate, means, images, concern)
                 images = 0
             if is_main and (is_last or done % cfg.sample_every == 0):
-                write_samples(output, done, system, ema, material.rows, device)
+                with accelerator.autocast():  # what is frozen may be kept in bfloat16
+                    write_samples(output, done, system, ema, material.rows, device)
             if is_last or done % cfg.checkpoint_every == 0:
                 check_finite(healthy, values, terms, done)
                 save_checkpoint(output / "checkpoint", done, system, system.optimizers, accelerator, ema=ema, run=run)
