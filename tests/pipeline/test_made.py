@@ -26,6 +26,7 @@ MADE = MadeWith(
     norm="slide",
     norm_tiles=64,
     seed=None,
+    sampling=None,
 )
 OTHER = MadeWith(
     reader="zarr",
@@ -38,6 +39,7 @@ OTHER = MadeWith(
     norm="tile",
     norm_tiles=None,
     seed=3,
+    sampling={"n_steps": 4},
 )
 NAME = "case.ER.ome.zarr"
 
