@@ -196,10 +196,10 @@ def _snakemake(folder: Path, snakefile: Path, flags: Sequence[str]) -> int:
         command += ["--cores", "all"]
     if not any(flag in ("--quiet", "-q", "--verbose", "--printshellcmds", "-p", *_NO_RUN) for flag in flags):
         command += ["--quiet", "rules", "host", "reason"]
-    # the rules call `wsistain` by name; the one beside this interpreter comes first
+    # The rules call `wsistain` by name; the one beside this interpreter comes first.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path}
-    # in a session of its own: Ctrl-C, or a signal to this process alone, reaches it once and through us
+    # In a session of its own: Ctrl-C, or a signal to this process alone, reaches it once and through us.
     process = subprocess.Popen([*command, *flags], env=environment, stdout=sys.stderr.fileno(), start_new_session=True)
     try:
         return process.wait()

@@ -100,7 +100,7 @@ def run(
     overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Any key of the configuration."),
 ) -> None:
     """Stain one slide; see EXAMPLES for the help text."""
-    # the configuration: file, --set, options
+    # The configuration: file, --set, options.
     if ngff is not None:
         overrides = [*overrides, f"output.ngff='{ngff}'"]
     settings = run_config(
@@ -121,7 +121,7 @@ def run(
         },
     )
 
-    # where: all of the slide, a rectangle, or drawn shapes
+    # Where: all of the slide, a rectangle, or drawn shapes.
     rectangle, shapes = read_regions(region, roi, settings.roi_class)
     for sentence in shapes.notes if shapes else ():
         say(f"Note: {sentence}", err=plan_only)  # the plan is JSON on stdout
@@ -135,7 +135,7 @@ def run(
     from wsistain.runtime.heap import share_arenas
     from wsistain.runtime.progress import ProgressBar
 
-    # what is about to happen
+    # What is about to happen.
     markers = [m.name for m in parse_markers(marker)]
     say(f"Staining {slide} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
     for note in dict.fromkeys(find_generator(settings.weights, m, direction=settings.direction).note for m in markers):
@@ -161,7 +161,7 @@ def run(
             on_event=show,
         )
 
-    # where the results are
+    # Where the results are.
     if not reports:
         say(f"Nothing to do: the results in {output} are finished")
     for sentence in dict.fromkeys(note for report in reports for note in report.provenance["slide"]["notes"]):

@@ -62,6 +62,7 @@ def find_generator(
     Raises WeightsError when the weights are for another marker or direction, ConfigError on sampling options that they
     do not have.
     """
+    # A built-in generator has no file; nothing of weights is imported for it.
     marker = find_marker(marker).name
     if weights == "identity":
         if sampling:
@@ -70,6 +71,7 @@ def find_generator(
     from wsistain.weights.file import file_hash, read_header
     from wsistain.weights.find import find_weights
 
+    # The file, if it is for this marker and direction and asks for nothing unknown.
     path = find_weights(weights, marker, direction)
     header = read_header(path)
     if marker not in header.markers:
@@ -83,6 +85,8 @@ def find_generator(
         raise WeightsError(f"{path} asks for precision {precision!r}; wanted one of {', '.join(PRECISIONS)}")
     if sampling:
         _check_sampling(header, sampling, str(path))
+
+    # Its header as a spec. The tiling is that of a network that sees no further than its tile; `make_spec` refines it.
     overlap = default_overlap(header.tile_px)
     return GeneratorSpec(
         name="demo" if weights == "demo" else header.system,

@@ -122,6 +122,7 @@ class NetworkGenerator:
         self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str]
     ) -> tuple[RGB, ...]:
         """As `stain`, for several markers of one network: what they share is computed once."""
+        # One by one: in a batch of another size a convolution may take another path and differ in the last bit.
         if self._device.type == "cpu":
             self._one_thread()
             parts = [self._forward(tiles[k : k + 1], positions[k : k + 1], markers) for k in range(len(tiles))]
@@ -139,13 +140,14 @@ class NetworkGenerator:
                     f"{self.device} has not enough memory for one tile of {tiles.shape[1]} px; "
                     "try a smaller one (--set tiling.stride=256) or --device cpu"
                 ) from None
+        # Outside the `except`: the error's traceback would keep the tensors of the failed pass.
         torch.cuda.empty_cache()
         half = len(tiles) // 2
         first = self._forward_halving(tiles[:half], positions[:half], markers)
         return _joined([first, self._forward_halving(tiles[half:], positions[half:], markers)])
 
     def _one_thread(self) -> None:
-        # results of a convolution may change in the last bit with the number of threads; tiles are the parallel unit
+        # Results of a convolution may change in the last bit with the number of threads; tiles are the parallel unit.
         if not self._threads.is_set:
             torch.set_num_threads(1)
             self._threads.is_set = True

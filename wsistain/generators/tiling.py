@@ -12,7 +12,7 @@ FADE_PX = 32
 
 
 def default_overlap(tile_px: int) -> int:
-    # a quarter of the training tile: the ramp of a per-tile normalised network must be wide to hide its tone drift
+    # A quarter of the training tile: the ramp of a per-tile normalised network must be wide to hide its tone drift.
     return min(128, max(16, tile_px // 4 // 16 * 16))
 
 

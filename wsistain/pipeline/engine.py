@@ -74,6 +74,7 @@ def run_on_cluster(graph: BlockGraph, on_done: OnDone, client: Any, *, on_gpu: b
             f"the connection to the Dask scheduler was lost ({error}); start it again and pass --resume"
         ) from None
     finally:
+        # However it ended, the workers neither go on with this run nor keep its slide and weights.
         if client.status == "running":
             with suppress(OSError, TimeoutError):
                 client.cancel(list(waiting))

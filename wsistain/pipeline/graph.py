@@ -61,6 +61,7 @@ def build_graph(job: Job, finished: Collection[Place] = (), *, ahead: int | None
     Of finished neighbours only the tiles at their lower and right edges are generated again. Keys are new with every
     call: a scheduler that several runs share takes tasks of one key for one task.
     """
+    # What is to be written. The job stands in the graph once, and every task refers to it.
     run = uuid.uuid4().hex
     plan = job.plan
     wanted = [(b.row, b.col) for b in plan.blocks() if (b.row, b.col) not in finished]
@@ -69,6 +70,8 @@ def build_graph(job: Job, finished: Collection[Place] = (), *, ahead: int | None
     tasks, writes = graph.tasks, graph.writes
     tasks[f"job-{run}"] = DataNode(f"job-{run}", job)
     shared = TaskRef(f"job-{run}")
+
+    # Tasks by place, made when first asked for: a block's pixels and its tails are wanted by several others.
     generated: dict[Place, TaskRef | None] = {}
     tails: dict[Place, TaskRef | None] = {}
 
@@ -85,6 +88,7 @@ def build_graph(job: Job, finished: Collection[Place] = (), *, ahead: int | None
                     shared,
                     *place,
                     edges_only=edges_only,
+                    # Each write waits for the one two before it, so the last two of those stand for all.
                     after=_after(writes[max(n - ahead - 1, 0) : max(n - ahead + 1, 0)] if ahead is not None else ()),
                 )
                 graph.generates[key] = -n
@@ -102,6 +106,7 @@ def build_graph(job: Job, finished: Collection[Place] = (), *, ahead: int | None
                 tails[place] = TaskRef(key)
         return tails[place]
 
+    # One write a block, and on the way to it what generates the block and its neighbours' tails.
     for row, col in wanted:
         near: dict[str, Any] = {
             _NAMES[r - row, c - col]: tail((r, c)) for r, c in plan.sources(row, col) if (r, c) != (row, col)

@@ -78,6 +78,7 @@ def _freeze_norms(job: Job, generators: tuple[Generator, ...]) -> None:
 
 
 def _open_kit(job: Job, generators: tuple[Generator, ...] | None = None) -> Kit:
+    # Before the pool is made: a thread keeps the heap that it began with.
     share_arenas()
     undo_trimming()
     with ExitStack() as undo:
@@ -88,6 +89,7 @@ def _open_kit(job: Job, generators: tuple[Generator, ...] | None = None) -> Kit:
             raise SlideError(f"{job.plan.slide} is not the slide that was planned: its content has changed")
         generators = load_generators(job) if generators is None else generators
         _freeze_norms(job, generators)
+        # From here on the kit closes the slide.
         undo.pop_all()
     pool = ThreadPoolExecutor(job.threads, thread_name_prefix="tile")
     on_cpu = all(g.device == "cpu" for g in generators)
@@ -125,6 +127,7 @@ def kit_for(job: Job) -> Iterator[Kit]:
 
 
 def _close_idle(keep: int) -> None:
+    # The dictionary is kept in order of use, so the first are those not used for longest.
     idle = [key for key, kit in _kits.items() if not kit.users]
     for key in idle[: max(len(idle) - keep, 0)]:
         _kits.pop(key).close()

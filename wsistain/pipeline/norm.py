@@ -90,6 +90,7 @@ def _windows(
     Windows lie on a grid inside each tile's stride, centred first; those that are mostly glass come last and are
     dropped when enough others remain, since glass would drag the statistics of pale slides.
     """
+    # A grid of places in each tile: one in the middle, more where there are few tiles.
     stride = plan.tiling.stride
     per_tile = -(-at_least // max(len(tiles), 1))
     side = max(1, min(int(np.ceil(np.sqrt(per_tile))), stride // edge))
@@ -100,6 +101,8 @@ def _windows(
         for dy in offsets
         for dx in offsets
     ]
+
+    # Glass last, the others in reading order.
     glassy = [float((w.min(axis=2) > 225).mean()) for w in found]
     order = sorted(range(len(found)), key=lambda k: (glassy[k] > 0.5, k))
     good = [k for k in order if glassy[k] <= 0.5]
@@ -111,11 +114,14 @@ def _measure_field(
     generator: NetworkGenerator, slide: Slide, plan: RunPlan, places: Sequence[tuple[int, int]], edge: int
 ) -> NormField:
     """A lattice of statistics, each node pooled over the tissue tiles in the 3 x 3 nodes round it."""
+    # A lattice over the tiles, as fine as the number of nodes allows.
     stride = plan.tiling.stride
     step = 1
     while -(-plan.has_tissue.shape[0] // step) * -(-plan.has_tissue.shape[1] // step) > MAX_NODES:
         step += 1
     rows, cols = -(-plan.has_tissue.shape[0] // step), -(-plan.has_tissue.shape[1] // step)
+
+    # Statistics of the nodes that hold tissue, each with those round it.
     nodes: dict[tuple[int, int], dict[str, NDArray[np.float32]]] = {}
     for r in range(rows):
         for c in range(cols):
@@ -124,13 +130,15 @@ def _measure_field(
                 continue
             near = [p for p in places if abs(p[0] // step - r) <= 1 and abs(p[1] // step - c) <= 1]
             nodes[r, c] = generator.measure_norm(_windows(slide, plan, _spread(near, NODE_WINDOWS), edge, NODE_WINDOWS))
+
+    # The full lattice, one array a layer.
     known = np.array(sorted(nodes))
     table: dict[str, NDArray[np.float32]] = {}
     for name, first in nodes[tuple(known[0])].items():
         lattice = np.empty((rows, cols, *first.shape), np.float32)
         for r in range(rows):
             for c in range(cols):
-                # a node without tissue takes its nearest neighbour's statistics
+                # A node without tissue takes its nearest neighbour's statistics.
                 nearest = known[np.argmin(((known - (r, c)) ** 2).sum(axis=1))]
                 lattice[r, c] = nodes[int(nearest[0]), int(nearest[1])][name]
         table[name] = lattice

@@ -65,6 +65,7 @@ def plan_groups(
 
     Raises ConfigError or SlideError where slide, weights and tiling do not go together, or no tissue is found.
     """
+    # Where there is tissue, and what spoils it.
     info = slide.info
     quality, unscanned, warnings = None, None, _about_areas(roi, info)
     if config.all_tiles:
@@ -76,6 +77,8 @@ def plan_groups(
         tissue = shown.tissue.dilated(TISSUE_MARGIN_UM / info.mpp)
         if not tissue.mask.any():
             raise SlideError(f"{info.path} {NO_TISSUE}; pass --all-tiles if there is some all the same")
+
+    # One plan a tile grid; a slide without a single tile in it is refused, not written as glass.
     by_grid: dict[tuple[Any, ...], list[GeneratorSpec]] = {}
     for spec in specs:
         by_grid.setdefault((spec.mpp, spec.stride, spec.overlap, spec.halo, spec.size_multiple), []).append(spec)

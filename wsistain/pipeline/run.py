@@ -106,7 +106,7 @@ def run(
     with ExitStack() as stack:
         stack.callback(release_kits)
 
-        # what is wanted: weights for every marker, an H&E slide, and a plan that both go with
+        # What is wanted: weights for every marker, an H&E slide, and a plan that both go with.
         config, folder = config or RunConfig(), local_path(output)
         names = [m.strip() for m in markers.split(",")] if isinstance(markers, str) else list(markers)
         specs = [make_spec(config, m) for m in dict.fromkeys(find_marker(m).name for m in names)]
@@ -117,13 +117,13 @@ def run(
         )
         groups = plan_groups(opened, specs, config, region or roi, crop=roi is None)
 
-        # what is there: devices, places for the results, generators that load
+        # What is there: devices, places for the results, generators that load.
         client = stack.enter_context(connect(scheduler, workers))
         how = How(config, resume, overwrite, client, on_event)
         devices = find_devices(config.device, is_network=config.weights != "identity", client=client)
         passes = [_checked(opened.info, group, folder, devices, how) for group in groups]
 
-        # from here on files are made
+        # From here on files are made.
         reports = []
         for each in passes:
             reports += _run_pass(opened, each, how)
@@ -132,12 +132,15 @@ def run(
 
 def _checked(info: SlideInfo, group: Group, folder: Path, devices: list[Device], how: How) -> Pass:
     """A pass with everything resolved and checked that can be; nothing is made. Raises WsistainError children."""
+    # Which results are wanted, and which of them are there already.
     stains = [make_stain(folder, info, group.plan, spec, devices, how.config) for spec in group.specs]
     for stain in stains:
         stain.check(info.path, resume=how.resume, overwrite=how.overwrite)
     made = Pass(group.plan, stains, About(group.quality, group.warnings))
     if not made.todo:
         return made
+
+    # What the tasks are told: values that mean the same in another process.
     wanted = how.config.device
     made.job = Job(
         plan=replace(group.plan, slide=_absolute(group.plan.slide)),
@@ -145,11 +148,13 @@ def _checked(info: SlideInfo, group: Group, folder: Path, devices: list[Device],
         generators=tuple(s.spec for s in made.todo),
         made=tuple(s.made for s in made.todo),
         outputs=tuple(replace(s.output, path=_absolute(s.output.path)) for s in made.todo),
-        # a worker of a cluster calls its own device by the name that it has there
+        # A worker of a cluster calls its own device by the name that it has there.
         device=devices[0].torch if how.client is None or wanted == "auto" else wanted,
         strict=how.config.strict,
         share=1 if how.client is None else most_on_one_machine(how.client),
     )
+
+    # The generators are loaded now, where they will stain: weights that do not load end the run before it begins.
     if how.client is None:
         made.generators = load_generators(made.job)
     else:
@@ -162,7 +167,7 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
     start = time.perf_counter()
     config = how.config
     with ExitStack() as stack:
-        # one journal a stain, under its lock; a finished output is left as it is
+        # One journal a stain, under its lock; a finished output is left as it is.
         for stain in each.stains:
             with reporting(stain.output.path):
                 stain.output.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -175,18 +180,18 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
         if len(stains) != len(each.job.outputs):
             raise OutputError("another run finished a part of these results a moment ago; run again with --resume")
 
-        # norm statistics, unless a run that is resumed has measured them
+        # Norm statistics, unless a run that is resumed has measured them.
         seconds: dict[str, float] = {}
         _, seconds["norm"] = _timed(lambda: _measure_norms(slide, each, how))
 
-        # the blocks
+        # The blocks.
         resumed = len(_finished(stains))
         tally, seconds["blocks"] = _timed(lambda: _run_blocks(each.job, stains, how))  # type: ignore[arg-type]
         _check_slide(slide.info, stains)
         for stain in stains:
             stain.journal.check()
 
-        # the levels above the blocks, and what the result says of itself
+        # The levels above the blocks, and what the result says of itself.
         reports = []
         for stain in stains:
             output = stain.output
@@ -197,7 +202,7 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
             report = make_report(stain, each.plan, tally, resumed, shards, times, source, each.about)
             with reporting(stain.report):
                 report.write(stain.report)
-            # the metadata comes last: what has metadata is finished; the preview is made from it
+            # The metadata comes last: what has metadata is finished; the preview is made from it.
             write_metadata(output, source, f"{stain.name} (virtual)", key=stain.key)
             write_preview(output, stain.preview, config.output.preview_px)
             stain.journal.finish()
@@ -228,6 +233,7 @@ def _finished(stains: Sequence[Stain]) -> set[tuple[int, int]]:
 
 def _run_blocks(job: Job, stains: Sequence[Stain], how: How) -> Tally:
     """Generate and write every block that is not finished, and journal each as it ends."""
+    # Where the run stands: what earlier sessions finished counts as done.
     finished = _finished(stains)
     kept = stains[0].output.folder / WORK / "unreadable.json"
     tally = Tally(unreadable=_read_unreadable(kept))
@@ -238,7 +244,7 @@ def _run_blocks(job: Job, stains: Sequence[Stain], how: How) -> Tally:
 
     def done(written: Written) -> None:
         nonlocal n, megapixels
-        # first what the block says of the slide, then the block: a kill between the two loses nothing
+        # First what the block says of the slide, then the block: a kill between the two loses nothing.
         if not written.unreadable <= tally.unreadable:
             with reporting(kept):
                 write_json(kept, sorted(map(list, tally.unreadable | written.unreadable)), indent=None)
@@ -248,6 +254,7 @@ def _run_blocks(job: Job, stains: Sequence[Stain], how: How) -> Tally:
         n, megapixels = n + 1, megapixels + area[written.row, written.col]
         how.on_event(RunEvent("staining", n, len(blocks), megapixels, total))
 
+    # On threads a bond keeps generated blocks from piling up; a cluster goes by the priorities in the graph.
     if how.client is None:
         run_in_threads(build_graph(job, finished, ahead=LOCAL_AHEAD), done)
     else:
@@ -274,6 +281,7 @@ def _check_slide(info: SlideInfo, stains: Sequence[Stain]) -> None:
         same = fingerprint(path) == info.fingerprint
     except OSError:
         same = False
+    # Blocks of the old file and of the new one may stand side by side: none of them can be trusted.
     if not same:
         for stain in stains:
             stain.journal.restart()

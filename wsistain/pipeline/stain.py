@@ -66,7 +66,7 @@ class Stain:
                 write_preview(self.output, self.preview, preview_px)
             return self.journal
         create_output(self.output)
-        # nothing old is taken for the new one's
+        # Nothing old is taken for the new one's.
         with reporting(self.output.path):
             self.preview.unlink(missing_ok=True)
             self.report.unlink(missing_ok=True)

@@ -47,19 +47,23 @@ def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, li
         stained = [s[0][core, core] for s in stain_all(kit.generators, pixels[None], [corner(tile)])]
         return tile, stained, seconds, time.perf_counter() - start
 
+    # On the CPU a tile is read and stained by one thread, all of it; two tiles a thread are under way.
     if kit.is_on_cpu:
         yield from in_order(kit.pool, read_and_stain, tiles, 2 * job.threads)
         return
+
+    # On a GPU threads read ahead, and the tiles go through the network in batches.
     size = job.made[0].batch_size
     pairs = zip(tiles, in_order(kit.pool, read, tiles, 2 * size), strict=True)
     while group := list(islice(pairs, size)):
-        # always the same batch shape, so that the device always picks the same algorithm
+        # Always the same batch shape, so that the device always picks the same algorithm.
         pixels = np.full((size, t.tile, t.tile, 3), 255, np.uint8)
         for k, (_, (picture, _)) in enumerate(group):
             pixels[k] = picture
         places = [corner(tile) for tile, _ in group]
         places += [places[-1]] * (size - len(places))
         start = time.perf_counter()
+        # Two blocks are generated at once; the network takes one batch at a time.
         with kit.lock:
             results = stain_all(kit.generators, pixels, places)
         seconds = (time.perf_counter() - start) / len(group)
@@ -75,11 +79,14 @@ def generate_block(
     edges_only : only the tiles that other blocks need; the result holds tails and no pixels.
     after      : what had to be written first; its pixels are no longer held.
     """
+    # The block's tiles; a block above or left of the first ones only has edges that others need.
     frame = job.plan.frame(row, col)
     edges_only = edges_only or row < 0 or col < 0
     tiles = job.plan.tiles_in(row, col, edges_only=edges_only)
     row0, col0 = job.plan.origin[0] + row * frame.n, job.plan.origin[1] + col * frame.n
     seconds_read = seconds_generate = seconds_blend = 0.0
+
+    # Tiles come row by row, and each row is blended as soon as it is whole: no more than one of cores is held.
     with kit_for(job) as kit, kit.blocks:
         blenders = [BlockBlender(frame, edges_only=edges_only) for _ in job.generators]
         stained = _cores(job, kit, tiles)
@@ -94,6 +101,8 @@ def generate_block(
                 blender.add_row(mine)
             seconds_blend += time.perf_counter() - start
         unreadable = frozenset(kit.slide.unreadable_keys)
+
+    # What could not be decoded is glass by now; the run decides whether that may be.
     if job.strict and unreadable:
         raise SlideError(f"{job.plan.slide}: {len(unreadable)} native tiles cannot be decoded, and --strict was given")
     blocks = tuple(Stained(b.pixels, b.heads, b.tails) for b in blenders)
@@ -126,6 +135,7 @@ def write_block_task(
     after     : what had to be written first.
     near      : tails of `above`, `left` and `corner`; None for a neighbour without tissue; absent where the slide ends.
     """
+    # One marker after the other: each is joined, measured at its seams, and written.
     plan, frame = job.plan, job.plan.frame(row, col)
     done, seams = [], []
     seconds = 0.0
@@ -164,11 +174,13 @@ def _finished_pixels(plan: RunPlan, row: int, col: int, stained: Stained | None,
         raise ValueError(f"block ({row}, {col}) was generated for its tails only")
     else:
         pixels, heads = stained.pixels, stained.heads
-    # a neighbour without tissue still owes glass to the bands that it shares
+    # A neighbour without tissue still owes glass to the bands that it shares.
     tails = {}
     for name, found in near.items():
         dy, dx = _NEIGHBOURS[name]
         tails[name] = glass_tails(plan.frame(row + dy, col + dx)) if found is None else found
+
+    # Join, clip at the canvas, and fade to glass round the tissue.
     pixels = join(pixels, heads, frame, tails.get("above"), tails.get("left"), tails.get("corner"))
     pixels = pixels[: block.height, : block.width]
     y, x, _, _ = plan.canvas

@@ -70,7 +70,7 @@ def fetch_checkpoint(entry: PublishedGenerator, *, folder: Path | None = None, f
         )
     from huggingface_hub import HfApi, errors, hf_hub_download
 
-    # the hub's errors stand on those of the HTTP library that its version uses, which also reports a missing network
+    # The hub's errors stand on those of the HTTP library that its version uses, which also reports a missing network.
     network_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
         chosen = choose_file(entry, HfApi().list_repo_files(entry.hub), file)

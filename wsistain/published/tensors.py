@@ -77,7 +77,7 @@ def read_content(path: Path) -> Any:
             with torch.serialization.safe_globals(_plain_beside()):
                 content = torch.load(str(path), map_location="cpu", weights_only=True)
     except _DAMAGE as error:
-        # torch's own advice is to read the file again and run what is in it: only what it found is passed on
+        # Torch's own advice is to read the file again and run what is in it: only what it found is passed on.
         code = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
         if code:
             raise WeightsError(

@@ -284,7 +284,7 @@ def plan_run(
                 f"the region (x {rx}, y {ry}, {rw} x {rh}) lies outside the slide of {info.size_l0[1]} x {info.size_l0[0]} level-0 px"
             )
         if not crop:
-            # grown by one px of the mask, which holds a px where its centre is inside: what was drawn round never fades
+            # Grown by one px of the mask, which holds a px where its centre is inside: what was drawn round never fades
             shape = TissueMask(roi.mask(info, tissue.downsample, tissue.mask.shape), tissue.downsample)
             tissue = TissueMask(tissue.mask & shape.dilated(tissue.downsample).mask, tissue.downsample)
     ys, xs = (np.arange(-(-n // s)) * (s * per_px) for n in (height, width))

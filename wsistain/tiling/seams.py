@@ -90,12 +90,12 @@ class SeamCounter:
             return
         first, end = self._row, self._row + len(band)
 
-        # steps to the right, along every 8th row
+        # Steps to the right, along every 8th row.
         place, is_border = self._positions(0, self._width)
         lines = band[self._lines(first, end) - first]
         self.sums += _compare(lines[:, place - 1], lines[:, place], is_border[None, :])
 
-        # steps down, along every 8th column; the row above the band is that of the last one
+        # Steps down, along every 8th column; the row above the band is that of the last one.
         place, is_border = self._positions(first, end)
         cols = self._lines(0, self._width)
         stack = band[:, cols] if self._above is None else np.concatenate([self._above[None, cols], band[:, cols]])

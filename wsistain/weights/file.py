@@ -109,6 +109,7 @@ def save_weights(path: Path, header: Header, tensors: "Mapping[str, Tensor]") ->
     from wsistain.published.tensors import check_finite
 
     check_finite(tensors, str(path))
+    # Cloned, since safetensors refuses tensors that share memory.
     clean = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
@@ -202,6 +203,7 @@ def load_network(path: Path, sampling: Mapping[str, Any] | None = None) -> "tupl
         build, options = find_system(header.system).generator_network, header.options
         if sampling:
             options = {**options, "sampling": {**options.get("sampling", {}), **sampling}}
+        # Built without memory first: only a network of the file's own size is made in earnest.
         if header.system not in AROUND_BASES:
             _check_described(lambda: build(options), header, outlines, str(path))
         network = build(options)

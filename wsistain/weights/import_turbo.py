@@ -35,6 +35,7 @@ def convert_turbo(
     WeightsError when the file is not such a checkpoint, a tensor is missing, surplus or of another shape, or the base
     is not here or another one.
     """
+    # The checkpoint's U-Net and VAE, as the two systems save them.
     content = _read(path)
     if system == "cyclegan_turbo":
         unet, vae = _cyclegan_tensors(content, path, direction)
@@ -42,6 +43,8 @@ def convert_turbo(
         if direction != "he-to-ihc":
             raise WeightsError(f"{path}: Pix2Pix-Turbo has one direction, from its source to its target")
         unet, vae = _part(content, "state_dict_unet", path), _part(content, "state_dict_vae", path)
+
+    # What distinguishes the two systems' networks, as a header says it.
     options = TurboHeader(
         base=SD_TURBO,
         fingerprint=base_fingerprint(SD_TURBO),
@@ -55,12 +58,16 @@ def convert_turbo(
         skip_gain=1.0,
         input_range="01" if system == "pix2pix_turbo" else "pm1",
     ).model_dump()
+
+    # Their names to ours.
     translator = translator_from_header(options)
     wanted = translator.trained_state()
     groups = _groups_of(wanted)
     scale = VAE_ALPHA / options["rank_unet"] if system == "pix2pix_turbo" else 1.0
     found = {"prompt": embed_prompt(SD_TURBO, prompt)}
     found |= {f"unet.{n}": t for n, t in _our_unet_names(unet, groups, scale).items()}
+
+    # Of the VAE only what was trained is kept; the rest must be the base's, or the result would be another network's.
     base = translator.vae.state_dict()
     aside = []
     for name, tensor in _our_vae_names(vae).items():
@@ -70,6 +77,8 @@ def convert_turbo(
             aside.append(f"vae.{name}")
         else:
             raise WeightsError(f"{path}: {name} of its VAE is not that of the base model on this machine")
+
+    # Loading checks that nothing is missing, surplus or of another shape.
     found = {n: t.float() for n, t in found.items()}
     translator.load_trained(found, str(path))
     return found, options, aside, len(found) - 1 + len(aside)

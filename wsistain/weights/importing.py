@@ -63,6 +63,7 @@ class ImportReport:
 
 def _describe_resnet(tensors: Mapping[str, Tensor], path: Path) -> ResnetGenerator:
     """A ResNet with the sizes that the names and shapes of `tensors` tell."""
+    # Its sizes and kind stand in the names and shapes alone; the file says nothing else of itself.
     first = tensors.get("model.1.weight_orig", tensors.get("model.1.weight"))
     blocks = {int(m.group(1)) for name in tensors if (m := re.match(r"model\.(\d+)\.conv_block\.", name))}
     if first is None or first.dim() != 4 or not blocks:
@@ -113,12 +114,15 @@ def _set_aside(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path
 
 def convert_resnet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module, dict[str, Any], list[str], int]:
     """The plain network of a ResNet checkpoint with its tensors, header options, surplus names, and kernels folded."""
+    # As published, spectral norm included.
     described = _describe_resnet(tensors, path)
     surplus = _set_aside(tensors, described.state_dict(), path)
     used = {n: t for n, t in tensors.items() if n not in surplus}
     check_fit(described.state_dict(), used, str(path))
     described = described.to_empty(device="cpu")  # only now: the names in a file can describe a network of any size
     load_into(described, used, str(path), may_lack=())
+
+    # The same network with the spectral norm folded into its kernels: what is saved needs no power iteration.
     is_batch, has_blur = described.facts.norm == "frozen", "model.7.weight" not in described.state_dict()
     has_dropout = any(isinstance(m, nn.Dropout) for m in described.modules())
     options: dict[str, Any] = {
@@ -205,6 +209,7 @@ def import_checkpoint(
     Facts that are given win over the catalogue's. Raises WeightsError naming what does not fit, OutputError when the
     file exists and `overwrite` is not set; nothing is written then.
     """
+    # Which network it is, what it stains and at which scale: from the catalogue where it is listed, else from the user.
     entry = CATALOGUE.get(name)
     system = entry.system if entry else name
     if system not in KINDS:
@@ -223,6 +228,8 @@ def import_checkpoint(
         raise WeightsError(
             f"the um per px that {name} was trained at is not known; pass --mpp, for example --mpp 0.4661"
         )
+
+    # Where it goes, and whether it is the file that was published under this name.
     target = output or installed_folder() / f"{name if entry else f'{name}-{stains.lower()}'}{SUFFIX}"
     if local_path(target).exists() and not overwrite:
         raise OutputError(f"{target} exists; pass --overwrite to replace it")
@@ -232,6 +239,7 @@ def import_checkpoint(
             f"{path} is not the file published as {name}: its SHA-256 is {digest}, wanted {entry.sha256}"
         )
 
+    # Their tensors as ours.
     if system in TURBO_KINDS:
         text = prompt if prompt is not None else find_marker(stains).prompt
         state, options, surplus, n_used = convert_turbo(path, system, prompt=text, direction=direction)
@@ -243,6 +251,8 @@ def import_checkpoint(
         direction = options.get("direction", direction)
         options = _fit_to_system(system, network, options, path)
         state, n_used, facts = network.state_dict(), len(tensors) - len(surplus), facts_of(network)
+
+    # The weights file; it is read back as `run` will read it.
     header = make_header(
         system=system,
         options=options,
