@@ -158,6 +158,7 @@ def _is_meant(path: Path, terms: Terms) -> bool:
 
 def _walk(home: Path, recursive: bool, without: Path | None) -> _Tree:
     """Files and OME-Zarr folders below `home`; linked folders after all others, so that none is entered twice."""
+    # Folders still to be entered; those behind links come last, so that a slide is found under its own name.
     tree = _Tree()
     entered = {without} if without else set()
     waiting: list[Path] = [home]
@@ -170,12 +171,16 @@ def _walk(home: Path, recursive: bool, without: Path | None) -> _Tree:
                 tree.refused.append((here, f"it is a link to {real}, which is searched already", False))
             continue
         entered.add(real)
+
+        # What lies in the folder. Parts of a slide are named by the slide that owns them, not as slides of their own.
         try:
             inside = sorted(os.scandir(here), key=lambda e: e.name)
         except OSError as error:
             tree.refused.append((here, f"the folder cannot be read: {error.strerror}", True))
             continue
         passed = _parts_of_slides(here, inside)
+
+        # Each entry is a slide, a folder to enter, or refused with the reason.
         for item in inside:
             path = here / item.name
             if item.name.startswith("._") or path in passed:  # the first is what a Mac keeps beside a file

@@ -135,11 +135,13 @@ class Journal:
         rest = memoryview(line)
         while rest:
             rest = rest[os.write(self._handle, rest) :]
+        # A line counts once it is on the disk: what it says is done is never done again.
         os.fsync(self._handle)
 
     def _begin(self) -> None:
         self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         self._write({"wsistain": __version__, "format": _FORMAT, "key": self.key})
+        # The folder too, or the file's name may be lost with the power.
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -154,6 +156,7 @@ class Journal:
             block = BlockDone.from_json(line["block"])
             self._done[block.row, block.col] = block
             self._notes[block.row, block.col] = line.get("note", {})
+        # The torn end of an interrupted line is cut off.
         self._handle = os.open(self.path, os.O_WRONLY)
         os.ftruncate(self._handle, length)
         os.lseek(self._handle, 0, os.SEEK_END)
@@ -189,8 +192,10 @@ def open_journal(path: str, key: dict[str, Any], resume: bool, overwrite: bool) 
     folder = Path(path)
     if resume and overwrite:
         raise OutputError("--resume and --overwrite exclude each other; choose one")
+    # As it will be read back: tuples are lists, and keys are strings.
     key = json.loads(json.dumps(key))
     with reporting(folder):
+        # What can be refused without the lock is refused before anything is made.
         exists = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
         if exists:
             _refuse(folder, key, resume, overwrite)
@@ -198,6 +203,7 @@ def open_journal(path: str, key: dict[str, Any], resume: bool, overwrite: bool) 
                 _sweep_work(folder)
                 return Journal(folder, key, None, finished=True)
         (folder / WORK).mkdir(parents=True, exist_ok=True)
+        # Under the lock the journal is read again: another run may have begun one meanwhile.
         journal = Journal(folder, key, _take_lock(folder))
         try:
             _open_locked(journal, resume, overwrite)
@@ -212,6 +218,7 @@ def check_place(path: str, key: dict[str, Any], resume: bool, overwrite: bool) -
     folder = Path(path)
     if resume and overwrite:
         raise OutputError("--resume and --overwrite exclude each other; choose one")
+    # As it will be read back: tuples are lists, and keys are strings.
     key = json.loads(json.dumps(key))
     with reporting(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -296,6 +303,7 @@ def _open_locked(journal: Journal, resume: bool, overwrite: bool) -> None:
         raise OutputError(f"{folder} was begun by another run a moment ago; wait for it or pass --resume later")
     _compare_begun(folder, lines[0], journal.key)
     journal._continue(lines[1:], length)
+    # Files that were being written when the run ended.
     for stray in folder.rglob(f"*{PART}"):
         stray.unlink(missing_ok=True)
     journal._forget_lost()

@@ -26,11 +26,13 @@ def half_plane(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = plane.shape
     if height % 2 or width % 2:
         plane = np.pad(plane, ((0, height % 2), (0, width % 2)), mode="edge")
+    # The two bytes of a uint16 must lie side by side.
     if plane.strides[1] != 1:
         plane = np.ascontiguousarray(plane)
     out = np.empty((plane.shape[0] // 2, plane.shape[1] // 2), np.uint8)
     for y in range(0, plane.shape[0], _SLAB):
         pairs = plane[y : y + _SLAB].view(np.uint16)
+        # 4 * 255 + 2 fits into the 16 bits.
         sums = pairs >> 8
         sums += pairs & 255
         means = sums[0::2] + sums[1::2]
@@ -69,9 +71,12 @@ def finish_pyramid(spec: OutputSpec, *, threads: int = 1) -> int:
 
 def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) -> Planes | None:
     """Planes of one shard, after it and all below it were handed to the sink; None where it is glass."""
+    # This shard's window of its level, clipped at the edge.
     height, width = spec.levels[level]
     y, x = row * spec.storage.shard, col * spec.storage.shard
     size = min(spec.storage.shard, height - y), min(spec.storage.shard, width - x)
+
+    # From what the blocks left, or from the four shards below, each let go once it is halved.
     if level == spec.block_levels:
         planes = _from_pieces(spec, y, x, size, sink.pool.map)
     else:

@@ -100,6 +100,7 @@ class TileCache:
 
     def fill(self, key: TileKey, entry: _Entry, decode: Decode) -> None:
         """Decode a tile that this thread has claimed, keep it, and wake those who wait for it."""
+        # Decoded outside the lock: others read and decode other tiles meanwhile.
         slot = self._take_slot()
         finished = False
         try:
@@ -107,15 +108,18 @@ class TileCache:
             finished = True
         finally:
             with self._lock:
+                # The slot goes with the tile that lies in it; unused (another size, an error) it goes back.
                 if slot is not None and entry.tile is slot:
                     entry.slot = slot
                 elif slot is not None:
                     self._free.append(slot)
+                # `failed` is set before the waiting threads wake: one of them then decodes the tile itself.
                 done, entry.done, entry.failed = entry.done, None, not finished
                 if finished:
                     self.decoded += entry.tile is not None
                     self._bytes += _size(entry) if entry.kept else 0
                     self._shrink()
+                # Nothing failed stays in the cache.
                 elif entry.kept:
                     self._drop(key, entry)
             if done is not None:
@@ -265,7 +269,9 @@ class GridSlide(ABC):
             )
             if same or self._unreadable:
                 kept.append(level)
+            # What the proof could not read is no fact about a run's windows yet.
             self._unreadable.clear()
+        # Levels are about to be numbered anew, and the tiles held are under their old numbers.
         self._cache = TileCache(*self._cache_options)
         return kept
 
@@ -274,6 +280,7 @@ class GridSlide(ABC):
         grid = self._grids[0]
         rows = -(-(grid.height - grid.origin_y) // grid.tile_h)
         cols = -(-(grid.width - grid.origin_x) // grid.tile_w)
+        # The middle first: one tile that can be decoded ends the search.
         for part in (0.5, 0.0, 1.0, 0.25, 0.75):
             key = (0, round(part * (rows - 1)), round(part * (cols - 1)))
             if self._decode(key, None) is not None or not self._unreadable:
@@ -290,6 +297,7 @@ class GridSlide(ABC):
         """
         if not 0 <= level < len(self._grids) or height < 0 or width < 0:
             raise ValueError(f"no window of {height} x {width} px at level {level}; levels 0..{len(self._grids) - 1}")
+        # The part of the window that lies on the slide; 255 beyond.
         grid = self._grids[level]
         top, left = max(y, 0), max(x, 0)
         bottom, right = min(y + height, grid.height), min(x + width, grid.width)
@@ -298,6 +306,8 @@ class GridSlide(ABC):
             out.fill(255)
         if bottom <= top or right <= left:
             return out
+
+        # The tiles under it: those that no thread has begun are decoded here, those under way are waited for last.
         rows = range((top - grid.origin_y) // grid.tile_h, (bottom - 1 - grid.origin_y) // grid.tile_h + 1)
         cols = range((left - grid.origin_x) // grid.tile_w, (right - 1 - grid.origin_x) // grid.tile_w + 1)
         entries: list[_Entry] = []

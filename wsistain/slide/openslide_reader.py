@@ -46,6 +46,7 @@ class ViaOpenSlide(GridSlide):
         """Open `path`; options as in `open_slide`. SlideError when OpenSlide cannot read it or it has no usable mpp."""
         if series:
             raise no_such_series(str(path), series, 1)
+        # The file, its scale, and the part of its canvas that was scanned.
         self._path = path
         self._handle = _open(path)
         self._repair = Lock()
@@ -58,11 +59,15 @@ class ViaOpenSlide(GridSlide):
             raise
         y, x, sizes = _bounds(self._handle)
         self._origin = (y, x)
+
+        # The levels that are whole pictures; ours are numbered without the others.
         self._numbers = [k for k in range(len(sizes)) if k == 0 or _is_level(sizes, k)]  # ours to OpenSlide's
         sizes = tuple(sizes[k] for k in self._numbers)
         self._native = [_native_tile(self._handle, level) for level in self._numbers]
         grids = tuple(self._grid(level, size) for level, size in enumerate(sizes))
         own = tuple(self._handle.level_downsamples[k] for k in self._numbers)
+
+        # What is known of the slide; `downsamples` are OpenSlide's own where the bounds cut the canvas.
         info = SlideInfo(
             path=str(path),
             size_l0=sizes[0],
@@ -78,6 +83,8 @@ class ViaOpenSlide(GridSlide):
             notes=(*_cut(path), *_focal_planes(properties), *scale.notes),
             problem=scale.problem,
         )
+
+        # Tiles that cannot be read, and levels that show something else, are found now and not in the middle of a run.
         super().__init__(info, grids, cache_bytes)
         self._refuse_if_unreadable()
         if vendor in _UNPROVED:

@@ -25,6 +25,7 @@ def show_the_same(fine: Read, fine_size: tuple[int, int], coarse: Read, coarse_s
     Sizes are (height, width). Means of small squares are compared, so that it does not matter how the copy was made or
     compressed. True also where nothing tells (both are flat and alike).
     """
+    # Places to look at: windows of the coarse level, as large as the fine one can be read for.
     height, width = coarse_size
     step_y, step_x = fine_size[0] / height, fine_size[1] / width
     edge = max(_BLOCK, min(_WINDOW, int(_FINE_PX / max(step_y, step_x)) // _BLOCK * _BLOCK))
@@ -34,6 +35,8 @@ def show_the_same(fine: Read, fine_size: tuple[int, int], coarse: Read, coarse_s
         for a in np.linspace(0, 1, _PLACES)
         for b in np.linspace(0, 1, _PLACES)
     ]
+
+    # The few with most contrast: flat ones look alike on any two levels.
     windows = {place: coarse(*place, edge_y, edge_x) for place in dict.fromkeys(places)}
     richest = sorted(windows, key=lambda place: -float(windows[place].std()))[:_COMPARED]
     ours, theirs = [], []

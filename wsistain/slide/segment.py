@@ -62,6 +62,7 @@ def segment(rgb: RGB, mpp: float) -> Mask:
 
 def segment_all(rgb: RGB, mpp: float) -> Segmented:
     """Tissue, pen and what was not scanned in a thumbnail uint8 (h, w, 3) of `mpp` um per px."""
+    # Maps of dye and of pen colours, in bands, since they are worked out in floating point.
     glass, black = glass_colour(rgb), unscanned(rgb, mpp)
     maps = [np.zeros(rgb.shape[:2], bool) for _ in range(4)]
     colours = [np.zeros(rgb.shape[:2], np.uint8) for _ in range(2)]
@@ -70,6 +71,7 @@ def segment_all(rgb: RGB, mpp: float) -> Segmented:
         od = optical_density(rgb[start : stop + _HALO_ROWS], glass)
         for whole, part in zip((*maps, *colours), (*_dye_maps(od), *ink.ink_colours(od)), strict=True):
             whole[top:stop] = part[top - start : top - start + _BAND_ROWS]
+    # What was not scanned is black, not dark tissue.
     for whole in (*maps, *colours):
         whole[black] = 0
     dyed, faint_light, faint_dye, grey = maps

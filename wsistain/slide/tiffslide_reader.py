@@ -41,6 +41,7 @@ class ViaTiffSlide(GridSlide):
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         """Open a path or URL; options as in `open_slide`. SlideError when it cannot be read, is not RGB or has no mpp."""
+        # The file, which of its pictures, and the scale; it is closed again when one of them is refused.
         name = str(url)
         self._slide = _opened(name)
         try:
@@ -58,6 +59,8 @@ class ViaTiffSlide(GridSlide):
         except SlideError:
             self._slide.close()
             raise
+
+        # Its levels, and what is known of the slide.
         self._missing = [self._never_written(level) for level in range(len(sizes))]
         grids = tuple(self._grid(level, size) for level, size in enumerate(sizes))
         info = SlideInfo(
@@ -76,6 +79,8 @@ class ViaTiffSlide(GridSlide):
             notes=(*choice.notes, *scale.notes),
             problem=scale.problem,
         )
+
+        # Tiles that cannot be read, and levels that show something else, are found now and not in the middle of a run.
         super().__init__(info, grids, cache_bytes)
         self._refuse_if_unreadable()
         self._keep_proved_levels()

@@ -34,14 +34,19 @@ class OmeZarr(GridSlide):
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         """Open `path`; options as in `open_slide`. SlideError when it is no OME-Zarr, not 8-bit RGB or has no mpp."""
+        # Which picture of the store, and in which order its axes lie.
         picture = choose_picture(path, series)
         self._arrays = picture.arrays
         self._planes = picture.planes
         self._y, self._x, self._c = picture.y, picture.x, picture.c
+
+        # Its scale: the first that is stated, the others being compared with it.
         best, others = picture.mpp, picture.others
         if best is None and others:
             best, others = others[0][1], others[1:]
         scale = choose_mpp(str(path), mpp, best, None, others=others, needed=needs_mpp)
+
+        # Its levels, and what is known of the slide.
         sizes = picture.sizes
         grids = tuple(self._grid(array, size) for array, size in zip(self._arrays, sizes, strict=True))
         info = SlideInfo(
@@ -60,6 +65,8 @@ class OmeZarr(GridSlide):
             notes=(*picture.notes, *scale.notes),
             problem=scale.problem,
         )
+
+        # Tiles that cannot be read, and levels that show something else, are found now and not in the middle of a run.
         super().__init__(info, grids, cache_bytes)
         self._refuse_if_unreadable()
         kept = self._proved_levels()

@@ -150,6 +150,7 @@ def _mix(first: RGB, second: RGB, w_second: NDArray[np.uint16]) -> RGB:
     `w_second` broadcasts against the bands as 2-D (rows, columns * 3).
     """
     h, w = first.shape[:2]
+    # In uint16: 255 * 256 and the half fit exactly.
     total = first.reshape(h, w * 3) * (UNIT - w_second)
     total += second.reshape(h, w * 3) * w_second
     total += UNIT // 2
@@ -192,11 +193,14 @@ class BlockBlender:
 
     def add_row(self, cores: Mapping[int, RGB]) -> None:
         """Take the next row of cores, uint8 (stride + overlap, stride + overlap, 3), by column; absent is glass."""
+        # The new row and the one above it, by place in the block.
         frame, i = self._frame, self._next
         s, o, last = frame.stride, frame.overlap, frame.n - 1
         core = s + o
         pieces = {(i - 1, j): v for j, v in self._above.items()} | {(i, j): v for j, v in cores.items()}
         rows, head, every = slice(i * s, i * s + core), slice(0, o), slice(0, core)
+
+        # What the row adds to the bands that are shared with other blocks.
         self._left[rows] += _part(pieces, frame, i, 0, every, head)
         wy = axis_weights(s, o, frame.is_top and i == 0)[:, None, None]
         end = pieces.get((i, last))
@@ -209,6 +213,8 @@ class BlockBlender:
                 right=self._right[: frame.block].copy(),
                 corner=np.full((o, o, 3), GLASS, np.uint8) if end is None else end[s:, s:].copy(),
             )
+
+        # What it completes of the block itself; of the row only its cores are kept, for the next one.
         if self._pixels is not None:
             _assemble_row(self._pixels, pieces, frame, i)
         self._above = dict(cores)
@@ -248,6 +254,7 @@ def _assemble_row(out: RGB, pieces: Pieces, frame: Frame, i: int) -> None:
     for j in range(frame.n):
         y, x = i * s, j * s
         piece = pieces.get((i, j))
+        # The body, up to the slide's own border where there is nothing to blend with.
         if piece is not None:
             out[y + o : y + s, x + o : x + s] = piece[o:s, o:s]
             if i == 0 and frame.is_top:
@@ -258,6 +265,7 @@ def _assemble_row(out: RGB, pieces: Pieces, frame: Frame, i: int) -> None:
                 out[:o, :o] = piece[:o, :o]
         if not o:
             continue
+        # The edge to the left, then the one above, then the corner; between two blanks the glass is there already.
         if j and not (piece is None and (i, j - 1) not in pieces):
             left, here = _glass_piece(pieces, (i, j - 1), core), _glass_piece(pieces, (i, j), core)
             rows = slice(0 if i == 0 and frame.is_top else o, s)
@@ -288,6 +296,7 @@ def join(pixels: RGB, heads: Heads, frame: Frame, above: Tails | None, left: Tai
         return pixels
     top, side = heads.top.copy(), heads.left.copy()
     weights = (UNIT - ramp(o)).astype(np.uint32)
+    # A neighbour weighs by its trailing edge along each band. What lies in the corner belongs to both bands.
     if above is not None:
         owed = above.below * weights[:, None, None]
         top += owed

@@ -270,6 +270,7 @@ def plan_run(
     roi    : restricts the canvas to its bounding box, grown to the tile grid; with `crop` false also the tissue to
              its shape, and everything in the shape that is tissue keeps its full stain. A plain rectangle passes `crop` true: its pixels then equal the crop of the whole slide.
     """
+    # The canvas: the slide, or the region grown to the tile grid, so that its pixels are those of the whole slide.
     height, width = sampling.shape
     s = tiling.stride
     per_px = sampling.mpp / info.mpp  # level-0 px per output px
@@ -287,6 +288,8 @@ def plan_run(
             # Grown by one px of the mask, which holds a px where its centre is inside: what was drawn round never fades
             shape = TissueMask(roi.mask(info, tissue.downsample, tissue.mask.shape), tissue.downsample)
             tissue = TissueMask(tissue.mask & shape.dilated(tissue.downsample).mask, tissue.downsample)
+
+    # Tiles of the whole slide's grid that touch tissue.
     ys, xs = (np.arange(-(-n // s)) * (s * per_px) for n in (height, width))
     has_tissue = touches(tissue, ys, xs, tiling.core * per_px)
     near_tissue = fade_lattice(tissue, (height, width), per_px)

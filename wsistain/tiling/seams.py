@@ -65,6 +65,7 @@ class SeamCounter:
     def _positions(self, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Where a step that counts ends, in [start, stop), and which of them are borders."""
         period = gcd(gcd(self._stride, self._overlap), COMPRESSION_GRID)
+        # Every position that is left would be a border, with nothing to compare it to.
         if period == self._stride:
             period = 1
         place = np.arange(max(start, 1), stop)
