@@ -163,6 +163,7 @@ def identify(entries: Sequence[Entry], output: Path) -> list[Entry]:
     A slide replaced under its own path keeps its place, where `run` refuses to mix the two. A slide below a folder
     has a folder of its own from the start, so that no slide of that file name can come in its way.
     """
+    # Results decide before names do: a place that holds a slide's results is given out before any is given anew.
     naming = _Naming(entries, _known(output))
     naming.by_path(with_results=True)
     naming.by_bytes()

@@ -63,6 +63,7 @@ def run_batch(
 
     Raises ConfigError or OutputError for what concerns all slides; what concerns one is in its row.
     """
+    # What can be refused for the batch as a whole; faults of single slides become rows.
     if importlib.util.find_spec("snakemake") is None:
         raise ConfigError("batches need snakemake: pip install 'wsistain[batch]'")
     folder, snakefile = local_path(output).absolute(), workflow_folder() / "Snakefile"
@@ -71,6 +72,8 @@ def run_batch(
     entries, refused = _find(source, markers, folder, config, recursive, tell)
     if not entries and not refused:
         raise ConfigError(f"{source} holds no files; give a folder of slides or a sample sheet")
+
+    # Under the lock: what the workflow reads, the workflow, and what became of each slide.
     with _alone(folder) as work:
         _prepare(folder, work, entries, config, markers, overwrite)
         if entries or _runs_nothing(flags):
@@ -83,6 +86,8 @@ def run_batch(
             code = 0
         rows = summarise(folder, entries, refused, work / "logs", markers)
         write_summary(folder / "summary.csv", rows)
+
+    # With a failed row the rows say it; without one Snakemake itself went wrong.
     if code and not any(r.state in ("failed", "no tissue") for r in rows):
         raise ConfigError(f"Snakemake ended with code {code} before any slide failed; what it said is above")
     return rows

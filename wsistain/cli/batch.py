@@ -59,6 +59,7 @@ def batch(
     from wsistain.markers import parse_markers
     from wsistain.weights.find import find_weights
 
+    # One folder or sheet, and the configuration of every run.
     if flags and not flags[0].startswith("-"):
         raise ConfigError(
             f"{flags[0]!r} is one argument too many; name one folder or sheet, and Snakemake's flags after --"
@@ -66,11 +67,14 @@ def batch(
     settings = run_config(
         config, overrides, {"weights": weights, "mpp": mpp, "norm": norm, "direction": direction, "device": device}
     )
+    # A name stays a name; a path is made absolute, since the jobs run in another folder.
     if settings.weights not in ("demo", "identity"):
         known = Path(settings.weights).exists()
         settings = (
             settings.model_copy(update={"weights": str(Path(settings.weights).absolute())}) if known else settings
         )
+
+    # Weights that are not there end the batch here, not every slide of it.
     markers = [m.name for m in parse_markers(marker)]
     for name in markers if settings.weights != "identity" else ():
         find_weights(settings.weights, name, settings.direction)
@@ -85,6 +89,8 @@ def batch(
         flags=flags or [],
         tell=say,
     )
+
+    # What became of the slides.
     if not rows:
         return
     _print_table(rows)

@@ -68,6 +68,7 @@ def evaluate(
     from wsistain.errors import ConfigError
     from wsistain.runtime.progress import ProgressBar
 
+    # One thing at a time: patches, slides, or earlier results side by side.
     jobs = [name for name, given in (("--data", data), ("--slides", slides), ("--leaderboard", board)) if given]
     if len(jobs) != 1:
         found = " and ".join(jobs) or "none of them"

@@ -46,18 +46,23 @@ def train(
     from wsistain.errors import ConfigError
     from wsistain.packaged import table_grid, training_config
 
+    # One configuration or one grid, and the folder of its run.
     if (config is None) == (grid is None):
         raise ConfigError("give a configuration, as in 'wsistain train cut', or --grid, and not both")
     if rows and grid is None:
         raise ConfigError("--row belongs to --grid")
     chosen = training_config(config) if config is not None else table_grid(Path(str(grid)))
     folder = output if output is not None else Path("runs") / chosen.stem
+
+    # Packages that only training needs, asked for by name before anything is read.
     try:
         import accelerate  # noqa: F401
         import tensorboard  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(f"training needs {error.name}: pip install 'wsistain[train]'") from None
     is_first = os.environ.get("RANK", "0") == "0"  # one line, not one a process
+
+    # A grid: its rows one after another.
     if grid is not None:
         from wsistain.training.grid import train_grid
 
@@ -70,6 +75,8 @@ def train(
         )
         tell(f"{len(trained)} rows in {folder}; put them into a table: wsistain evaluate --grid {folder} --data DATA")
         return
+
+    # A single run.
     from wsistain.config import TrainConfig, load_config
     from wsistain.training.loop import train as run_training
 

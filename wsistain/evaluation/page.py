@@ -192,6 +192,7 @@ def to_html(results: Results, rows: Sequence[Mapping[str, Any]], shown: Sequence
     rows  : one a picture and system, as in pairs.csv (may be empty: no scatter plots).
     shown : patches with thumbnails.
     """
+    # The heading, and the table as papers print it.
     data = results["data"]
     slides = f"{data['n_slides']} slides" if data["n_slides"] else "slides not known"
     title = f"{data['marker']}, {data['layout']} {data['split']}"
@@ -204,10 +205,14 @@ def to_html(results: Results, rows: Sequence[Mapping[str, Any]], shown: Sequence
         "<h2>As in the papers</h2>",
         _table(results, sorted(columns_of(results, PAPER_COLUMNS), key=lambda n: n in results["missing"])),
     ]
+
+    # What could not be used or measured, and how the truth was read.
     if data["unreadable"]:
         listed = "".join(f"<li>{escape(u['name'])}: {escape(u['why'])}</li>" for u in data["unreadable"][:50])
         body.append(f"<div class=note>{len(data['unreadable'])} patches could not be used:<ul>{listed}</ul></div>")
     body += _missing(results) + _truth(results)
+
+    # The other metrics, then the papers' by level.
     stain = [n for n, m in METRICS.items() if m.group == "pathology" and n not in PAPER_COLUMNS]
     other = [n for n, m in METRICS.items() if m.group in ("fidelity", "distribution") and n not in PAPER_COLUMNS]
     body += ["<h2>Stain</h2>", _table(results, columns_of(results, stain))]
@@ -218,11 +223,15 @@ def to_html(results: Results, rows: Sequence[Mapping[str, Any]], shown: Sequence
             f"<h3>Level {escape(level)} ({n} pictures)</h3>",
             _table(results, columns_of(results, PAPER_COLUMNS), level),
         ]
+
+    # Plots and pictures.
     body += _plots(results, rows)
     if shown:
         labels = {"he": "H&E", "real": "real IHC", "truth": "aligned truth"}
         labels |= {n: s["label"] for n, s in results["systems"].items() if n != "identity"}
         body += ["<h2>Pictures</h2>", picture_sheet([(r.ref.name, r.pictures) for r in shown], labels)]
+
+    # What every number means, and where the rows come from.
     names = columns_of(results, list(METRICS))
     body.append("<h2>Conventions</h2><dl>" + "".join(
         f"<dt>{escape(METRICS[n].label)}</dt><dd>{escape(METRICS[n].convention)}</dd>" for n in names

@@ -58,6 +58,7 @@ def measure_pair(
 
     he, real, truth : uint8 (h, w, 3) of one size; virtual: system to uint8 (h, w, 3).
     """
+    # The real IHC, which is read once for all systems.
     names = list(virtual)
     dye, cutoff = marker.chromogen, marker.positive_od
     real_od = stain_od(real, dye)
@@ -70,6 +71,8 @@ def measure_pair(
             "h_score": real_counts.h_score,
         },
     )
+
+    # The aligned truth, which only phantom patches have.
     truth_mask = None
     if truth is not None:
         truth_od = stain_od(truth, dye)
@@ -78,6 +81,8 @@ def measure_pair(
         result.real["h_score_truth"] = truth_counts.h_score
         if cells is not None:
             result.cell_od["truth"] = _at_cells(truth_od, cells)
+
+    # Each system against them. VIF goes through all of them at once: the sums of the real picture are shared.
     vifs = vif_of_many(real, [virtual[name] for name in names])
     for name, vif in zip(names, vifs, strict=True):
         picture = virtual[name]

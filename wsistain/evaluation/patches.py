@@ -135,6 +135,7 @@ def run_pass(
     workers  : processes for the measures (and threads that read and stain); None: one a core.
     progress : called with (patches done, of how many).
     """
+    # Threads read, stain and wait; the measures run in processes of their own.
     n_workers = workers or os.cpu_count() or 1
     results: list[PatchResult] = []
     unusable: list[Unusable] = []
@@ -147,6 +148,7 @@ def run_pass(
                 he, ihc, truth = read_patch(ref)
             except DataError as error:
                 return Unusable(ref.name, str(error))
+            # Stained at the size it is stored in; only then is everything resized to be measured.
             virtual = {s.name: s.stain(he) for s in work.stainers}
             cells = work.cells.get(ref.name)
             if work.size is not None:
@@ -164,6 +166,7 @@ def run_pass(
                 result.pictures = {n: thumbnail(p) for n, p in shown.items()}
             return result
 
+        # In the order of the patches, a bounded number of them begun ahead.
         for done, outcome in enumerate(in_order(threads, one, refs, 2 * n_workers + 1), start=1):
             if isinstance(outcome, Unusable):
                 unusable.append(outcome)

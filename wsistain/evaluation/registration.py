@@ -99,6 +99,7 @@ def _shrunk(picture: F64, factor: float) -> F64:
 
 def _search(fixed: F64, moving: F64) -> list[F64]:
     """The best rigid starts over all angles, best first, for small pictures."""
+    # Every angle, with the best shift at each by phase correlation; masks keep the empty corners out of it.
     side = max(*fixed.shape, *moving.shape)
     found = []
     inside = np.ones_like(moving)
@@ -114,6 +115,8 @@ def _search(fixed: F64, moving: F64) -> list[F64]:
         start = turn.copy()
         start[:, 2] -= turn[:, :2] @ np.asarray(shift)
         found.append((_correlation(fixed, moving, start), start))
+
+    # The best few, no two of nearly the same angle: they would end in the same place.
     found.sort(key=lambda item: -item[0])
     chosen: list[F64] = []
     for _, start in found:
@@ -140,10 +143,13 @@ def _refine(fixed: F64, moving: F64, matrix: F64, *, rigid: bool, step: int, ite
 
     rigid keeps lengths and angles. Comes back unchanged where the pictures slip off each other.
     """
+    # Points of the fixed picture, and how bright the moving one gets along each axis.
     y, x = (g.ravel().astype(np.float64) for g in np.mgrid[: fixed.shape[0] : step, : fixed.shape[1] : step])
     target = fixed[::step, ::step].ravel()
     slope_y, slope_x = np.gradient(moving)
     corners = np.array([[0, 0, 1], [fixed.shape[0], 0, 1], [0, fixed.shape[1], 1]], dtype=np.float64)
+
+    # Steps until no corner of the picture moves by more than a fiftieth of a pixel.
     m = matrix.copy()
     for _ in range(iterations):
         wy, wx = (m[k, 0] * y + m[k, 1] * x + m[k, 2] for k in range(2))
@@ -176,6 +182,7 @@ def _slopes(m: F64, y: F64, x: F64, gy: F64, gx: F64, *, rigid: bool) -> F64:
 def _ecc_step(target: F64, image: F64, slopes: F64) -> F64:
     """The step of Evangelidis and Psarakis (2008), eq. 18 to 20, for pictures (n,) and derivatives (n, p)."""
     t, i = target - target.mean(), image - image.mean()
+    # Derivatives by angle grow with the distance from the corner: scaled, the equations stay well conditioned.
     scale = np.abs(slopes).max(axis=0) + 1e-12
     basis = slopes / scale
     normal = basis.T @ basis + 1e-9 * len(basis) * np.eye(basis.shape[1])
@@ -218,6 +225,7 @@ def register(fixed: NDArray[np.uint8], moving: NDArray[np.uint8]) -> Registratio
 
     Raises ValueError when one of the pictures has no structure, or nothing that fits is found.
     """
+    # The pictures at working size, and coarser ones to begin with.
     density = [gray_density(p) for p in (fixed, moving)]
     if min(d.std() for d in density) < 1e-3:
         raise ValueError("one of the pictures has no structure to register")
@@ -226,6 +234,8 @@ def register(fixed: NDArray[np.uint8], moving: NDArray[np.uint8]) -> Registratio
     small = min(1.0, SEARCH_PX / max(*f.shape, *m.shape))
     tiny = [gaussian_filter(_shrunk(p, small), 1.5) for p in (f, m)]
     levels = [(s, gaussian_filter(f, s), gaussian_filter(m, s)) for s in SMOOTHING_PX]
+
+    # Rigid first: of the starts over all angles the one that correlates best, then sharper level by level.
     best, best_value = None, -1.0
     sigma, coarse_f, coarse_m = levels[0]
     for start in _search(*tiny):
@@ -237,6 +247,8 @@ def register(fixed: NDArray[np.uint8], moving: NDArray[np.uint8]) -> Registratio
         raise ValueError("no rotation and shift was found at which the pictures agree")
     for sigma, a, b in levels[1:]:
         best = _refine(a, b, best, rigid=True, step=max(1, int(sigma / 2)))
+
+    # Then affine, which stands only where it is plausible and fits no worse.
     affine = best
     for sigma, a, b in levels:
         affine = _refine(a, b, affine, rigid=False, step=max(1, int(sigma / 2)))
@@ -246,6 +258,8 @@ def register(fixed: NDArray[np.uint8], moving: NDArray[np.uint8]) -> Registratio
         affine, value = best, value_rigid
     if value < LEAST_CORRELATION:
         raise ValueError(f"the pictures agree nowhere: the best correlation is {value:.2f}")
+
+    # What is left over, and everything in the frame of the pictures as given.
     warped = np.asarray(resample(fine_m, affine, (f.shape[0], f.shape[1])))
     seen = np.asarray(resample(np.ones_like(m), affine, (f.shape[0], f.shape[1]))) > 0.99
     return Registration(

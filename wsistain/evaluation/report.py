@@ -72,6 +72,7 @@ def evaluate(
     The dictionary is what results.json holds. Metrics whose networks are not at hand are listed under "missing" with
     the command that fetches them. Raises DataError, WeightsError, ConfigError or OutputError.
     """
+    # Patches, weights, networks of the metrics: what is missing or in the way shows before anything is measured.
     started = time.monotonic()
     known = find_marker(marker)
     folder = None if output is None else local_path(output)
@@ -85,11 +86,15 @@ def evaluate(
     truth = read_truth(refs, known, split)
     deep = load_deep(None if nets is None else Path(nets), _device(device))
     patch_mpp = mpp or (truth.mpp if truth else LAYOUT_MPP.get(layout))
+
+    # The baselines share the pass of the first weights; each further generator is loaded for a pass of its own.
     runs = _Runs(refs, known, deep, truth, size, workers, progress, pictures)
     baselines: list[Stainer] = [Identity(), _mean_colour(Path(data_root), layout, known, refs)]
     runs.add(baselines, candidates[:1], device, patch_mpp)
     for candidate in candidates[1:]:
         runs.add([], [candidate], device, patch_mpp)
+
+    # The tables, and what they were measured on.
     results = _results(runs, deep, truth, known, seed)
     results["data"] |= {
         "layout": layout,
@@ -192,6 +197,7 @@ class _Runs:
             raise DataError(f"none of {len(unusable)} patches can be used: {first}")
         for row in rows:
             self.facts[row.name] = {**row.facts(), "pass_seconds": round(time.monotonic() - started, 1)}
+        # The first pass decides which patches can be used; the others go over just those.
         if not self.results:
             self.results, self.unusable = results, unusable
             self._refs = [r.ref for r in results]
@@ -222,6 +228,7 @@ class _Runs:
 
 
 def _results(runs: _Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker: Marker, seed: int) -> Results:
+    # What all systems share: slides, levels, the real pictures' numbers, and the phantom's cells.
     slides = [r.ref.slide for r in runs.results]
     levels = sorted({r.ref.level for r in runs.results if r.ref.level is not None})
     everything = np.arange(len(slides))
@@ -231,6 +238,8 @@ def _results(runs: _Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker:
         if truth
         else None
     )
+
+    # One table a system over everything, and one a level.
     systems: dict[str, Any] = {}
     for name, facts in runs.facts.items():
         columns = _columns(runs, name, deep)
@@ -249,6 +258,8 @@ def _results(runs: _Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker:
             "slides": _by_slide(slides, columns, real),
             "psnr_infinite": int(np.isinf(columns["psnr"]).sum()),
         }
+
+    # Made for what it says about intervals, not for its draws.
     boot = SlideBootstrap(slides, draws=1)
     sizes = sorted({r.size for r in runs.results})
     return {

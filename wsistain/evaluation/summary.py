@@ -124,6 +124,7 @@ def _pearson_from(n: Values, x: Values, y: Values, xx: Values, yy: Values, xy: V
 
 
 def _pearson(x: Values, y: Values, boot: SlideBootstrap) -> tuple[float, Values, int]:
+    # Centred and scaled first: sums of squares of large integrated densities would lose their digits.
     seen = np.isfinite(x) & np.isfinite(y)
     xs = np.where(seen, x - (x[seen].mean() if seen.any() else 0), 0.0)
     ys = np.where(seen, y - (y[seen].mean() if seen.any() else 0), 0.0)
@@ -157,6 +158,7 @@ def summarise(
     if "int_den" in values:
         difference = values["int_den"] - real["int_den"]
         total, drawn = boot.sums(difference)
+        # A draw of slides holds more or fewer pictures than the set; the sum is brought back to its size.
         drawn = drawn * _ratio(np.full(len(drawn), n), boot.sums(np.ones(n))[1])
         table["iod"] = Estimate(abs(total) * IOD_UNIT, *boot.interval(np.abs(drawn) * IOD_UNIT), n=n)
         table["iod_signed"] = Estimate(total * IOD_UNIT, *boot.interval(drawn * IOD_UNIT), n=n)

@@ -121,6 +121,7 @@ def missing_by_reason(results: Results) -> list[tuple[list[str], str, list[str]]
 
 def to_markdown(results: Results) -> str:
     """The report as Markdown: the papers' table, the pathology and truth tables, levels, conventions, what is missing."""
+    # The heading.
     data = results["data"]
     title = f"# Evaluation: {data['marker']}, {data['layout']} {data['split']}, {data['n_pairs']} pictures\n"
     slides = f"{data['n_slides']} slides" if data["n_slides"] else "slides not known"
@@ -128,6 +129,8 @@ def to_markdown(results: Results) -> str:
         title,
         f"{slides}; pictures {', '.join(data['sizes'])} px; {results['measured_at']}. Bold: best of the weights.\n",
     ]
+
+    # A table for each group of metrics that was measured; the papers' without intervals, as papers print theirs.
     groups = {
         "As in the papers": PAPER_COLUMNS,
         "Stain": [n for n, m in METRICS.items() if m.group == "pathology" and n not in PAPER_COLUMNS],
@@ -146,6 +149,8 @@ def to_markdown(results: Results) -> str:
             f"## {heading}\n",
             markdown_table(header, _system_rows(results, names, intervals=heading != "As in the papers")),
         ]
+
+    # The truth, levels, what is missing, and what every number means.
     if results["truth"]:
         truth = results["truth"]
         best = truth["best_attainable_auc"]

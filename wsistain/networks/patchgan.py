@@ -54,6 +54,7 @@ class PatchDiscriminator(nn.Module):
     ):
         super().__init__()
         self.time, self.time_width, self.time_max = time, time_width, time_max
+        # With blurring the layer after a convolution halves, not its stride. A batch norm has its own shift.
         stride = 1 if blur else 2
         bias = norm == "instance"
         width = ndf
@@ -63,6 +64,7 @@ class PatchDiscriminator(nn.Module):
         ]
         if blur:
             layers.append(BlurDown(ndf))
+        # Each level is twice as wide, up to eight times; the last one no longer halves.
         widths = [ndf]
         for level in range(1, n_layers + 1):
             before, width = width, ndf * min(2**level, 8)
@@ -75,6 +77,8 @@ class PatchDiscriminator(nn.Module):
             if blur and not is_last:
                 layers.append(BlurDown(width))
             widths.append(width)
+
+        # One number a patch, and what of the noise level goes to each level.
         self.enc = nn.Sequential(*layers)
         self.final_conv = conv2d(width, 1, 4, padding=1, spectral=spectral)
         if time == "bias":

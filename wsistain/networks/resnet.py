@@ -48,6 +48,7 @@ class ResnetGenerator(nn.Module):
         super().__init__()
         if spectral and not blur:
             raise ValueError("spectral=True needs blur=True: transposed convolutions have no spectral norm here")
+        # A batch norm has its own shift. `widths` follows the layers one by one, for those that are tapped.
         bias = norm == "instance"
         conv = functools.partial(conv2d, spectral=spectral)
         layers: list[nn.Module] = [
@@ -57,6 +58,7 @@ class ResnetGenerator(nn.Module):
             nn.ReLU(True),
         ]
         widths = [in_channels, ngf, ngf, ngf]
+        # Down to a quarter of the size.
         for width in (2 * ngf, 4 * ngf):
             added = [
                 conv(width // 2, width, 3, stride=1 if blur else 2, padding=1, bias=bias),
@@ -65,9 +67,11 @@ class ResnetGenerator(nn.Module):
             ]
             layers += [*added, BlurDown(width)] if blur else added
             widths += [width] * (len(added) + int(blur))
+        # The trunk.
         for _ in range(n_blocks):
             layers.append(ResidualBlock(4 * ngf, norm, bias=bias, spectral=spectral, dropout=dropout))
             widths.append(4 * ngf)
+        # Up again.
         for width in (2 * ngf, ngf):
             if blur:
                 layers += [

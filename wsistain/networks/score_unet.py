@@ -156,6 +156,7 @@ class ScoreUNet(nn.Module):
         groups: int = 32,
     ) -> None:
         super().__init__()
+        # The embedding of time, and the first layer.
         self.base, self.n_blocks = base, n_blocks
         self.size_multiple = 2 ** (len(multipliers) - 1)
         time_width = 4 * base
@@ -163,6 +164,7 @@ class ScoreUNet(nn.Module):
         self.temb = Time(base, time_width)
         self.conv_in = nn.Conv2d(3, base, 3, padding=1)
 
+        # Down: the width of every output is kept, for the block on the way up that takes it.
         down, skips, width = [], [base], base
         for level, wide in enumerate(widths):
             blocks = []
@@ -179,6 +181,7 @@ class ScoreUNet(nn.Module):
 
         self.mid = Middle(width, time_width, groups)
 
+        # Up: one block more a level, since what halved on the way down left an output too.
         up: list[nn.Module] = []
         for level, wide in reversed(list(enumerate(widths))):
             blocks = []

@@ -161,6 +161,7 @@ class VitGenerator(nn.Module):
         vit_range: Literal["pm1", "01"] = "pm1",
     ) -> None:
         super().__init__()
+        # Sizes that do not fit are refused here: below they would show as shapes that do not match.
         if window % patch:
             raise ValueError(f"window {window} is not a multiple of patch {patch}")
         if len(taps) != len(decoder) or 2 ** len(decoder) != patch:
@@ -173,6 +174,7 @@ class VitGenerator(nn.Module):
         self.skips = skips
         side = window // patch
 
+        # The encoder.
         self.patch_embed = PatchEmbed(patch, width)
         self.pretext_token = nn.Parameter(torch.empty(1, 1, width))
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))

@@ -133,6 +133,7 @@ def measure_dyes(
 
     Raises DataError where the pictures hold too little stain to be measured.
     """
+    # Always the same pixels: a resumed run measures again, and must find the options that it began with.
     rng = np.random.default_rng(0)
     kept = list(pictures)
 
@@ -143,12 +144,15 @@ def measure_dyes(
             parts.append(density(flat[rng.integers(0, len(flat), min(len(flat), _PER_PATCH))]))
         return np.concatenate(parts)
 
+    # The colours of glass and dyes in both stains, and how much of each the pixels hold.
     try:
         (ground, colours), (he_ground, he_colours) = (_colours(pixels(side)) for side in (1, 0))
     except ValueError as error:
         raise DataError(f"the dyes of the training pictures cannot be measured: {error}") from None
     ihc = (pixels(1) - ground) @ np.linalg.pinv(colours)
     he = (pixels(0) - he_ground) @ np.linalg.pinv(he_colours)
+
+    # Where a nucleus begins, where the marker is positive, and how dark it is there.
     positive = gray_to_amount(positive_od, colours[1])
     h, d = np.maximum(ihc[:, 0], 0), np.maximum(ihc[:, 1], 0)
     nucleus = max(otsu(h[d < positive]), 1e-3)
@@ -157,12 +161,16 @@ def measure_dyes(
     pale = h[(d < 0.5 * positive) & (h > nucleus)]
     if len(pale):  # brown hides the blue below it: such pixels are given the blue of nuclei that are not brown
         h = np.where(d > positive, rng.choice(pale, len(h)), h)
+
+    # Haematoxylin of the H&E against that of the IHC, quantile by quantile: a table, whose places have to rise.
     levels = np.linspace(0, 1, N_QUANTILES)
     steps = np.stack([np.quantile(np.maximum(v, 0), levels) for v in (he[:, 0], h)], axis=1)
     rising = np.maximum.accumulate(steps, axis=0)
     rising = rising[np.append(True, np.diff(rising[:, 0]) > 1e-6)]
     if len(rising) < 2:
         raise DataError("the H&E training pictures hold no haematoxylin that varies")
+
+    # How dark nuclei are in whole pictures, and how much of their surroundings is positive.
     maps = [np.moveaxis((density(ihc) - ground) @ np.linalg.pinv(colours), -1, 0) for _, ihc in kept]
     dark = max(float(np.median([_dark(np.maximum(h, 0)) for h, _ in maps])), nucleus)
     shares, weights = _window_shares(maps, nucleus, positive, mpp, compartment)

@@ -223,6 +223,7 @@ class Anatomy:
 
     def at(self, y: Floats, x: Floats) -> Tissue:
         """The fields at leaned places (y, x) um (float64, one shape), computed in full."""
+        # The outline, and the nests and cords of invasive tumour. Distances are um, positive inside.
         s, k = self.seed, self.habit
         inside = self._outline(y, x)
         wy = y + 22 * smooth_noise(salt_of(s, "warp.y"), y, x, 130.0)
@@ -235,6 +236,7 @@ class Anatomy:
         level = solid * nests + (1 - solid) * cords + np.clip(1.3 * tumour, -4, 0.9) - 0.25
         nest = (level * np.float32(0.24 * k.nest_um) + edge).astype(np.float32)
 
+        # Ducts, in situ tumour and lobules; invasive nests end short of all of them.
         duct, duct_r, duct_lot = nearest_blob(s, "ducts", wy, wx, 430.0, 0.55 * k.ducts, (45.0, 150.0), 0.28)
         in_situ, in_situ_r, _ = nearest_blob(s, "in situ", wy, wx, 470.0, 0.5 * k.ducts, (60.0, 170.0), 0.2)
         lobule = fractal(s, "lobule", y, x, 420.0, 2) + np.float32(k.acini)
@@ -245,28 +247,33 @@ class Anatomy:
         nest = np.minimum(nest, -np.maximum(duct, np.minimum(acinus, lobule * 50 + 12)) - 12)
         nest = np.minimum(nest, -lobule * 40 + 8).astype(np.float32)
 
+        # Lumens: of benign glands, whatever their wall leaves, and of tumour that still forms glands.
         wall = np.where(duct >= acinus, np.minimum(16 + 6 * duct_lot, 0.72 * duct_r), np.minimum(12.5, 0.78 * acinus_r))
         hole = benign - wall + 1.6 * smooth_noise(salt_of(s, "luminal"), y, x, 13.0)
         gland, _, gland_lot = nearest_blob(s, "gland", wy, wx, 64.0, 0.75, (5.0, 19.0), 0.3)
         forms = fractal(s, "forms", y, x, 500.0, 2) + np.float32(2.4 * k.glands - 1.9)
         hole = np.maximum(hole, np.minimum(np.minimum(gland, nest - 9), (forms - gland_lot) * 20))
 
+        # Fat and vessels in the stroma between; a vessel is a hole with a wall.
         fat = (fractal(s, "fat", y, x, 800.0, 3, 0.4) + np.float32(k.fat)) * 80
         fat = np.minimum(np.minimum(fat, -nest - 22), -benign - 12).astype(np.float32)
         vessel, _, _ = nearest_blob(s, "vessels", wy, wx, 170.0, 0.5, (5.5, 30.0), 0.15)
         vessel = np.minimum(vessel, -np.maximum(nest, benign) - 2).astype(np.float32)
         hole = np.maximum(hole, vessel - np.float32(2.2)).astype(np.float32)
 
+        # Necrosis, deep inside large nests.
         dead = (fractal(s, "necrosis", y, x, 420.0, 3) + np.float32(k.necrosis)) * 70
         necrosis = np.minimum(dead, nest - 34)
         # In situ tumour dies in the middle of wide ducts, too far from any vessel.
         necrosis = np.maximum(necrosis, np.minimum(in_situ - 52, (in_situ_r - 85) * 2)).astype(np.float32)
 
+        # Immune cells gather round nests and lobules; stroma shrinks away from epithelium in clefts.
         around = np.exp(-(((nest + 18) / 26) ** 2)) + 0.7 * np.exp(-(((lobule - 0.1) / 0.5) ** 2)) * (lobule > -1)
         immune = fractal(s, "immune", y, x, 190.0, 3) + np.float32(k.immune - 1.1) + 0.55 * around
         gap = fractal(s, "gap", y, x, 90.0, 2) + np.float32(k.cleft - 0.9)
         shrink = (np.float32(3.4) * np.clip(gap, -1, 1.5)).astype(np.float32)
 
+        # Fibres: along them and across, bent, and following the borders of what they enclose.
         bend = 30 * fractal(s, "bend", y, x, 330.0, 2, 0.35) + 4.5 * smooth_noise(salt_of(s, "crimp"), y, x, 46.0)
         follow = 26 * np.exp(-np.clip(-np.maximum(nest, np.maximum(duct, -60)), 0, 200) / 24)
         ca, sa = np.cos(k.angle), np.sin(k.angle)

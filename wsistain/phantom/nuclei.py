@@ -26,6 +26,7 @@ def _stamp(
     c: Cells, cy: F32, cx: F32, turn: F32, half: int, mpp: float, z0: float, z1: float, clump: F32, grain: F32
 ) -> tuple[F32, F32, F32, F32]:
     """(haematoxylin, cover, nucleoli, path) of n nuclei, each (n, s, s); cy, cx: offset of the centre, px."""
+    # Each pixel in the nucleus's own axes, um, then in units of its half axes.
     offset = np.arange(-half, half + 1, dtype=np.float32)
     dy = (offset[None, :, None] - cy[:, None, None]) * np.float32(mpp)
     dx = (offset[None, None, :] - cx[:, None, None]) * np.float32(mpp)
@@ -36,6 +37,8 @@ def _stamp(
     un, vn = u / a, v / b
     rho = np.sqrt(un * un + vn * vn) + np.float32(1e-4)
     cos1, sin1 = un / rho, vn / rho
+
+    # The outline: an ellipse with two and three waves round it.
     k = [normal(c.ids, salt_of(1, f"outline {i}"))[:, None, None] for i in range(5)]
     sin2, cos2 = 2 * sin1 * cos1, cos1 * cos1 - sin1 * sin1
     cos3, sin3 = cos1 * (4 * cos1 * cos1 - 3), sin1 * (3 - 4 * sin1 * sin1)
@@ -45,14 +48,20 @@ def _stamp(
     rho = rho / np.maximum(outline, np.float32(0.5))
     # A pixel is a small square, so its edge is softened by half a pixel in the plane.
     soft = np.clip((1 - rho) * (np.minimum(a, b) / np.float32(mpp)) + np.float32(0.5), 0, 1)
+
+    # What light crosses between the faces of the section: the nucleus, its core, and the rim of chromatin about it.
     half_z = depth * np.sqrt(np.clip(1 - rho * rho, 0, 1)) + np.float32(1e-6)
     path = np.clip(np.minimum(z + half_z, z1) - np.maximum(z - half_z, z0), 0, None)
     inner = depth * np.sqrt(np.clip(1 - (rho / np.float32(0.86)) ** 2, 0, 1))
     core = np.clip(np.minimum(z + np.float32(0.86) * inner, z1) - np.maximum(z - np.float32(0.86) * inner, z0), 0, None)
     rim = path - core
+
+    # Chromatin, coarse and fine; coarse chromatin leaves the core pale and the rim dark.
     texture = 1 + np.float32(1.15) * coarse * clump + fine * grain * np.float32(0.5)
     vesicular = 1 - np.float32(0.62) * coarse
     h = dark * (vesicular * core * np.clip(texture, 0.12, 3) + rim * (np.float32(0.95) + np.float32(0.9) * coarse))
+
+    # Two nucleoli.
     spots = np.zeros_like(h)
     for i in range(2):
         oy = (0.42 * (draw(c.ids, salt_of(1, f"nucleolus y{i}")) * 2 - 1) * c.b)[:, None, None]
@@ -60,6 +69,8 @@ def _stamp(
         size = nucleolus * np.float32(0.9 if i == 0 else 0.6) + np.float32(1e-3)
         bump = np.exp(-((u - ox) ** 2 + (v - oy) ** 2) / (size * size))
         spots += np.where(nucleolus > 0.25, bump, 0) * np.minimum(core, 2)
+
+    # A thin slice of a nucleus covers less of what lies behind.
     cover = np.minimum(path / np.float32(1.6), 1) * soft
     h = h * np.where(path > 0, np.clip(soft * 1.3, 0, 1), 0)
     mito = c.mitosis
@@ -83,6 +94,7 @@ def paint_nuclei(
     clump, grain : float32 (h, w), chromatin noise of unit variance at two scales.
     dab_od       : (n,) DAB optical density of each nucleus when cut whole.
     """
+    # Nuclei by the size of their stamp, on a canvas with room for those that the window's border cuts.
     h, w = clump.shape
     maps = NuclearMaps(*(np.zeros((h, w), np.float32) for _ in range(4)))
     row, col = np.rint(y_px).astype(np.int64), np.rint(x_px).astype(np.int64)
@@ -95,6 +107,7 @@ def paint_nuclei(
     for size in np.unique(bins[seen]):
         half = _SIZES[size]
         group = np.flatnonzero(seen & (bins == size))
+        # As many at once as keep a stack of stamps small.
         n = max(1, 400_000 // (2 * half + 1) ** 2)
         for start in range(0, len(group), n):
             some = group[start : start + n]
@@ -116,6 +129,7 @@ def paint_nuclei(
             # The density is proportional to the path, so the chromogen of a nucleus cut thin is weaker.
             dab = dab_od[some][:, None, None] * np.minimum(path / np.float32(3.2), 1) * np.minimum(cover * 1.2, 1)
             dab = dab * np.clip(1 + np.float32(0.16) * grain_p[at_r, at_c], 0.4, 1.6)
+            # Haematoxylin of nuclei over one another adds up; cover and chromogen are those of the strongest.
             for k in range(len(some)):
                 window = (slice(r[k], r[k] + span), slice(c[k], c[k] + span))
                 canvas[0][window] += stamp[k]

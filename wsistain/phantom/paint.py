@@ -268,6 +268,7 @@ class Painter:
         self, win: Window, g: dict[str, F32], nuclei: NuclearMaps, around: F32, border: F32, plump: F32, grain: F32
     ) -> Stained:
         """The amounts of each dye from what lies at each pixel."""
+        # What lies at each pixel, and how thick the section is there.
         body, epi, dead = g["body"], g["epithelium"], g["dead"]
         stroma = (1 - epi) * body
         live = epi * (1 - dead) * body
@@ -278,6 +279,8 @@ class Painter:
             + 0.05 * win.up(smooth_noise(salt_of(self.seed, "thick"), py, px, 340.0))
             + 0.9 * ramp(win.up(win.fold), 3.0)
         )
+
+        # Eosin: fibres, cytoplasm, dead cells, membranes; less of it behind a nucleus.
         tone = np.clip(1 + np.float32(0.18) * g["cloud"] + np.float32(0.16) * grain, 0.3, 1.8)
         loose = ramp(g["immune"] - np.float32(0.9), 1.2)
         eosin = stroma * g["collagen"] * (np.float32(0.34) - np.float32(0.12) * loose)
@@ -291,6 +294,8 @@ class Painter:
         eosin += np.float32(0.10) * g["membrane"] * body
         eosin = eosin * bare + np.float32(0.05) * nuclei.cover * body + np.float32(0.10) * nuclei.nucleoli
         eosin += g["lumen"] * np.clip(g["cloud"] - 0.9, 0, 1) * np.float32(0.10)
+
+        # Haematoxylin outside nuclei, a trace, then in them.
         plain = (
             stroma * np.float32(0.02)
             + live * (np.float32(0.085) * tone - np.float32(0.03) * border)
@@ -300,7 +305,11 @@ class Painter:
         shown = body if not np.any(body < 0) else np.clip(body, 0, 1)
         nuclear = nuclei.h * np.clip(shown * 1.5, 0, 1)
         haem = plain * bare + nuclear + np.float32(0.16) * nuclei.nucleoli * shown
+
+        # The H&E.
         he = {"haematoxylin": haem * thick, "eosin": eosin * thick, "blood": g["blood"] * thick}
+
+        # The IHC: chromogen where the marker lies, a background, and a counterstain weaker under it.
         dab = nuclei.dab * np.clip(shown * 1.5, 0, 1)
         if self.marker.compartment != "nuclear":
             hidden = 0.45 if self.marker.compartment == "membranous" else 0.85  # by the nucleus over or under it

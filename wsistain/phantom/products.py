@@ -293,6 +293,7 @@ def make_patches(
             f"train {train} and val {val} patches of {size} px from {slides} slides cannot be made; wanted at least one "
             "patch, a size that is a multiple of 16 from 64 on, and different slides for train and val"
         )
+    # Every marker's folder is claimed before the first patch is made: one that holds something else stops them all.
     result: dict[str, dict[str, Any]] = {}
     with ExitStack() as claims:
         manifests: dict[Path, dict[str, Any]] = {}
@@ -304,6 +305,7 @@ def make_patches(
             }  # fmt: skip
             folder = local_path(root) / marker.name
             manifests[claims.enter_context(claimed(folder, parameters, overwrite=overwrite))] = parameters
+        # The manifest is written last: what has a finished one is finished.
         for manifest, parameters in manifests.items():
             name, folder = parameters["marker"], manifest.parent
             jobs = _plan(folder / "TrainValAB", parameters, overwrite)

@@ -207,6 +207,7 @@ def write_pyramid(
             f"tile {tile_px} (a multiple of 16), block {block_px} (a multiple of the tile), downsample {downsample} "
             f"(2, 4 or 8), shape {shape} and mpp {mpp} (positive) do not make a pyramid"
         )
+    # The levels as a chain: each hands its rows on, halved, to the next.
     path = Path(path)
     shapes = level_shapes(shape, levels, downsample, tile_px)
     is_aperio = (description or "").startswith("Aperio")
@@ -219,19 +220,23 @@ def write_pyramid(
     def tiles_l0() -> Iterator[bytes]:
         done = 0
         for strip, last in _strips(shape, window, (block_px, block_width or block_px), map_blocks):
+            # Every `step`-th row of the slide, wherever the strips end.
             thumbnail.append(strip[-done % step :: step, ::step].copy())
             done += strip.shape[0]
             if progress is not None:
                 progress(done)
             encoded = chain[0].feed(strip, last=last)
+            # From here on the level alone holds the strip: it lets go of it before the next one is made.
             del strip
             yield from encoded
 
+    # One pass over level 0 makes all levels; the lower ones wait in scratch files, since pages are written one by one.
     with reporting(path, retry="run again"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack, replacing(path) as part:
             for level in chain[1:]:
                 level.scratch = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
+            # Classic TIFF ends at 4 GiB.
             big = shape[0] * shape[1] * (3 if compression in ("none", "deflate", "lzw") else 1) > 2**31
             with tifffile.TiffWriter(part, bigtiff=big) as tiff:
                 for k, level in enumerate(chain):

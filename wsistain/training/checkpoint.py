@@ -79,6 +79,7 @@ def _own_state(system: nn.Module) -> dict[str, Tensor]:
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    # Cloned, since safetensors refuses tensors that share memory.
     save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, str(path))
 
 
@@ -96,6 +97,7 @@ def save_checkpoint(
 
     run : what has to be the same to resume (JSON), compared by `check_same_run`.
     """
+    # The folder, made by one process and waited for by all.
     final = folder / f"step_{step:08d}"
     part = final.with_name(final.name + PART)  # one name for all processes, which write into it together
     if accelerator.is_main_process:
@@ -103,6 +105,8 @@ def save_checkpoint(
             shutil.rmtree(stale)
         part.mkdir(parents=True)
     accelerator.wait_for_everyone()
+
+    # What differs between processes is written by each, what is equal by the first.
     _save(_own_state(system), part / f"process_{accelerator.process_index}.safetensors")
     if accelerator.is_main_process:
         parameters: dict[str, Tensor] = {f"parameter/{n}": p for n, p in system.named_parameters() if p.requires_grad}
@@ -170,6 +174,7 @@ def load_checkpoint(
 
     Raises OutputError where the checkpoint is damaged, of another run than `run`, or lacks a tensor.
     """
+    # All files are read before anything of the system is changed.
     state = read_state(checkpoint)
     check_same_run(state["run"], run, checkpoint)
     try:

@@ -117,6 +117,7 @@ def read_grid(
 
     Raises ConfigError naming the row whose configuration, options, marker or batch do not fit.
     """
+    # The file itself, and what may not be set from outside.
     grid = validate(GridConfig, read_yaml(path), str(path))
     unmeasured = [m for m in grid.metrics if m not in METRICS]
     if unmeasured:
@@ -126,8 +127,11 @@ def read_grid(
         )
     if grid.markers and any(o.partition("=")[0].strip() == "marker" for o in overrides):
         raise ConfigError(f"{path} names its markers, so --set marker does nothing; choose among them with --row")
+
+    # Rows: their base, under the grid's keys, under their own, under those of `--set`.
     known = {row.name for row in grid.rows}
     plans = []
+    # Each row is checked as `train` would, so that the last one does not fail after days.
     for row in grid.rows:
         base = row.base or grid.base or ""
         beside = path.parent / base
@@ -204,16 +208,21 @@ def train_grid(
     `evaluate --grid` how the table reads. Raises ConfigError before anything is written, OutputError where a folder
     holds another run.
     """
+    # Every row is resolved, and every folder looked at, before the first one is trained.
     grid, plans = read_grid(path, overrides, tiny=tiny, only=only)
     states = {}
     for plan in plans:
         states[plan.folder] = "new" if overwrite else state_of(output / plan.folder, _identity(plan, tiny=tiny))
+
+    # What `evaluate --grid` reads. It names all rows of the grid, also where only some are trained now.
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main:
         with reporting(output, retry="run the same command again"):
             output.mkdir(parents=True, exist_ok=True)
             everything = plans if not only else read_grid(path, overrides, tiny=tiny)[1]
             write_json(output / GRID_FILE, table_facts(grid, everything), indent=1)
+
+    # Row after row; the record in a row's folder says whose it is before training begins.
     weights, failed = [], []
     for number, plan in enumerate(plans, 1):
         folder = output / plan.folder
