@@ -266,6 +266,7 @@ TESTED_IN: dict[str, str] = {
     "systems.pyramidp2p": "systems/test_baselines.py",
     "systems.resnet_family": "systems/test_usigan.py",
     "systems.turbo_parts": "systems/test_turbo_systems.py",
+    "systems.turbo_two_way": "systems/test_turbo_systems.py",
     "training.folder": "training/test_loop.py",
     "training.header": "training/test_loop.py",
     "training.setup": "training/test_loop.py",

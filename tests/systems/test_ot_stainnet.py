@@ -141,6 +141,8 @@ def test_the_loss_falls_on_one_pair() -> None:
 def test_distance_weights_are_options() -> None:
     images = batch()
     only_l1 = build("ot_stainnet", {"lpips_weight": 0.0})
-    distance = only_l1._distance(images.he, images.ihc)
-    torch.testing.assert_close(distance, (images.he - images.ihc).abs().mean())
-    assert build("ot_stainnet")._distance(images.he, images.ihc) > distance
+    made = {"he": images.ihc, "ihc": images.ihc.flip(3)}
+    distance = only_l1._distance(made, images)
+    wanted = (images.he - images.ihc).abs().mean() + (images.ihc - images.ihc.flip(3)).abs().mean()
+    torch.testing.assert_close(distance, wanted)
+    assert build("ot_stainnet")._distance(made, images) > distance

@@ -119,6 +119,16 @@ def test_training_resumes_to_the_same_bytes_and_its_weights_load(patches: Path, 
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64, 64)
 
 
+def test_a_run_in_half_precision_ends_with_its_sample_sheet_and_weights(patches: Path, tmp_path: Path) -> None:
+    """The sheet is stained while the base is still kept in bfloat16, outside of any training step."""
+    options = {"model": {"train_base": False}}
+    cfg = tiny_run(patches, system="cyclegan_turbo", steps=1, batch_size=1, precision="bfloat16", options=options)
+    weights = train(cfg, tmp_path / "run", tiny=True)
+    assert [p.name for p in (tmp_path / "run" / "samples").iterdir()] == ["step_000001.jpg"]
+    tensors = load_tensors(weights)
+    assert tensors and all(t.isfinite().all() for t in tensors.values())
+
+
 # --- a real base model: a folder in SD-Turbo's layout, at a thousandth of the size -----------------------------------
 
 

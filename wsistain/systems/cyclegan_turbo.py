@@ -24,15 +24,23 @@ from wsistain.systems.turbo_parts import (
     TurboCritic,
     TurboOptim,
     TwoWayModel,
+    Verdicts,
     adam,
     build_critic,
     build_lpips,
-    image_distance,
-    judge_all,
     marker_prompt,
     require_published,
     translator_from_header,
-    weighted_part,
+)
+from wsistain.systems.turbo_two_way import (
+    Pictures,
+    Terms,
+    distance_to_reals,
+    five_updates,
+    kept,
+    reals,
+    returned,
+    translated,
 )
 
 
@@ -76,6 +84,7 @@ class CycleGANTurbo(nn.Module):
         require_published(cfg.model, cfg.critic)
         self.translators = Translators(cfg.model, {"ihc": marker_prompt(cfg.model, marker), "he": cfg.model.prompt_he})
         self.critic = build_critic(cfg.critic, ("ihc", "he"))
+        self.verdicts = Verdicts(self.critic, cfg.critic.real_target)
         self.lpips = build_lpips(cfg.critic)
         self.optimizers = {
             "G": adam(self.translators.parameters(), cfg.optim),
@@ -85,58 +94,41 @@ class CycleGANTurbo(nn.Module):
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         """One batch: the critics, then the generator on the sum of its terms (or the code's five updates)."""
         if self.cfg.turbo_steps:
-            return self._five_updates(batch, update)
-        fakes = self._fakes(batch)
-        critic = self._critic_real(batch) + self._critic_fake(fakes)
+            return five_updates(
+                batch,
+                update,
+                translators=self.translators,
+                verdicts=self.verdicts,
+                optimizers=self.optimizers,
+                weights=self.cfg.weights,
+                adversarial=self.cfg.weights.adversarial,
+                cycle=self._cycle,
+                fooling=self._fooled,
+                identity=self._identity,
+            )
+        fakes = translated(self.translators, batch)
+        critic = self.verdicts.on_reals(reals(batch)) + self.verdicts.on_fakes(fakes)
         update(self.optimizers["D"], 0.5 * critic)
         with frozen(self.critic):
-            terms = self._fooled(fakes) | self._cycle(batch, fakes) | self._identity(batch)
+            terms = self._fooled(batch, fakes) | self._cycle(batch, fakes) | self._identity(batch)
             update(self.optimizers["G"], weighted_sum(terms, self.cfg.weights))
         return terms | {"critic": critic}
 
-    def _five_updates(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """Cycle, fooling, identity; critics on fakes, critics on reals: each generator update its own forward pass."""
-        weights, generator = self.cfg.weights, self.optimizers["G"]
-        cycle = self._cycle(batch, self._fakes(batch))
-        update(generator, weighted_part(cycle, weights))
-        fakes = self._fakes(batch)
-        with frozen(self.critic):
-            fooled = self._fooled(fakes)
-            update(generator, weighted_part(fooled, weights))
-        identity = self._identity(batch)
-        update(generator, weighted_part(identity, weights))
-        fake = self._critic_fake(fakes)
-        update(self.optimizers["D"], 0.5 * weights.adversarial * fake)
-        real = self._critic_real(batch)
-        update(self.optimizers["D"], 0.5 * weights.adversarial * real)
-        return cycle | fooled | identity | {"critic": fake + real}
+    def _fooled(self, batch: Batch, fakes: Pictures) -> Terms:
+        return {"adversarial": self.verdicts.fooled(fakes)}
 
-    def _fakes(self, batch: Batch) -> dict[str, Tensor]:
-        return {"ihc": self.translators(batch.he, "ihc"), "he": self.translators(batch.ihc, "he")}
-
-    def _fooled(self, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"adversarial": judge_all(self.critic, fakes, self.cfg.critic.real_target)}
-
-    def _critic_fake(self, fakes: dict[str, Tensor]) -> Tensor:
-        return judge_all(self.critic, {domain: fake.detach() for domain, fake in fakes.items()}, 0.0)
-
-    def _critic_real(self, batch: Batch) -> Tensor:
-        return judge_all(self.critic, {"ihc": batch.ihc, "he": batch.he}, self.cfg.critic.real_target)
-
-    def _cycle(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _cycle(self, batch: Batch, fakes: Pictures) -> Terms:
         """There and back again."""
-        he, ihc = self.translators(fakes["ihc"], "he"), self.translators(fakes["he"], "ihc")
-        return self._distances("cycle", ((he, batch.he), (ihc, batch.ihc)))
+        return self._distances("cycle", returned(self.translators, fakes), batch)
 
-    def _identity(self, batch: Batch) -> dict[str, Tensor]:
+    def _identity(self, batch: Batch) -> Terms:
         """Each direction shown a picture that is already in the domain it leads to."""
-        he, ihc = self.translators(batch.he, "he"), self.translators(batch.ihc, "ihc")
-        return self._distances("identity", ((he, batch.he), (ihc, batch.ihc)))
+        return self._distances("identity", kept(self.translators, batch), batch)
 
-    def _distances(self, name: str, pairs: tuple[tuple[Tensor, Tensor], ...]) -> dict[str, Tensor]:
+    def _distances(self, name: str, made: Pictures, batch: Batch) -> Terms:
         return {
-            f"{name}_l1": torch.stack([image_distance(self.lpips, a, b, 1.0, 0.0) for a, b in pairs]).sum(),
-            f"{name}_lpips": torch.stack([image_distance(self.lpips, a, b, 0.0, 1.0) for a, b in pairs]).sum(),
+            f"{name}_l1": distance_to_reals(self.lpips, made, batch, 1.0, 0.0),
+            f"{name}_lpips": distance_to_reals(self.lpips, made, batch, 0.0, 1.0),
         }
 
     def store_frozen(self, dtype: torch.dtype) -> None:

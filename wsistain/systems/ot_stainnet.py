@@ -37,15 +37,23 @@ from wsistain.systems.turbo_parts import (
     TurboCritic,
     TurboOptim,
     TwoWayModel,
+    Verdicts,
     adam,
     build_critic,
     build_lpips,
-    image_distance,
-    judge_all,
     marker_prompt,
     require_published,
     translator_from_header,
-    weighted_part,
+)
+from wsistain.systems.turbo_two_way import (
+    Pictures,
+    Terms,
+    distance_to_reals,
+    five_updates,
+    kept,
+    reals,
+    returned,
+    translated,
 )
 
 
@@ -127,6 +135,7 @@ class OTStainNet(nn.Module):
         self.translators = Translators(cfg.model, {"ihc": marker_prompt(cfg.model, marker), "he": cfg.model.prompt_he})
         self.features = _Features(self.translators.vae("ihc")) if cfg.semantic.encoder == "base" else None
         self.critic = build_critic(cfg.critic, ("ihc", "he"))
+        self.verdicts = Verdicts(self.critic, cfg.critic.real_target)
         self.lpips = build_lpips(cfg.critic)
         self.optimizers = {
             "G": adam(self.translators.parameters(), cfg.optim),
@@ -141,63 +150,46 @@ class OTStainNet(nn.Module):
         if self.cfg.weights.semantic and not batch.is_paired:
             raise DataError("OT-StainNet needs weak pairs (data.pairing: weak), or weights.semantic: 0")
         if self.cfg.turbo_steps:
-            return self._five_updates(batch, update)
-        fakes = self._fakes(batch)
-        critic = self._critic_real(batch) + self._critic_fake(fakes)
+            return five_updates(
+                batch,
+                update,
+                translators=self.translators,
+                verdicts=self.verdicts,
+                optimizers=self.optimizers,
+                weights=self.cfg.weights,
+                adversarial=self.cfg.weights.adversarial,
+                cycle=self._cycle,
+                fooling=self._matched,
+                identity=self._identity,
+            )
+        fakes = translated(self.translators, batch)
+        critic = self.verdicts.on_reals(reals(batch)) + self.verdicts.on_fakes(fakes)
         update(self.optimizers["D"], 0.5 * critic)
         with frozen(self.critic):
             terms = {
-                "adversarial": self._adversarial(fakes),  # eq. 4
-                "cycle": self._cycle(batch, fakes),  # eq. 5
-                "identity": self._identity(batch),  # eq. 6
+                "adversarial": self.verdicts.fooled(fakes),  # eq. 4
+                **self._cycle(batch, fakes),  # eq. 5
+                **self._identity(batch),  # eq. 6
                 "semantic": self._semantic(batch, fakes),  # eq. 1 to 3
             }
             update(self.optimizers["G"], weighted_sum(terms, self.cfg.weights))  # eq. 7
         return terms | {"critic": critic}
 
-    def _five_updates(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """Cycle; fooling and matching; identity; critics on fakes; critics on reals: each with its own update."""
-        weights, generator = self.cfg.weights, self.optimizers["G"]
-        cycle = {"cycle": self._cycle(batch, self._fakes(batch))}
-        update(generator, weighted_part(cycle, weights))
-        fakes = self._fakes(batch)
-        with frozen(self.critic):
-            matched = {"adversarial": self._adversarial(fakes), "semantic": self._semantic(batch, fakes)}
-            update(generator, weighted_part(matched, weights))
-        identity = {"identity": self._identity(batch)}
-        update(generator, weighted_part(identity, weights))
-        fake = self._critic_fake(fakes)
-        update(self.optimizers["D"], 0.5 * weights.adversarial * fake)
-        real = self._critic_real(batch)
-        update(self.optimizers["D"], 0.5 * weights.adversarial * real)
-        return cycle | matched | identity | {"critic": fake + real}
+    def _matched(self, batch: Batch, fakes: Pictures) -> Terms:
+        """What the base code's update of fooling holds here: eq. 4, and the matching of the same fakes."""
+        return {"adversarial": self.verdicts.fooled(fakes), "semantic": self._semantic(batch, fakes)}
 
-    def _fakes(self, batch: Batch) -> dict[str, Tensor]:
-        return {"ihc": self.translators(batch.he, "ihc"), "he": self.translators(batch.ihc, "he")}
+    def _cycle(self, batch: Batch, fakes: Pictures) -> Terms:
+        return {"cycle": self._distance(returned(self.translators, fakes), batch)}
 
-    def _critic_fake(self, fakes: dict[str, Tensor]) -> Tensor:
-        return judge_all(self.critic, {domain: fake.detach() for domain, fake in fakes.items()}, 0.0)
+    def _identity(self, batch: Batch) -> Terms:
+        return {"identity": self._distance(kept(self.translators, batch), batch)}
 
-    def _critic_real(self, batch: Batch) -> Tensor:
-        return judge_all(self.critic, {"ihc": batch.ihc, "he": batch.he}, self.cfg.critic.real_target)
+    def _distance(self, made: Pictures, batch: Batch) -> Tensor:
+        """L_rec of eq. 5 and 6, of both directions."""
+        return distance_to_reals(self.lpips, made, batch, self.cfg.l1_weight, self.cfg.lpips_weight)
 
-    def _adversarial(self, fakes: dict[str, Tensor]) -> Tensor:
-        """Eq. 4 for the generator, in its non-saturating form."""
-        return judge_all(self.critic, fakes, self.cfg.critic.real_target)
-
-    def _cycle(self, batch: Batch, fakes: dict[str, Tensor]) -> Tensor:
-        he, ihc = self.translators(fakes["ihc"], "he"), self.translators(fakes["he"], "ihc")
-        return self._distance(he, batch.he) + self._distance(ihc, batch.ihc)
-
-    def _identity(self, batch: Batch) -> Tensor:
-        """Each direction shown a picture that is already in the domain it leads to."""
-        he, ihc = self.translators(batch.he, "he"), self.translators(batch.ihc, "ihc")
-        return self._distance(he, batch.he) + self._distance(ihc, batch.ihc)
-
-    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
-        return image_distance(self.lpips, a, b, self.cfg.l1_weight, self.cfg.lpips_weight)
-
-    def _semantic(self, batch: Batch, fakes: dict[str, Tensor]) -> Tensor:
+    def _semantic(self, batch: Batch, fakes: Pictures) -> Tensor:
         """Eq. 3 for the virtual IHC; and for the virtual H&E where `reverse` asks for it."""
         if not self.cfg.weights.semantic:
             return batch.he.new_zeros(())

@@ -28,11 +28,11 @@ from wsistain.systems.turbo_parts import (
     TurboCritic,
     TurboModel,
     TurboOptim,
+    Verdicts,
     adam,
     build_critic,
     build_lpips,
     clip_text_embedding,
-    judge,
     marker_prompt,
     require_published,
     translator_from_header,
@@ -84,6 +84,7 @@ class Pix2PixTurbo(nn.Module):
         text = marker_prompt(cfg.model, marker)
         self.translators = Translators(cfg.model, {"ihc": text}, adapt_conv_in=False, input_range=cfg.input_range)
         self.critic = build_critic(cfg.critic, ("ihc",))
+        self.verdicts = Verdicts(self.critic, cfg.critic.real_target)
         self.lpips = build_lpips(cfg.critic)
         if cfg.weights.likeness:
             embedding = clip_text_embedding(cfg.critic, cfg.model, text, self.critic.tower.out)
@@ -105,7 +106,7 @@ class Pix2PixTurbo(nn.Module):
         if self.cfg.turbo_steps:
             return self._four_updates(batch, update)
         fake = self.translators(batch.he, "ihc")
-        critic = self._critic_real(batch) + self._critic_fake(fake)
+        critic = self.verdicts.on_reals({"ihc": batch.ihc}) + self.verdicts.on_fakes({"ihc": fake})
         update(self.optimizers["D"], critic)
         with frozen(self.critic):
             terms = self._fooled(fake) | self._reconstruction(batch, fake)
@@ -121,20 +122,14 @@ class Pix2PixTurbo(nn.Module):
         with frozen(self.critic):
             fooled = self._fooled(fake)
             update(self.optimizers["G"], weighted_part(fooled, weights))
-        real_loss = self._critic_real(batch)
+        real_loss = self.verdicts.on_reals({"ihc": batch.ihc})
         update(self.optimizers["D"], weights.adversarial * real_loss)
-        fake_loss = self._critic_fake(fake)
+        fake_loss = self.verdicts.on_fakes({"ihc": fake})
         update(self.optimizers["D"], weights.adversarial * fake_loss)
         return reconstruction | fooled | {"critic": real_loss + fake_loss}
 
     def _fooled(self, fake: Tensor) -> dict[str, Tensor]:
-        return {"adversarial": judge(self.critic, fake, "ihc", self.cfg.critic.real_target)}
-
-    def _critic_real(self, batch: Batch) -> Tensor:
-        return judge(self.critic, batch.ihc, "ihc", self.cfg.critic.real_target)
-
-    def _critic_fake(self, fake: Tensor) -> Tensor:
-        return judge(self.critic, fake.detach(), "ihc", 0.0)
+        return {"adversarial": self.verdicts.fooled({"ihc": fake})}
 
     def _reconstruction(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         return {

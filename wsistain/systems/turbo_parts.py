@@ -7,6 +7,7 @@ domain it leads to ("ihc" or "he"), and a critic by the domain that it holds for
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -282,14 +283,35 @@ def clip_text_embedding(cfg: TurboCritic, model: TurboModel, text: str, width: i
     return embedding
 
 
-def judge(critic: ClipCritic, image: Tensor, domain: str, target: float) -> Tensor:
-    """Cross-entropy of a critic's logits with `target`, averaged over images and space, summed over the levels."""
-    return torch.stack([bce_g(level, real_target=target) for level in critic(image, domain)]).sum()
+@dataclass(frozen=True)
+class Verdicts:
+    """What a critic says of pictures, as losses: scalars, summed over the domains of the pictures.
 
+    Pictures are given by domain, each goes before the critic of its own. `real_target` is what real is called.
+    """
 
-def judge_all(critic: ClipCritic, images: Mapping[str, Tensor], target: float) -> Tensor:
-    """Sum of `judge` over domains: each image before the critic of its own domain."""
-    return torch.stack([judge(critic, image, domain, target) for domain, image in images.items()]).sum()
+    critic: ClipCritic
+    real_target: float
+
+    def on_reals(self, images: Mapping[str, Tensor]) -> Tensor:
+        """The critic's loss on real pictures."""
+        return self._judge(images, self.real_target)
+
+    def on_fakes(self, fakes: Mapping[str, Tensor]) -> Tensor:
+        """The critic's loss on fakes; no gradient reaches what made them."""
+        return self._judge({domain: fake.detach() for domain, fake in fakes.items()}, 0.0)
+
+    def fooled(self, fakes: Mapping[str, Tensor]) -> Tensor:
+        """The generator's loss in its non-saturating form: fakes that should pass for real."""
+        return self._judge(fakes, self.real_target)
+
+    def _judge(self, images: Mapping[str, Tensor], target: float) -> Tensor:
+        """Cross-entropy of the logits with `target`: mean over images and space, sum over levels, then domains."""
+        domains = []
+        for domain, image in images.items():
+            levels = [bce_g(level, real_target=target) for level in self.critic(image, domain)]
+            domains.append(torch.stack(levels).sum())
+        return torch.stack(domains).sum()
 
 
 def image_distance(lpips: Lpips, a: Tensor, b: Tensor, l1_weight: float, lpips_weight: float) -> Tensor:
