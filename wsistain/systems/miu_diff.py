@@ -45,6 +45,9 @@ from wsistain.published.tensors import load_into, read_published
 from wsistain.systems.base import Batch, Progress, SystemConfig, Update
 from wsistain.systems.miu_sampling import EstimatorOptions, MiuStainer, SamplingOptions, ScoreOptions
 
+TINY_STEPS = {"start": 8, "n_steps": 8, "tune_from": 3, "guide_from": 8}
+"""The most steps of a smoke run, whose chain has 20."""
+
 
 class NetworkOptions(Strict):
     """What a weights header says of the staining network."""
@@ -94,7 +97,13 @@ class Config(NetworkOptions, SystemConfig):
 
     @classmethod
     def tiny(cls, overrides: dict[str, Any]) -> "Config":
-        """Networks and chains that train and stain in seconds on any machine."""
+        """Networks and chains that train and stain in seconds on any machine; steps that are asked for are cut to them."""
+        sampling = overrides.get("sampling")
+        if isinstance(sampling, dict):
+            cut = {
+                k: min(v, TINY_STEPS[k]) if k in TINY_STEPS and isinstance(v, int) else v for k, v in sampling.items()
+            }
+            overrides = {**overrides, "sampling": cut}
         values = {
             "chain": 20,
             "score": {"base": 16, "multipliers": (1, 2), "n_blocks": 1, "attention": (), "groups": 8},
