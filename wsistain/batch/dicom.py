@@ -53,6 +53,7 @@ def read_instance(path: Path) -> Instance | None:
     """What a DICOM file says of itself; None where it cannot be told (damaged, or another encoding). OSError passes."""
     found: dict[int, bytes] = {}
     with path.open("rb") as file:
+        # Behind the preamble and its four letters.
         file.seek(132)
         end = os.fstat(file.fileno()).st_size
         try:

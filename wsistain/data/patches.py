@@ -143,6 +143,7 @@ def check_patches(refs: Sequence[PatchRef], *, is_paired: bool = True) -> PatchC
     Damage in the middle of a file shows only when it is decoded.
     """
 
+    # By headers alone: sizes, and that what belongs together is of one size.
     def check(ref: PatchRef) -> tuple[tuple[int, int] | None, list[Unreadable]]:
         sizes: dict[Path, tuple[int, int]] = {}
         faults = []

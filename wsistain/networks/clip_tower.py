@@ -233,6 +233,7 @@ def from_hub_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if part in _HUB_BLOCK:
                 found[f"{block}.{_HUB_BLOCK[part]}.{kind}"] = tensor
             elif part == "self_attn.q_proj":
+                # OpenAI has the three in one matrix: made when the first comes, the others are passed over.
                 parts = [tensors[name.replace("q_proj", f"{p}_proj")] for p in "qkv"]
                 found[f"{block}.attn.in_proj_{kind}"] = torch.cat(parts)
             elif part not in ("self_attn.k_proj", "self_attn.v_proj"):

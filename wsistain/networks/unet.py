@@ -35,6 +35,7 @@ class UnetGenerator(nn.Module):
         widths = [ngf * min(2**level, 8) for level in range(n_levels)]
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
+        # Outermost first: what goes down at a level, and what comes up at it from the level below and the skip.
         for level, width in enumerate(widths):
             is_outer, is_inner = level == 0, level == n_levels - 1
             before = in_channels if is_outer else widths[level - 1]

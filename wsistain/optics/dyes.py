@@ -170,7 +170,7 @@ def measure_dyes(
     if len(rising) < 2:
         raise DataError("the H&E training pictures hold no haematoxylin that varies")
 
-    # How dark nuclei are in whole pictures, and how much of their surroundings is positive.
+    # How dark nuclei are in whole pictures, and which share of them is positive, window by window.
     maps = [np.moveaxis((density(ihc) - ground) @ np.linalg.pinv(colours), -1, 0) for _, ihc in kept]
     dark = max(float(np.median([_dark(np.maximum(h, 0)) for h, _ in maps])), nucleus)
     shares, weights = _window_shares(maps, nucleus, positive, mpp, compartment)

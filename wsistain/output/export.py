@@ -80,12 +80,14 @@ def export_ome_tiff(
         raise OutputError(f"{target} is the stain itself; choose another name for the export")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists; pass --overwrite to replace it or choose another name")
+    # Classic or big is decided by the raw size: that of the encoded tiles is known only when it is too late.
     encode = _deflate_tile if lossless else _jpeg_encoder(quality)
     raw = sum(3 * -(-h // tile) * -(-w // tile) * tile * tile for h, w in stain.levels)
     bigtiff = raw > _CLASSIC_BYTES
     with reporting(target, retry="export again"), replacing(target) as part:
         with tifffile.TiffWriter(part, bigtiff=bigtiff, ome=True) as writer:
             _write_levels(writer, stain, tile, encode, lossless, threads, progress)
+        # For OpenSlide, which does not follow sub-IFDs.
         _chain_reduced_images(part)
         size = part.stat().st_size
     return ExportDone(str(target), size, len(stain.levels), bigtiff)
@@ -202,11 +204,14 @@ def _deflate_tile(pixels: NDArray[np.uint8]) -> bytes:
 
 def _chain_reduced_images(path: Path) -> None:
     """Appends copies of the sub-IFDs to the main chain of IFDs, where OpenSlide looks for reduced images."""
+    # Where the directories lie: the first picture's, then one a reduced level.
     with tifffile.TiffFile(path) as tiff:
         form = tiff.tiff
         first = tiff.pages.first
         offsets = [first.offset, *(first.subifds or ())]
     count_size, entry_size, pointer = form.tagnosize, form.tagsize, form.offsetformat
+
+    # Each is copied to the end of the file and linked from the one before; the tiles stay where they are.
     with path.open("r+b") as handle:
         link = 0
         for offset in offsets:

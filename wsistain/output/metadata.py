@@ -30,6 +30,7 @@ def multiscales(spec: OutputSpec, name: str) -> list[dict[str, Any]]:
     datasets = []
     for level in range(len(spec.levels)):
         step = 2**level
+        # A pixel of a coarse level has its centre in the middle of those that it is the mean of.
         shift = (step - 1) / 2 * spec.mpp
         datasets.append(
             {

@@ -100,6 +100,7 @@ def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) ->
 
 def _from_pieces(spec: OutputSpec, y: int, x: int, size: tuple[int, int], run: Mapper) -> Planes | None:
     """A window of the lowest level above the blocks' own, uint8 (3, *size); None where no piece meets it."""
+    # Pieces are on the grid of blocks, the window is on that of shards: a piece may belong to several windows.
     height, width = spec.levels[spec.block_levels]
     edge = spec.block >> spec.block_levels
     planes = None

@@ -56,6 +56,7 @@ def read_window(array: zarr.Array, y: int, x: int, height: int, width: int) -> N
 
 def read_stain(path: Path | str) -> StoredStain:
     """What a finished output holds. Raises OutputError when `path` is not a finished RGB OME-Zarr in (c, y, x)."""
+    # The folder as OME-Zarr, finished.
     if not Path(path).exists():
         raise OutputError(f"{path} does not exist; give the .ome.zarr folder that `wsistain run` wrote")
     try:
@@ -71,6 +72,8 @@ def read_stain(path: Path | str) -> StoredStain:
     except (SlideError, ValueError) as error:
         said = str(error).removeprefix(f"{path} ")
         raise OutputError(f"{path} has no OME-Zarr multiscales metadata that can be read: {said}") from error
+
+    # Everything that readers of it rely on: axes, colours, type and scale.
     paths = [dataset.path for dataset in image.datasets]
     unit = image.axes[-1].unit if image.axes else None
     kept = attributes.get("wsistain", {})

@@ -80,6 +80,7 @@ def write_block(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8],
             sink.add_piece(row, col, None if is_glass(above) else above)
         sink.finish()
         total = perf_counter() - start
+    # A piece lies among the work files and goes with them: it is no part of the result.
     shards = [f for f in sink.files if not f.path.startswith(WORK)]
     return BlockDone(
         row=row,
@@ -108,6 +109,7 @@ def _level_0(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8], si
     above = _empty_above(spec, 0, height, width)
     side, edge = spec.block // spec.storage.shard, spec.storage.shard
 
+    # A shard is laid out by colour and halved while the one before is encoded.
     def prepare(corner: tuple[int, int]) -> tuple[Planes | None, float]:
         start = perf_counter()
         y, x = corner

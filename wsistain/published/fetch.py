@@ -30,6 +30,7 @@ def choose_file(entry: PublishedGenerator, files: Sequence[str], wanted: str | N
         raise WeightsError(
             f"{named} is not among the published files: {_some([f for f in files if f.endswith(_CHECKPOINT)])}"
         )
+    # Checkpoints that name the marker and no other, generators before critics, of this data set before unnamed ones.
     spellings = find_marker(entry.marker).spellings
     others = {word for m in known_markers().values() if m.name != entry.marker for word in m.spellings}
     checkpoints = [f for f in files if f.endswith(_CHECKPOINT)]

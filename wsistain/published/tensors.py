@@ -122,6 +122,7 @@ def _check_plain(content: Any, path: Path) -> None:
 
     Few bytes can stand for gigabytes: a tensor may repeat one number, and a sparse one names only what is not zero.
     """
+    # Strides of 0 repeat a number without a byte of it in the file.
     left = 4 * path.stat().st_size + _SLACK
     waiting: list[tuple[str, Any, int]] = [("", content, 0)]
     while waiting:

@@ -175,6 +175,7 @@ def _read_tiff(path: Path, series: int | None) -> _Held:
             orientation = int(page.tags["Orientation"].value) if "Orientation" in page.tags else 1
     except DECODE_ERRORS as error:
         raise SlideError(f"{path} is a damaged or truncated TIFF ({error}); copy or export it again") from None
+    # Turned as it is to be seen; with the picture turned by a quarter its two scales change places.
     if orientation >= 5:
         pixels, tags = pixels.transpose(1, 0, 2), tags and (tags[1], tags[0])
         found = tuple((where, (x, y)) for where, (y, x) in found)

@@ -126,6 +126,7 @@ def _weights(start: int, stop: int, scale: float, size: int, bits: int) -> tuple
         source = begin[:, None] + np.arange(2)
         fraction = centre - begin
         edges = np.stack([1 - fraction, np.ones_like(fraction)], axis=1)
+    # In whole numbers: sums are rounded, not each weight, so that they add up to exactly one.
     whole = np.rint(edges * 2**bits)
     whole[:, -1] = 2**bits
     weights = np.diff(whole, axis=1, prepend=0).astype(np.float32)

@@ -118,6 +118,7 @@ def inside(ring: Ring, shape: tuple[int, int], source: str = "a polygon") -> NDA
     ends = np.cumsum(last - first)
     if ends.size and ends[-1] > MOST_CROSSINGS:
         raise ConfigError(f"{source} holds an outline that runs to and fro across the slide; draw round the area")
+    # How the winding number changes from one pixel to the next, edge by edge, some edges at a time.
     turns = np.zeros(height * (width + 1), np.int32)
     edges = np.flatnonzero(last > first)
     while edges.size:
@@ -130,6 +131,8 @@ def inside(ring: Ring, shape: tuple[int, int], source: str = "a polygon") -> NDA
         across = x0[of] + (row - y0[of]) * ((x1[of] - x0[of]) / (y1[of] - y0[of]))
         column = np.clip(np.ceil(across), 0, width).astype(np.int64)
         np.add.at(turns, row * (width + 1) + column, sign[of].astype(np.int32))
+
+    # Summed along each row it is the winding number itself.
     winding = turns.reshape(height, width + 1)
     np.cumsum(winding, axis=1, out=winding)
     found: NDArray[np.bool_] = winding[:, :width] != 0

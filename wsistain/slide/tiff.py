@@ -71,6 +71,7 @@ class TiledTiff(GridSlide):
             problem=scale.problem,
         )
         super().__init__(info, grids, cache_bytes, reuse_memory=True)
+        # Closed with the slide, or when nobody refers to it any more.
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._close = weakref.finalize(self, os.close, self._fd)
         self._probe()

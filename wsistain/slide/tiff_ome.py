@@ -54,6 +54,7 @@ def choose_ome_pages(tif: tifffile.TiffFile, name: str, series: int | None = Non
 
     SlideError when what is chosen is not one RGB picture, or there is no such number.
     """
+    # The pictures of the file, and which of them is the slide.
     root = ElementTree.fromstring(tif.ome_metadata or "")
     elements = [element for element in root if element.tag.rpartition("}")[2] == "Image"]
     images = [
@@ -75,6 +76,8 @@ def choose_ome_pages(tif: tifffile.TiffFile, name: str, series: int | None = Non
     larger = [i for i in images if not _can_be_rgb(i) and not NO_SLIDE.search(i.name) and min(i.size) > max(image.size)]
     if larger:
         notes.append(f"the file holds {len(larger)} larger picture{'s' if len(larger) > 1 else ''} that are not RGB")
+
+    # Its pages, of one focal plane and time, and what the file states of their scale.
     groups, told = _pages_of(image, name)
     first = groups[0][0]
     refuse_other_pixels(first, len(groups[0]), name, alpha=alpha)

@@ -142,6 +142,7 @@ def _structure(tif: tifffile.TiffFile, path: Path, series: int | None) -> TiffSt
     except UnsupportedTiffError as error:
         error.is_first = choice.is_first
         raise
+    # A copy that was cut off opens like a whole one: only the list of its tiles tells.
     size = path.stat().st_size
     for number, level in enumerate(levels):
         stored = level.counts > 0

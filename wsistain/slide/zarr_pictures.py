@@ -74,6 +74,7 @@ def choose_picture(path: Path, series: int | None = None) -> ZarrPicture:
         attributes = root.attrs.asdict()
     except ZARR_ERRORS as error:
         raise _unreadable(path, error) from None
+    # A folder is one picture, or a collection of them as Bio-Formats writes it.
     ome = ome_of(attributes)
     if "multiscales" in ome or "bioformats2raw.layout" not in ome:
         if "multiscales" not in ome and ("plate" in ome or "well" in ome):
@@ -172,6 +173,7 @@ def _with_parts(picture: ZarrPicture, chosen: _Found, found: list[_Found], notes
 
 
 def _read_picture(path: Path, name: str, group: zarr.Group, number: int) -> ZarrPicture:
+    # What is stated, and whether the arrays agree with it.
     attributes = group.attrs.asdict()
     described = read_attributes(attributes, name)
     image = described.multiscales[0]
@@ -187,6 +189,8 @@ def _read_picture(path: Path, name: str, group: zarr.Group, number: int) -> Zarr
         raise _unreadable(Path(name), error) from None
     _refuse_other_pixels(arrays[0], (y, x, c), axes, name)
     refuse_other_colours(described.omero, name)
+
+    # Levels that are reduced copies, one plane of each.
     kept, parts = _levels(arrays, y, x, number)
     planes, notes = _planes(image, arrays, axes, (y, x, c))
     if len(described.multiscales) > 1:
@@ -271,6 +275,7 @@ def _planes(
         shares[i] = (index + 0.5) / n
         word = "the one at offset 0" if in_focus else "none is said to be in focus, so the middle one"
         notes.append(f"the picture has {n} focal planes; {word} (plane {index}) is taken")
+    # By share of the axis: a coarser level may have fewer planes.
     planes = [
         {i: min(int(shares.get(i, 0.0) * array.shape[i]), int(array.shape[i]) - 1) for i in others}
         if array.ndim == len(axes)

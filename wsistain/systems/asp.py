@@ -100,23 +100,29 @@ class ASP(nn.Module):
         }
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
+        # The virtual stain, with the features of the H&E on the way.
         cfg, he, ihc = self.cfg, batch.he, batch.ihc
         fake, seen = self.G.forward_with_features(he, cfg.taps)
 
+        # The critic first: it learns from the stain as it is before this step's update.
         real_logits, fake_logits = self.D(torch.cat([ihc, fake.detach()])).chunk(2)
         d_loss = lsgan_d(real_logits, fake_logits)
         update(self.optimizers["D"], d_loss)
 
+        # Keys of the H&E and of the real IHC, queries of the stain, all at the same random places.
         at = uniform_positions(seen, cfg.n_patches)
         with torch.no_grad():
             he_keys = self.head([f.detach() for f in seen], at)
             ihc_keys = self.head(self.G.features(ihc, cfg.taps), at)
         queries = self.head(self.G.features(fake, cfg.taps), at)
+        # How far each place of the pair is trusted: by its likeness, and by how far training has come.
         over, decay = progress.epoch / progress.total_epochs, progress.decay_epochs / progress.total_epochs
         trust = [
             adaptive_weights(q, k, over, decay, schedule=cfg.schedule, lookup=cfg.lookup)
             for q, k in zip(queries, ihc_keys, strict=True)
         ]
+
+        # The generator and its head; the critic hands gradients on and takes none.
         with frozen(self.D):
             terms = {
                 "gan": lsgan_g(self.D(fake)),

@@ -209,22 +209,26 @@ class ASPDGRank(nn.Module):
         return logits
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
+        # The virtual stain, with the features of the H&E on the way.
         cfg, he, ihc = self.cfg, batch.he, batch.ihc
         is_supervised = batch.is_paired or cfg.keep_pair_losses
         fake, seen = self.G.forward_with_features(he, cfg.taps)
         seen = [f.detach() for f in seen]
 
+        # The critic on noised pictures; the noise grows or shrinks with how sure it is of the real ones.
         real_logits, fake_logits = self._judge(torch.cat([ihc, fake.detach()])).chunk(2)
         d_loss = lsgan_d(real_logits, fake_logits)  # eq. 6
         update(self.optimizers["D"], d_loss)
         if cfg.diffuse:
             self.diffusion.observe(real_logits)
 
+        # Keys of the H&E and queries of the stain, at the same random places.
         made = self.G.features(fake, cfg.taps)
         at = uniform_positions(seen, cfg.n_patches)
         with torch.no_grad():
             keys = self.head(seen, at)
         zero = fake.new_zeros(())
+        # The generator and its head; the critic hands gradients on and takes none.
         with frozen(self.D):
             gan = lsgan_g(self._judge(fake))  # eq. 7
             queries = self.head(made, at)

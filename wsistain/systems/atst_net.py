@@ -274,6 +274,7 @@ class AtstNet(nn.Module):
         terms = dict.fromkeys(AUXILIARY, zero)
         if not any(getattr(w, name) for name in terms):
             return terms
+        # What the IHC is annotated with, and the mask of the virtual one by the same measure, but differentiable.
         settings = cfg.annotation.annotation()
         light, real_light = to_unit(fake), to_unit(batch.ihc)
         if not batch.is_paired:

@@ -104,6 +104,7 @@ class CUT(nn.Module):
         }
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
+        # The virtual stain and, in the same pass, the real IHC through the generator (the identity term).
         cfg, he, ihc = self.cfg, batch.he, batch.ihc
         if cfg.weights.gp and not batch.is_paired:
             raise ConfigError("weights.gp compares virtual with real IHC: set data.pairing to weak, or weights.gp to 0")
@@ -113,10 +114,13 @@ class CUT(nn.Module):
         out, seen = self.G.forward_with_features(torch.cat([source, ihc]) if with_idt else source, cfg.taps)
         fake = out[: len(he)]
 
+        # The critic first: it learns from the stain as it is before this step's update.
         real_logits, fake_logits = self.D(torch.cat([ihc, fake.detach()])).chunk(2)
         d_loss = lsgan_d(real_logits, fake_logits)  # eq. 1
         update(self.optimizers["D"], d_loss)
 
+        # Keys of the source and queries of the stain, at the same random places. Where a flipped source was stained,
+        # both are turned upright: flip equivariance asks that nothing but the turn tells.
         with torch.no_grad():
             keys = [f.detach() for f in seen]
             if is_flipped:
@@ -127,6 +131,7 @@ class CUT(nn.Module):
         made = self.G.features(torch.cat([fake.flip(3) if is_flipped else fake, out[len(he) :]]), cfg.taps)
         queries = self.head(made, at)
 
+        # The generator and its head; the critic hands gradients on and takes none.
         with frozen(self.D):
             terms = {"gan": lsgan_g(self.D(fake))}  # eq. 1
             for name, of in (("nce", slice(len(he))), ("nce_idt", slice(len(he), None))):  # eq. 4, eq. 5

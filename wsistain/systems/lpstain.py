@@ -121,6 +121,7 @@ class LPStain(nn.Module):
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         """One step on the shares of windows and on the picture."""
+        # Chances of every marker of the batch, all from one look at the restained H&E, and its haematoxylin.
         cfg = self.cfg
         if not batch.is_paired:
             raise DataError("LPStain learns from the section beside the H&E: set data.pairing to weak")
@@ -131,6 +132,8 @@ class LPStain(nn.Module):
         numbers = [self.G.markers.index(name) for name in of]
         logits, h = self.G.logits(seen, numbers), self.G.paint(seen)
         chances = logits.sigmoid()
+
+        # Terms marker by marker, each over its own patches.
         parts = []
         pictures = []
         for k, (number, rows) in enumerate(zip(numbers, of.values(), strict=True)):
@@ -138,7 +141,11 @@ class LPStain(nn.Module):
             parts.append((len(rows), self._terms(self.G.dye_layers()[number], p, nuclei, h[rows], he[rows], ihc[rows])))
             if cfg.weights.gan:  # the critic's gradient ends before the trunk
                 pictures.append(self.G.picture(h[rows], p.detach(), nuclei.detach(), number))
+
+        # Means over patches, so that a marker weighs by how often it is in the batch.
         terms = {name: torch.stack([n * t[name] for n, t in parts]).sum() / len(he) for name in parts[0][1]}
+
+        # The critic, where there is one, then the generator.
         logs = {}
         if cfg.weights.gan:
             fake = torch.cat(pictures)

@@ -283,13 +283,17 @@ class _Run:
         return position_noise(self.corners, h, w, seed=self.seed, stream=stream, device=self.gray.device)
 
     def stained(self) -> Tensor:
+        # The H&E, noised to where the way back begins.
         options, start = self.options, self.options.start
         y = self._noised(start)
+        # A guide of no strength would still cost a gradient a step.
         off = (
             options.guidance == "none"
             or {"relative": options.rho, "score": options.weight, "raw": 1}[options.strength] == 0
         )
         guide = None if off or options.guidance == "ilvr" else self.guide
+
+        # The way back.
         if options.solver == "ancestral":
             after = self.keep_low if options.guidance == "ilvr" else None
             y = sample_ancestral(
@@ -379,11 +383,14 @@ class _Run:
         The next state is that of the ancestral step, through which the gradient reaches the score model.
         """
         assert self.optimiser is not None
+        # One noise for the whole picture, cut with it: windows that overlap must see the same state.
         xi, beside = self._draw(t), self._noised(t - 1)
         places = self.windows.places()
         h, w = self.windows.shape
         levels = [k for k in self.options.tune_levels if k < len(self.score.down) and h % 2**k == w % 2**k == 0]
         chance = torch.Generator().manual_seed(_one_number(self.seed, t, *self.corners[0]))
+
+        # Gradients are added up window by window, so that memory holds the graph of one.
         parameters = list(self.score.parameters())
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)

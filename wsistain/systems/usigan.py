@@ -233,6 +233,7 @@ class USIGAN(nn.Module):
         }
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
+        # The virtual stain, with features of the H&E and of the real IHC.
         cfg, he, ihc, b = self.cfg, batch.he, batch.ihc, len(batch.he)
         with_idt = cfg.weights.nce_idt != 0
         if with_idt:
@@ -245,10 +246,12 @@ class USIGAN(nn.Module):
             seen = [torch.cat([f.detach(), g]) for f, g in zip(of_he, of_ihc, strict=True)]
         fake = out[:b]
 
+        # The critic first: it learns from the stain as it is before this step's update.
         real_logits, fake_logits = self.D(torch.cat([ihc, fake.detach()])).chunk(2)
         d_loss = lsgan_d(real_logits, fake_logits)
         update(self.optimizers["D"], d_loss)
 
+        # Keys of the real pictures and queries of the stain, at the same random places.
         at = uniform_positions(seen, cfg.n_patches)
         with torch.no_grad():
             keys = self.head(seen, at)
@@ -259,6 +262,7 @@ class USIGAN(nn.Module):
         def nce(of: slice) -> Tensor:
             return patch_nce_layers([q[of] for q in queries], [k[of] for k in keys], cfg.nce_tau)  # eq. 17-18
 
+        # The generator and its head; the critic hands gradients on and takes none.
         with frozen(self.D):
             terms = {
                 "gan": lsgan_g(self.D(fake)),
