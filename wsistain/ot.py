@@ -243,6 +243,7 @@ class _Damped(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:
+        # From the plan to the last scalings, then back through the iterations: v before u, since it was made from it.
         k, us, vs, k_vs, k_us = ctx.saved_tensors
         k_t = k.transpose(-1, -2)
         u, v, weighed = us[..., -1:, :], vs[..., -1:, :], grad * k
@@ -258,6 +259,8 @@ class _Damped(torch.autograd.Function):
             grad_k_vs.append(grad_u * u_by_sum[..., at, :])
             grad_v = torch.addcmul(grad_k_vs[-1] @ k, grad_v, v_by_damping[..., at, :])
             grad_u = grad_u * u_by_damping[..., at, :]
+
+        # What each step owes to the kernel.
         by_row = torch.cat(grad_k_vs[::-1], dim=-2).transpose(-1, -2)
         by_column = torch.cat(grad_k_us[::-1], dim=-2)
         grad_k = grad * u.transpose(-1, -2) * v + by_row @ vs[..., :-1, :] + u_steps.transpose(-1, -2) @ by_column

@@ -82,6 +82,7 @@ def _row(output: Path, entry: Entry, marker: str, logs: Path, kept: Kept) -> Row
     stain = stain_path(output, entry, marker)
     words = last_words(logs / f"{entry.slide}.{entry.tag}.log")
     row = Row(entry.slide, marker, "failed", path=entry.path)
+    # No result of this run: why, as far as its log says.
     if not is_finished(stain):
         if NO_TISSUE in words:
             return replace(row, state="no tissue", message=words)
@@ -90,6 +91,8 @@ def _row(output: Path, entry: Entry, marker: str, logs: Path, kept: Kept) -> Row
         return replace(row, message=words or "the run ended without a word; see its log")
     if not (logs.parent / "done" / f"{entry.slide}.{entry.tag}.done").exists() and OTHER_INPUT in words:
         return replace(row, message=words)  # an older stain
+
+    # A result, but of which slide?
     owner = made_from(stain)
     row = replace(row, result=stain.relative_to(output).as_posix(), fingerprint=owner)
     if owner and entry.fingerprint and owner != entry.fingerprint:
@@ -98,6 +101,8 @@ def _row(output: Path, entry: Entry, marker: str, logs: Path, kept: Kept) -> Row
             message=f"the result there was made from another slide (fingerprint {owner}, this one's is {entry.fingerprint}); "
             "pass --overwrite to replace it, or choose another --output",
         )
+
+    # What the result says of itself.
     try:
         share = kept.count(stain, find_marker(marker)).positive_fraction
         facts = json.loads((stain.parent / f"{output_name(entry.path, marker)}.run.json").read_bytes())

@@ -168,6 +168,7 @@ def info(
         problem = error
     finally:
         opened.close()
+    # Facts first, also where staining is refused: they are what was asked for.
     if as_json:
         say(json.dumps(rows, indent=2))
     else:

@@ -159,11 +159,13 @@ def sample_2m(
         eps = predict(y, t)
         if guide is not None:
             eps = eps + added[t] * guide(y, t)
+        # The clean image as it is expected now, then as the last two estimates together let one expect it.
         clean: Tensor = (y - added[t] * eps) / kept[t]
         if to == 0:
             return clean
         h = math.log(kept[to] / added[to]) - math.log(kept[t] / added[t])
         ahead = clean if before is None else clean + (clean - before[0]) * (0.5 * h / before[1])
+        # With expm1: 1 - exp(-h) would lose its digits where steps are small.
         if stochastic:
             y = (added[to] / added[t] * math.exp(-h)) * y + (kept[to] * -math.expm1(-2 * h)) * ahead
             y = y + (added[to] * math.sqrt(-math.expm1(-2 * h))) * noise(t)

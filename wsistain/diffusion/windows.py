@@ -73,6 +73,7 @@ class Windows:
             return torch.cat(
                 [field(*parts) for parts in zip(*(torch.split(i, self.batch) for i in images), strict=True)]
             )
+        # Sums of weighted windows over sums of weights.
         h, w = self.shape
         like = images[0]
         weight = _bump(h, like).view(-1, 1) * _bump(w, like)

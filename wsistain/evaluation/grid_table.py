@@ -38,6 +38,7 @@ def evaluate_grid(runs: Path, output: Path, measure: Measure) -> tuple[str, list
 
     Each marker's report goes into `output`/<marker>, the table into table.md and table.json beside them.
     """
+    # Marker by marker, the rows whose training is finished.
     facts = read_facts(runs)
     markers = list(dict.fromkeys(m for row in facts["rows"] for m in row["folders"]))
     measured: dict[str, Results] = {}
@@ -50,6 +51,8 @@ def evaluate_grid(runs: Path, output: Path, measure: Measure) -> tuple[str, list
             measured[marker] = measure([str(runs / f) for f in done], marker, output / marker)
     if not measured:
         raise DataError(f"no row of {runs} is trained yet: wsistain train --grid FILE --output {runs}")
+
+    # The table, as text and as numbers.
     text = table_text(facts, markers, measured, missing)
     values = {
         row["name"]: {

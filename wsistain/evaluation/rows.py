@@ -176,6 +176,7 @@ def find_candidates(
         text, path = str(given), Path(given)
         if text == "identity":
             continue
+        # A folder with no weights of its own is looked at as a folder of runs.
         runs = _runs_in(path) if path.is_dir() and not list(path.glob("*.safetensors")) else []
         if runs:
             fitting = [r for r in runs if marker in read_header(r).markers]
@@ -189,6 +190,7 @@ def find_candidates(
             specs = [(text if text == "demo" else shown, spec)]
         for shown, spec in specs:
             name, k = shown, 2
+            # A name is a row of the table: two that are alike, or like a baseline, would become one.
             while name in names or name in BASELINES:
                 name, k = f"{shown}-{k}", k + 1
             names.add(name)

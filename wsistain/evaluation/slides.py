@@ -149,6 +149,7 @@ def _tiling(path: Path) -> tuple[dict[str, int] | None, str]:
 
 
 def _evaluate_slide(path: Path, name: str, marker: str, progress: OnProgress | None) -> SlideReport:
+    # One pass over the slide for stain and seams.
     stain = read_stain(path)
     slide = open_slide(path)
     try:
@@ -163,6 +164,8 @@ def _evaluate_slide(path: Path, name: str, marker: str, progress: OnProgress | N
         thumbnail, _ = _thumbnail(slide, tissue, 640, masked=False)
     finally:
         slide.close()
+
+    # What is told of it.
     score = None if seams is None else seams.sums.score
     facts: Facts = {
         "name": name,
@@ -219,6 +222,7 @@ def _compare(report: SlideReport, path: Path, real: Slide, progress: OnProgress 
     """Register the real IHC to one slide and add what the comparison says."""
     virtual = open_slide(path)
     try:
+        # Registered on coarse pictures of one scale, tissue alone.
         tissue_v, tissue_r = find_tissue(virtual), find_tissue(real)
         longest = max(max(s.info.size_l0) * s.info.mpp for s in (virtual, real))
         mpp = max(longest / REGISTRATION_PX, virtual.info.mpp, real.info.mpp)
@@ -230,10 +234,13 @@ def _compare(report: SlideReport, path: Path, real: Slide, progress: OnProgress 
         except ValueError as error:
             raise DataError(f"{real.info.path} cannot be registered to {name}: {error}") from None
         shown = None if progress is None else (lambda done, n: progress("reference", done, n))
+        # Counted at the coarser of the two scales, which both have.
         mpp = max(virtual.info.mpp, real.info.mpp)
         real_map = map_stain(real, tissue_r, report.marker, mpp=mpp, progress=shown)
     finally:
         virtual.close()
+
+    # What the comparison says, square by square, and how well the two lie on each other.
     at = _map_to_map(found, mpp_v, mpp_r, report.map, real_map)
     report.facts["reference"] = {
         "mpp": mpp_v,
@@ -268,6 +275,7 @@ def _coarser(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
 
 def compare_maps(virtual: StainMap, real: StainMap, at: NDArray[np.float64]) -> Facts:
     """Agreement of two stain maps where both have tissue; `at` float (2, h, w) is where virtual squares lie in `real`."""
+    # The real map under the virtual one's squares; both count only where both are tissue.
     tissue = np.asarray(map_coordinates(real.tissue, at, order=1))
     counts = np.stack([map_coordinates(c, at, order=1) for c in real.counts])
     facts: Facts = {}
@@ -287,6 +295,8 @@ def compare_maps(virtual: StainMap, real: StainMap, at: NDArray[np.float64]) -> 
         x, y = v_counts[0][seen] / v_area[seen], r_counts[0][seen] / r_area[seen]
         varied = len(x) > 2 and float(np.ptp(x)) > 0 and float(np.ptp(y)) > 0
         facts[f"area_r_{label}"] = float(np.corrcoef(x, y)[0, 1]) if varied else None
+
+    # The same over all that overlaps.
     areas = (float(virtual.tissue[both].sum()), float(tissue[both].sum()))
     if min(areas) > 0:
         facts["positive_fraction_virtual"] = float(virtual.counts[0][both].sum()) / areas[0]

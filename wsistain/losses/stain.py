@@ -87,6 +87,7 @@ def protein_awareness(fake: Tensor, real: Tensor, *, floor: float = OD_FLOOR) ->
         whole = od[..., : side[0] * MLPA_BLOCKS, : side[1] * MLPA_BLOCKS]
         return whole.reshape(-1, MLPA_BLOCKS, side[0], MLPA_BLOCKS, side[1]).mean(dim=(2, 4))
 
+    # Totals count only where they are off by more than the tolerance.
     totals = counted(fake).flatten(1).sum(1), counted(real).flatten(1).sum(1)
     is_off = (totals[0] - totals[1]).abs() > MLPA_TOLERANCE * totals[1]
     total = torch.where(is_off, ((totals[0] - totals[1]) / area).square(), 0.0).sum()

@@ -59,6 +59,7 @@ def share_loss(
     """
     total = weights = chance.new_zeros(())
     for edge in edges:
+        # Means over windows: of the prediction, and of the picture beside it where that is known.
         here, product, there, brown, known = (
             window_means(x, edge) for x in (place, chance * place, place_there * valid, positive * valid, valid)
         )
@@ -66,6 +67,7 @@ def share_loss(
         brown = brown / known.clamp_min(1e-3)
         said = (product / here.clamp_min(1e-4)).clamp(1e-3, 1 - 1e-3)
         label = (brown / there.clamp_min(1e-4) / fill).clamp(0, 1).detach()
+        # A window counts by how much of the compartment both have there.
         mass = torch.minimum(here, there).detach()
         mass = torch.where((mass > LEAST_MASS) & (known > 0.5), mass * known, 0.0)
         if distance == "entropy":
@@ -91,6 +93,7 @@ def best_shift(fixed: Tensor, moving: Tensor, reach: int) -> Tensor:
     Greatest correlation of the two maps over their overlap, which must be at least a quarter of the picture (Padfield
     2012, masked normalised correlation, by FFT). `moving` rolled by the shift fits `fixed`.
     """
+    # Padded by the reach, so that no shift within it wraps round.
     h, w = fixed.shape[-2:]
     size = (h + reach, w + reach)
     ones = torch.fft.rfft2(torch.ones_like(fixed), s=size)
@@ -100,6 +103,7 @@ def best_shift(fixed: Tensor, moving: Tensor, reach: int) -> Tensor:
         out: Tensor = torch.fft.irfft2(a * m.conj(), s=size)
         return out
 
+    # Pearson's correlation over the overlap, for all shifts at once.
     f, m = torch.fft.rfft2(fixed, s=size), torch.fft.rfft2(moving, s=size)
     n = slide(ones, ones).round().clamp_min(1)
     sum_f, sum_m = slide(f, ones), slide(ones, m)
@@ -107,6 +111,7 @@ def best_shift(fixed: Tensor, moving: Tensor, reach: int) -> Tensor:
     var_f = slide(square_f, ones) - sum_f.square() / n
     var_m = slide(ones, square_m) - sum_m.square() / n
     score = (slide(f, m) - sum_f * sum_m / n) / (var_f.clamp_min(0) * var_m.clamp_min(0)).sqrt().clamp_min(1e-6)
+    # Where little overlaps anything correlates.
     score = torch.where(n >= h * w / 4, score, -2.0)
     steps = torch.arange(-reach, reach + 1, device=fixed.device)
     near = score[:, 0][:, steps[:, None] % size[0], steps[None] % size[1]]

@@ -199,6 +199,7 @@ def count_polygons(scores: np.ndarray, rays: np.ndarray, threshold: float, max_o
     taken = np.zeros((h, w), dtype=bool)
     angles = np.arange(len(rays)) * (2 * math.pi / len(rays))
     places = np.argwhere(scores >= threshold)
+    # The surest first; of equal ones the first in reading order.
     order = np.argsort(-scores[places[:, 0], places[:, 1]], kind="stable")
     n = 0
     for y, x in places[order]:

@@ -213,6 +213,7 @@ def embed_prompt(base: str, text: str) -> Tensor:
     """
     if base in _BUILT_IN:
         _, unet_config, n_tokens = _BUILT_IN[base]
+        # Seeded by a digest: Python's own hash of a text differs from process to process.
         generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))
         return torch.randn(1, n_tokens, unet_config["cross_attention_dim"], generator=generator)
     require_diffusers()

@@ -337,11 +337,13 @@ class Windowed(nn.Module):
         return NetworkFacts(norm_by_layers(self.network), least_px=self.window)
 
     def forward(self, x: Tensor) -> Tensor:
+        # A picture smaller than a window is mirrored until one fits, and cut back.
         height, width = x.shape[-2:]
         if min(height, width) < self.window:
             mirrored = x[..., _mirrored(height, self.window), :][..., _mirrored(width, self.window)]
             out: Tensor = self(mirrored)[..., :height, :width]
             return out
+        # Windows over all of it, at once or one by one.
         rows = window_offsets(x.shape[-2], self.window, self.stride)
         cols = window_offsets(x.shape[-1], self.window, self.stride)
         crops = [x[..., r : r + self.window, c : c + self.window] for r in rows for c in cols]

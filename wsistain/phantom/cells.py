@@ -86,6 +86,7 @@ def contest(y: NDArray[Any], x: NDArray[Any], radius: F32, lot: F32) -> NDArray[
     state = np.zeros(n, np.int8)
     if n == 0:
         return state > 0
+    # Pairs that would touch, each with the one of the lower lot.
     points = np.stack([y, x], 1)
     pairs = cKDTree(points).query_pairs(2 * MAX_RADIUS_UM * ROOM, output_type="ndarray")
     if len(pairs):
@@ -97,6 +98,8 @@ def contest(y: NDArray[Any], x: NDArray[Any], radius: F32, lot: F32) -> NDArray[
         better = i + j - worse
     else:
         worse = better = np.zeros(0, np.intp)
+
+    # Each round keeps those that no undecided neighbour beats, and drops what touches them.
     for _ in range(ROUNDS):
         contested = np.zeros(n, bool)
         contested[worse[(state[worse] == 0) & (state[better] == 0)]] = True
@@ -164,6 +167,7 @@ class TissueBlock:
     def _build(
         self, ids: U64, y: NDArray[Any], x: NDArray[Any], z: F32, kind: NDArray[Any], t: Tissue, lean: F32
     ) -> Cells:
+        # Chances of each cell, from its id alone; what a tumour cell looks like follows from its hidden state.
         g = [normal(ids, salt_of(1, f"shape {k}")) for k in range(6)]
         u = [draw(ids, salt_of(1, f"look {k}")) for k in range(4)]
         tumour = kind == TUMOUR
@@ -173,6 +177,7 @@ class TissueBlock:
         )  # 0 well, 1 poorly differentiated
         big = np.clip(lat.cycle - 0.9, 0, 2.0)
         base = np.choose(kind, [0, 3.75, 3.1, 3.4, 2.95, 3.0, 2.8, 1.3, 3.3]).astype(np.float32)
+        # Size and shape of the nucleus.
         size_t = 3.45 + 2.0 * bad + 0.35 * big
         size = np.where(tumour, size_t * (1 + (0.07 + 0.13 * bad) * g[0]), base * (1 + 0.09 * g[0]))
         long = np.choose(kind, [0, 1.32, 2.1, 2.9, 1.06, 2.4, 2.2, 1.2, 1.25]).astype(np.float32) * (
@@ -181,10 +186,12 @@ class TissueBlock:
         ratio = np.where(tumour, 1.08 + 0.20 * np.abs(g[1]) * (0.5 + bad), long)
         b = size / np.sqrt(ratio)
         a = np.minimum(size * np.sqrt(ratio), 10.0)
+        # Which way it lies.
         free = 6.2832 * u[0]
         turn = np.where(np.isin(kind, (FIBRO, ENDO, ADIPO, MYO)), lean + 0.22 * g[2], free)
         turn = np.where(kind == LUMINAL, lean + 1.5708 + 0.25 * g[2], turn)
         turn = np.where(tumour & (t.nest < 12), lean + 0.9 * g[2] + 1.2, turn)
+        # Its chromatin and nucleoli.
         dark = np.choose(kind, [0.135, 0.165, 0.18, 0.185, 0.27, 0.2, 0.2, 0.30, 0.22]).astype(np.float32)
         dark = np.where(tumour, 0.15 + 0.03 * self.contrast * bad + 0.03 * big, dark) * (1 + 0.13 * g[3])
         coarse = np.where(tumour, 0.12 + 0.50 * bad + 0.12 * big, np.where(np.isin(kind, (LYMPH, PLASMA)), 0.38, 0.2))
@@ -228,6 +235,7 @@ class TissueBlock:
         return self._kept.get((layer, row, col), partial(self._square, layer, row, col))
 
     def _square(self, layer: int, row: int, col: int) -> Cells:
+        # Candidates of the square and of a margin: those beyond contest too, so that squares agree at their borders.
         ids, y, x, z = self._candidates(layer, row, col)
         depth = float(layer * LAYER_UM)
         py, px = self.anatomy.lean(y, x, depth)
@@ -238,6 +246,7 @@ class TissueBlock:
         t = Tissue(**{f.name: getattr(t, f.name)[keep] for f in fields(t)})
         ids, y, x, z, kind = ids[keep], y[keep], x[keep], z[keep], kind[keep]
         made = self._build(ids, y, x, z, kind, t, raster.grain(py[keep], px[keep], t, kind == LUMINAL))
+        # How much room each needs, by its kind.
         room = np.minimum(np.sqrt(made.a * made.b), MAX_RADIUS_UM) + np.where(kind == TUMOUR, 0.3, 0.1).astype(
             np.float32
         )

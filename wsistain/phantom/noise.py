@@ -79,6 +79,7 @@ def lattice(row: Ints, col: Ints) -> Callable[[Callable[[Ints, Ints], Any], int,
         return lambda values, dr, dc: values(row + dr, col + dc)
     r0, c0 = int(row.min()) - 1, int(col.min()) - 1
     nr, nc = int(row.max()) - r0 + 2, int(col.max()) - c0 + 2
+    # A table pays only where most of its points are asked for.
     if nr * nc > 2 * row.size:
         return lambda values, dr, dc: values(row + dr, col + dc)
     rows, cols = np.arange(r0, r0 + nr)[:, None], np.arange(c0, c0 + nc)[None, :]
@@ -86,6 +87,7 @@ def lattice(row: Ints, col: Ints) -> Callable[[Callable[[Ints, Ints], Any], int,
     made: dict[int, Any] = {}
 
     def look(values: Callable[[Ints, Ints], Any], dr: int, dc: int) -> Any:
+        # The same function written in place is a new object at every call, but its code is one.
         key = id(values.__code__)
         if key not in made:
             made[key] = values(rows, cols)

@@ -64,6 +64,7 @@ def _nuclei(y_um: F64, x_um: F64, share: F32, seed: int) -> F32:
 
 def render_quick(y: int, x: int, h: int, w: int, *, shape: tuple[int, int], mpp: float, seed: int) -> RGB:
     """uint8 (h, w, 3) of the window at (y, x), px, of the quick slide of `shape`; glass is 255 nearly everywhere."""
+    # Tissue: noise at two scales, kept off the border of the slide.
     y_px, x_px = np.arange(y, y + h, dtype=np.int64)[:, None], np.arange(x, x + w, dtype=np.int64)[None, :]
     y_um, x_um = (y_px + 0.5) * mpp, (x_px + 0.5) * mpp
     extent = max(min(shape) * mpp, 1.0)
@@ -74,6 +75,7 @@ def render_quick(y: int, x: int, h: int, w: int, *, shape: tuple[int, int], mpp:
     tissue = np.clip((body + 1.4 * np.minimum(edge, 0.2).astype(np.float32) - 0.72) * extent / 25, 0, 1)
     if not tissue.any():
         return np.full((h, w, 3), 255, np.uint8)
+    # Nuclei, denser in nests, and fibres between.
     nest = np.clip((_noise(y_um, x_um, 90.0, seed * 8 + 8) - 0.5) * 8, 0, 1)
     nuclei = _nuclei(y_um, x_um, 0.25 + 0.7 * nest, seed) * tissue
     fibre = _noise(y_um + 0.6 * x_um, 0.25 * x_um, 4.0, seed * 8 + 9)

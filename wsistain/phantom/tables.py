@@ -27,6 +27,7 @@ def cell_table(phantom: Phantom, section: Name, y: int, x: int, h: int, w: int) 
     the cytoplasm; of a membranous marker: ring score 0..3), positive_<M>, and score_<M>, the probability of being
     positive given what morphology shows.
     """
+    # Which cells are cut enough to count, here and on the other section.
     mpp = phantom.config.mpp
     cells, gy, gx = phantom.cells_um(section, y * mpp, x * mpp, h * mpp, w * mpp)
     path = phantom.path_um(section, cells)
@@ -35,6 +36,7 @@ def cell_table(phantom: Phantom, section: Name, y: int, x: int, h: int, w: int) 
     there = (phantom.path_um(other, cells) >= COUNTED_UM) & phantom.on_glass(other, cells)
     here &= phantom.on_glass(section, cells)
     in_a, in_b = (here, there) if section == "a" else (there, here)
+    # Top to bottom, then left to right.
     order = np.lexsort((gx[here], gy[here]))
 
     def column(values: NDArray[Any]) -> NDArray[Any]:

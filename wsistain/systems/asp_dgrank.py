@@ -172,6 +172,7 @@ class AdaptiveDiffusion(nn.Module):
         if dist.is_available() and dist.is_initialized():  # every process keeps the same chain
             dist.all_reduce(seen)
             seen[0] /= dist.get_world_size()
+        # Longer chains where the critic is too sure, shorter where it is not.
         sureness, n_images = seen.tolist()
         direction = (sureness > self.cfg.chain_target) - (sureness < self.cfg.chain_target)
         self.p = min(max(self.p + direction * n_images * every / self.cfg.images_to_full, 0.0), 1.0)

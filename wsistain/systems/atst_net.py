@@ -238,6 +238,7 @@ class AtstNet(nn.Module):
 
     def training_step(self, batch: Batch, progress: Progress, update: Update) -> dict[str, Tensor]:
         """Both generators, then the discriminator of H&E, then that of IHC (the code's order)."""
+        # Both ways, and the generators' update.
         he, weights = batch.he, self.cfg.weights
         ihc = self.before.exchange(batch.ihc) if self.cfg.unpaired_b else batch.ihc
         fake_ihc, fake_he = self.G_ihc(he), self.G_he(ihc)
@@ -251,6 +252,8 @@ class AtstNet(nn.Module):
                 **self._auxiliary(fake_ihc, batch),
             }
             update(self.optimizers["G"], weighted_sum(terms, weights))  # Eq. 6
+
+        # Each critic on the real pictures and on fakes of this step and earlier ones.
         losses = {}
         for domain, critic, pool, real, fake in (
             ("d_he", self.D_he, self.pool_he, he, fake_he),

@@ -147,6 +147,7 @@ def transport_plan(
     affinity = q @ k.transpose(-1, -2)
     if cost != "paper":
         affinity = affinity if cost == "hard" else 1 - affinity
+        # No place is matched with itself.
         itself = torch.eye(affinity.shape[-1], dtype=torch.bool, device=affinity.device)
         affinity = affinity.masked_fill(itself, -10.0)
     if update == "paper":

@@ -106,6 +106,7 @@ class TrainingLog:
             self._board.add_text("warning", warning, step)
             self.say(f"warning, step {step}: {warning}")
         self._file.write(json.dumps(record) + "\n")
+        # A run that is killed has its lines up to here.
         self._file.flush()
         for name, value in terms.items():
             self._board.add_scalar(f"terms/{name}", value, step)

@@ -133,6 +133,7 @@ def read_header(path: Path) -> Header:
             else ""
         )
         raise WeightsError(f"{path} is not a readable safetensors file ({error}){hint}") from None
+    # What it holds comes from anywhere: its length first, then JSON, then each value.
     if "wsistain" not in metadata:
         raise WeightsError(
             f"{path} has no wsistain header; convert published checkpoints with 'wsistain weights import'"

@@ -159,6 +159,7 @@ def _unet_names(n_levels: int) -> dict[str, str]:
 
 def convert_unet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module, dict[str, Any], list[str], int]:
     """The same for a U-Net checkpoint of Pix2Pix."""
+    # Sizes stand in the names and shapes: a block nested in a block is a level more.
     first = tensors.get("model.model.0.weight")
     depths = [name.count(".model.") for name in tensors if name.endswith(".weight")]
     if first is None or first.dim() != 4 or not depths:
@@ -177,6 +178,7 @@ def convert_unet(tensors: Mapping[str, Tensor], path: Path) -> tuple[nn.Module, 
         module, end = name.rsplit(".", 1)
         renamed[f"{names[module]}.{end}" if module in names else name] = tensor
 
+    # Tried without memory first: the names in a file can describe a network of any size.
     def build() -> nn.Module:
         return UnetGenerator(n_levels, first.shape[0], norm="batch" if is_batch else "instance", dropout=0.5)
 
