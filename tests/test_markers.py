@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from tests.batch.sheets import read_sheet
 from tests.pipeline.slides import small_config
-from wsistain.batch.sheet import read_sheet
 from wsistain.cli import app
 from wsistain.errors import ConfigError, WsistainError
 from wsistain.markers import DAB, ENVIRONMENT, MARKERS, Marker, find_marker, known_markers, panel, user_file

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsistain.batch.sheet import ID, make_id, parse_sheet, read_sheet, with_folders, write_sheet
+from tests.batch.sheets import read_sheet
+from wsistain.batch.sheet import ID, fresh_name, parse_sheet, safe_name, write_sheet
 from wsistain.errors import ConfigError
 from wsistain.slide.place import local_place, plain_place
 
 
 @given(st.text(max_size=300), st.lists(st.text(max_size=5)))
 def test_a_made_name_is_safe_and_new(name, taken):
-    made = make_id(name, taken)
+    made = fresh_name(safe_name(name), {t.lower() for t in taken})
     assert ID.fullmatch(made) and made not in (".", "..")
     assert made.lower() not in {t.lower() for t in taken}
 
@@ -60,16 +61,10 @@ def test_a_sheet_gives_markers_mpp_and_paths_from_its_own_folder(tmp_path):
     assert second.path == "s3://bucket/y.svs" and second.slide == "y" and second.tag == "ER-PR" and second.mpp is None
 
 
-def test_slides_with_one_file_name_get_folders_of_their_own(tmp_path):
-    sheet = tmp_path / "s.csv"
-    sheet.write_text("slide,path\na,one/case.svs\nb,two/Case.tiff\nc,three.svs\n")
-    assert [e.folder for e in read_sheet(sheet, ["ER"])] == ["a", "b", "."]
-
-
 def test_a_written_sheet_reads_back(tmp_path):
     sheet = tmp_path / "s.csv"
     sheet.write_text('slide,path,mpp\na,"x, y.svs",0.25\nb,z.svs,\n')
-    entries = with_folders(read_sheet(sheet, ["ER", "Ki67"]))
+    entries = read_sheet(sheet, ["ER", "Ki67"])
     write_sheet(tmp_path / "t.tsv", entries)
     assert read_sheet(tmp_path / "t.tsv", []) == entries
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.networks.counting import count_parameters
 from wsistain.errors import WeightsError
-from wsistain.networks.layers import count_parameters
 from wsistain.networks.nucleus_counter import CppNet, SmallCounter, count_polygons, load_counter, scale_percentiles
 from wsistain.optics.masks import haematoxylin_saturation
 from wsistain.optics.stains import combine_stains

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wsistain.networks.layers import count_parameters
+from tests.networks.counting import count_parameters
 from wsistain.networks.patch_head import (
     PatchHead,
     attended_positions,

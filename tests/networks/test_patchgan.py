@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.networks.counting import count_parameters
 from tests.networks.test_resnet import authors_state
 from wsistain.losses.adversarial import lsgan_g
-from wsistain.networks.layers import count_parameters
 from wsistain.networks.patchgan import PatchDiscriminator
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsistain.networks.layers import BlurUp, count_parameters, folded_state
+from tests.networks.counting import count_parameters
+from wsistain.networks.layers import BlurUp, folded_state
 from wsistain.networks.resnet import CUT_TAPS, ResnetGenerator
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from wsistain.networks.layers import count_parameters
+from tests.networks.counting import count_parameters
 from wsistain.networks.score_unet import ScoreUNet, time_code
 
 TINY = {"base": 16, "multipliers": (1, 2), "n_blocks": 1, "attention": (), "groups": 8}

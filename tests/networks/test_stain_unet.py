@@ -2,7 +2,7 @@
 
 import torch
 
-from wsistain.networks.layers import count_parameters
+from tests.networks.counting import count_parameters
 from wsistain.networks.stain_unet import UNUSED_PREFIXES, StainUNet
 
 

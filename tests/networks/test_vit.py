@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.networks.counting import count_parameters
 from wsistain.errors import WeightsError
-from wsistain.networks.layers import count_parameters
 from wsistain.networks.slide_norm import NormField, freeze
 from wsistain.networks.vit import (
     ENCODER_PREFIXES,

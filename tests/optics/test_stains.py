@@ -20,7 +20,7 @@ def test_density_of_glass_is_zero_and_of_a_tenth_of_the_light_is_one():
 
 def test_density_and_light_undo_each_other_above_the_floor():
     light = picture() * 0.9 + 0.05
-    torch.testing.assert_close(S.light_from_density(S.optical_density(light)), light)
+    torch.testing.assert_close(10 ** -S.optical_density(light), light)
 
 
 def test_network_range_and_light_undo_each_other():
@@ -47,7 +47,7 @@ def test_pure_haematoxylin_has_hardly_any_dab_and_dab_density_grows_with_dab():
     amounts = torch.zeros(4, 3, 1, 1)
     amounts[0, 0] = 0.08
     amounts[1:, 2] = torch.tensor([0.02, 0.05, 0.1]).view(3, 1, 1)
-    density = S.dab_density(S.combine_stains(amounts)).flatten()
+    density = -torch.log10(S.gray(S.dab_light(S.combine_stains(amounts)))).flatten()
     assert density[0] < 1e-4
     assert (density[1:].diff() > 0).all()
 
@@ -73,7 +73,7 @@ def test_focal_density_equals_the_authors_own(vectors, run):
 
 def test_gradients_are_finite_on_white_black_and_colour():
     x = torch.cat([torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), picture(4, 1, 4)]).requires_grad_()
-    (S.focal_density(x).sum() + S.dab_density(x).sum()).backward()
+    S.focal_density(x).sum().backward()
     assert torch.isfinite(x.grad).all()
     assert x.grad[2].abs().sum() > 0
 

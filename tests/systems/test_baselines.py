@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tests.networks.counting import count_parameters
 from wsistain.errors import ConfigError
 from wsistain.losses.gaussian_pyramid import octave_l1
 from wsistain.markers import find_marker
-from wsistain.networks.layers import count_parameters
 from wsistain.systems import find_system, system_class
 from wsistain.systems.base import Batch, Progress
 from wsistain.weights.file import Header, load_network, save_weights

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.data.made_patches import make_mist
+from tests.networks.counting import count_parameters
 from tests.pipeline.slides import level0, small_config, tissue_picture, write_slide
 from tests.training.made_runs import tiny_run
 from wsistain.diffusion.samplers import position_noise, sample_ancestral
 from wsistain.errors import ConfigError
 from wsistain.generators.load import find_generator
 from wsistain.markers import find_marker
-from wsistain.networks.layers import count_parameters
 from wsistain.networks.mi_estimator import (
     MiEstimator,
     colour_entropy,

@@ -7,8 +7,8 @@ import io
 import math
 import re
 import stat
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from wsistain.errors import ConfigError, shown
@@ -89,11 +89,6 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", whole).strip("._-")[:100] or "slide"
 
 
-def make_id(name: str, taken: Iterable[str], fingerprint: str = "") -> str:
-    """A slide's name from its file name or relative path: only safe characters, and not one of `taken` (any case)."""
-    return fresh_name(safe_name(name), {t.lower() for t in taken}, fingerprint)
-
-
 def fresh_name(base: str, used: Container[str], fingerprint: str = "") -> str:
     """`base`, or with more behind it where that is one of `used` (in lower case).
 
@@ -106,17 +101,6 @@ def fresh_name(base: str, used: Container[str], fingerprint: str = "") -> str:
         n += 1
         made = f"{base[:115]}-{n}"
     return made
-
-
-def read_sheet(path: Path, markers: Sequence[str]) -> list[Entry]:
-    """The slides of a sample sheet, each with its folder; see `parse_sheet`."""
-    return with_folders(parse_sheet(path, markers)[0])
-
-
-def with_folders(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, each with the folder of its results: its own where two slides share a file name, in any case."""
-    stems = [e.stem.lower() for e in entries]
-    return [replace(e, folder=e.slide if stems.count(s) > 1 else ".") for e, s in zip(entries, stems, strict=True)]
 
 
 def parse_sheet(path: Path, markers: Sequence[str]) -> tuple[list[Entry], list[str]]:

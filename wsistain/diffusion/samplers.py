@@ -25,7 +25,6 @@ from wsistain.diffusion.sde import VPSchedule
 
 Field = Callable[[Tensor, int], Tensor]
 Noise = Callable[[int], Tensor]
-Solver = Literal["ancestral", "sde2m", "ode2m"]
 
 _MASK = 0xFFFFFFFF
 

@@ -207,7 +207,13 @@ def _vif_sums(reference: Plane, images: Sequence[Plane], taps: tuple[float, ...]
 
 
 def vif_of_many(reference: RGB, images: Sequence[RGB]) -> list[float]:
-    """`vif` of each image against one reference, whose statistics are computed once."""
+    """Visual information fidelity in the pixel domain (`vifp`) of each image, mean of channels; 1 for equal pictures.
+
+    reference, images : uint8 (h, w, 3), at least 41 px a side; the reference's statistics are computed once.
+
+    Four scales, Gaussian windows of 17, 9, 5, 3 px with sigma = size / 5, valid regions, every second pixel between
+    scales, noise variance 2. As sewar's `vifp(reference, image)`. NaN when the reference is flat. Raises ValueError.
+    """
     for image in images:
         _same_shape(reference, image)
     if min(reference.shape[:2]) < 41:
@@ -225,17 +231,6 @@ def vif_of_many(reference: RGB, images: Sequence[RGB]) -> list[float]:
             kept, there = kept + more_kept, there + more_there
         values += kept / there if there > 0 else float("nan")
     return [float(v) for v in values / 3]
-
-
-def vif(reference: RGB, image: RGB) -> float:
-    """Visual information fidelity in the pixel domain (`vifp`), mean of channels; 1 for equal pictures.
-
-    reference, image : uint8 (h, w, 3), at least 41 px a side; the order matters.
-
-    Four scales, Gaussian windows of 17, 9, 5, 3 px with sigma = size / 5, valid regions, every second pixel between
-    scales, noise variance 2. As sewar's `vifp(reference, image)`. NaN when the reference is flat.
-    """
-    return vif_of_many(reference, [image])[0]
 
 
 def _pearson(x: NDArray[Any], y: NDArray[Any]) -> float:

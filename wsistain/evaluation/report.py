@@ -30,7 +30,6 @@ from wsistain.runtime.progress import OnProgress
 
 Table = dict[str, Estimate]
 
-FILES = ("results.json", "results.csv", "results.md", "report.html", "pairs.csv")
 LAYOUT_MPP = {"mist": MIST_MPP, "bci": 0.46, "bci_ab": 0.46}
 """um per px of the published patches (MIST: its readme; BCI: about 0.46, not stated exactly)."""
 

@@ -1,6 +1,6 @@
 """Adversarial losses as functions of logits (any shape); means over every logit. Computed in float32.
 
-Sources: Goodfellow et al. 2014 (cross-entropy), Mao et al. 2017 (least squares), Lim and Ye 2017 (hinge).
+Sources: Goodfellow et al. 2014 (cross-entropy), Mao et al. 2017 (least squares).
 """
 
 import torch
@@ -34,15 +34,3 @@ def bce_d(real: Tensor, fake: Tensor, *, real_target: float = 1.0) -> Tensor:
 def bce_g(fake: Tensor, *, real_target: float = 1.0) -> Tensor:
     """Cross-entropy of `fake` with `real_target` (the non-saturating generator loss)."""
     return F.binary_cross_entropy_with_logits(fake, torch.full_like(fake, real_target))
-
-
-@in_float32
-def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
-    """Half of mean(relu(1 - real)) + mean(relu(1 + fake))."""
-    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
-
-
-@in_float32
-def hinge_g(fake: Tensor) -> Tensor:
-    """-mean(fake): the generator's hinge loss."""
-    return -fake.mean()

@@ -180,8 +180,3 @@ def folded_state(network: nn.Module) -> dict[str, Tensor]:
             orig, u, v = (state.pop(f"{dot}{name}") for name in ("weight_orig", "weight_u", "weight_v"))
             state[f"{dot}weight"] = orig / torch.dot(u, orig.flatten(1) @ v)
     return state
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Number of trained numbers in a network (works on the meta device)."""
-    return sum(p.numel() for p in network.parameters())

@@ -50,12 +50,6 @@ def optical_density(rgb: Tensor, *, floor: float = 1 / 255) -> Tensor:
     return -torch.log10(rgb.clamp_min(floor))
 
 
-@in_float32
-def light_from_density(od: Tensor) -> Tensor:
-    """Light 10 ** -od of each channel; undoes `optical_density` above its floor."""
-    return torch.pow(10.0, -od)
-
-
 def _mix(x: Tensor, matrix: Tensor) -> Tensor:
     return torch.einsum("bchw,cs->bshw", x, matrix.to(x))
 
@@ -95,12 +89,6 @@ def dab_light(rgb: Tensor) -> Tensor:
     stains = separate_stains(rgb)
     keep = torch.tensor([0.0, 0.0, 1.0], dtype=stains.dtype, device=stains.device)[None, :, None, None]
     return combine_stains(stains * keep)
-
-
-@in_float32
-def dab_density(rgb: Tensor) -> Tensor:
-    """Optical density of the DAB alone, from its gray light: float (b, h, w), 0 on glass and on pure haematoxylin."""
-    return -torch.log10(gray(dab_light(rgb)).clamp(_FLOOR, 1))
 
 
 @in_float32

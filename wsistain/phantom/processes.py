@@ -1,17 +1,13 @@
 """Doing many independent jobs in several processes, each with the phantom that it needs kept open."""
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.render import Phantom
-
-J = TypeVar("J")
-R = TypeVar("R")
-Mapper = Callable[[Callable[[J], R], Iterable[J]], Iterator[R]]
 
 
 def quiet(what: str, done: int, total: int) -> None:
