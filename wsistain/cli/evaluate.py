@@ -75,6 +75,7 @@ def evaluate(
         raise ConfigError(f"give one of --data (with --weights), --slides or --leaderboard; found {found}")
     if more and not (weights or slides):
         raise ConfigError(f"{more[0]!r} belongs to no option; weights come after --weights, slides after --slides")
+    # Finished slides, each by itself and against a real one.
     if slides:
         from wsistain.evaluation.slides import evaluate_slides
 
@@ -101,6 +102,7 @@ def evaluate(
             raise ConfigError("--weights is missing; name weights, or 'identity' for the baselines alone")
         if data is None:
             raise ConfigError("--data is missing; name the folder of the patches")
+        # Patches: one list of weights, or the rows of a grid, marker by marker, into folders of their own.
         root, sampling = data, _sampling(sets or [])
 
         def measure(names: list[str], of: str, folder: Path) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def load_deep(folder: Path | None, device: str = "cpu") -> DeepMetrics:
 
     Raises WeightsError for a file that is there and does not fit, ConfigError for a folder that is not there.
     """
+    # What each metric lacks, with the command that fetches it.
     found, where = find_nets(folder)
     deep = DeepMetrics(torch.device(device))
     for metric, needs in METRIC_NETS.items():
@@ -144,6 +145,8 @@ def load_deep(folder: Path | None, device: str = "cpu") -> DeepMetrics:
             names = " and ".join(NET_FILES[n].file_name for n in lacking)
             commands = tuple(NET_FILES[n].fetch_command(where) for n in lacking)
             deep.missing[metric] = Missing(f"the published weights {names} are not in {where}", commands)
+
+    # The networks that are there.
     for name, path in found.items():
         deep.files[name] = _fingerprint(path, NET_FILES[name])
     if "resnet50" in found:

@@ -33,6 +33,7 @@ def merge_results(named: dict[str, Results]) -> Results:
         raise DataError("there are no results to put side by side")
     first_name, first = next(iter(named.items()))
     merged: dict[str, Any] = {**first, "systems": {}, "missing": {}, "networks": {}, "notes": []}
+    # Rows stand side by side only if they were measured on the same pictures.
     for folder, results in named.items():
         differing = [k for k in _SAME if results["data"].get(k) != first["data"].get(k)]
         if differing or results["measured_at"] != first["measured_at"]:

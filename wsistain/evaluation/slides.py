@@ -70,6 +70,7 @@ def evaluate_slides(
 
     Raises OutputError, SlideError, DataError (nothing to register) or ConfigError.
     """
+    # What is in the way shows before a slide is read.
     folder = None if output is None else local_path(output)
     if not slides:
         raise ConfigError("there are no slides to evaluate")
@@ -78,6 +79,7 @@ def evaluate_slides(
     slides = [local_place(str(s)) for s in slides]
     names = _names([Path(s) for s in slides])
     reports = [_evaluate_slide(Path(s), n, marker, progress) for s, n in zip(slides, names, strict=True)]
+    # The real slide is opened once for all.
     if reference is not None:
         real = open_slide(reference, mpp=mpp)
         try:

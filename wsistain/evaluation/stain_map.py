@@ -83,6 +83,7 @@ def map_stain(
     seams    : is fed every band, where given; its width must be that of the slide at `mpp`.
     progress : called with (rows done, of how many).
     """
+    # Squares of about `CELL_UM`, read in bands of whole squares.
     sampling = choose_sampling(slide.info, mpp)
     height, width = sampling.shape
     px = max(1, round(CELL_UM / sampling.mpp))
@@ -91,6 +92,8 @@ def map_stain(
     area, counts = np.zeros(shape, np.int64), np.zeros((len(marker.cutoffs), *shape), np.int64)
     cells_per_band = max(1, 512 // px)
     window = max(1, _WINDOW_PX // px) * px
+
+    # Band by band: the whole band for the seams, windows of it with tissue for the stain.
     for y, band in _bands(slide, sampling, cells_per_band * px):
         if seams is not None:
             seams.add(band)
@@ -109,6 +112,8 @@ def map_stain(
                 counts[k, rows, cols] = _cell_sums(inside & (od >= cutoff), px)
         if progress is not None:
             progress(min(y + band.shape[0], height), height)
+
+    # Totals are sums of whole pixels.
     weak, moderate, strong = (int(reached.sum()) for reached in counts)
     total = StainCounts(int(area.sum()), (weak, moderate, strong))
     return StainMap(area / (px * px), counts / (px * px), px * sampling.mpp, total)

@@ -58,6 +58,7 @@ def read_truth(refs: Sequence[PatchRef], marker: Marker, split: str) -> PhantomT
 
     Raises DataError when the manifest or a cell table cannot be read, or a patch has no table.
     """
+    # The manifest, which says whether these are phantom patches.
     path = _manifest(refs[0]) if refs else None
     if path is None:
         return None
@@ -69,6 +70,8 @@ def read_truth(refs: Sequence[PatchRef], marker: Marker, split: str) -> PhantomT
             raise KeyError("kind is not patches")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is no manifest of phantom patches ({type(error).__name__}: {error})") from None
+
+    # The cells of the H&E's own section, patch by patch: they are where the stain is looked for.
     part = "train" if split == "train" else "val"
     places: dict[str, CellPlaces] = {}
     positive: dict[str, NDArray[np.bool_]] = {}
@@ -127,6 +130,7 @@ def cell_table(
     cells: CellScores, system: str, slides: Sequence[str | None], marker: Marker, *, seed: int = 0
 ) -> dict[str, Estimate]:
     """Cell-level AUC (tumour cells, and all), precision, recall and H-score error of one system."""
+    # Cells whose stain can be read in the system's picture and in the truth.
     score = cells.score[system]
     seen = np.isfinite(score) & np.isfinite(cells.score["truth"])
     pick = seen & cells.tumour
@@ -138,6 +142,8 @@ def cell_table(
         )
 
     everyone = summary(seen)
+
+    # H-score of each patch's cells, against that of the truth read in the same way.
     errors = np.full(len(slides), np.nan)
     for patch in range(len(slides)):
         here = seen & (cells.patch == patch)

@@ -69,6 +69,7 @@ class ContextResnet(nn.Module):
         if any(window < 3 or window % 2 == 0 for window in (*windows, far)):
             raise ValueError(f"windows {tuple(windows)} and {far}: wanted odd numbers of cells from 3 up")
         self.n_blocks, self.windows, self.far = n_blocks, tuple(windows), far
+        # Down to a quarter of the size, with the statistics of wide windows beside it.
         self.first = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, ngf, 7, bias=False))
         self.down = nn.ModuleList(
             nn.Sequential(nn.BatchNorm2d(c), nn.ReLU(True), nn.Conv2d(c, 2 * c, 3, stride=2, padding=1, bias=False))
@@ -78,9 +79,11 @@ class ContextResnet(nn.Module):
         self.context = nn.Sequential(
             nn.BatchNorm2d(seen), nn.Conv2d(seen, 4 * ngf, 1), nn.ReLU(True), nn.Conv2d(4 * ngf, 4 * ngf, 1)
         )
+        # The trunk; halfway each place is told the mean of its wider surroundings.
         blocks = [ResidualBlock(4 * ngf, "batch", bias=False) for _ in range(n_blocks)]
         self.before, self.after = nn.Sequential(*blocks[: n_blocks // 2]), nn.Sequential(*blocks[n_blocks // 2 :])
         self.neighbours = WeightedMean(4 * ngf, far)
+        # Up again.
         self.up = nn.ModuleList(
             nn.Sequential(nn.BatchNorm2d(c), nn.ReLU(True), nn.Conv2d(c, c // 2, 3, padding=1, bias=False), BlurUp())
             for c in (4 * ngf, 2 * ngf)

@@ -113,6 +113,7 @@ def _write_levels(
                 progress(done, total)
             yield data
 
+    # The full image, then its levels, which the writer puts into sub-IFDs of it.
     for level, (height, width) in enumerate(stain.levels):
         per_cm = 1e4 / (stain.mpp * 2**level)
         array = open_level(stain.path, level)

@@ -252,6 +252,7 @@ def _refuse(folder: Path, key: dict[str, Any], resume: bool, overwrite: bool) ->
     if not folder.is_dir():
         raise OutputError(f"{folder} exists and is a file; move it away or choose another --output")
     foreign = f"{folder} exists and was not written by wsistain; move it away or choose another --output"
+    # Ours is what has our metadata or, unfinished, a work folder.
     finished = is_finished(folder)
     if not finished and not (folder / WORK).is_dir():
         raise OutputError(foreign)

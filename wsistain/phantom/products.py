@@ -66,6 +66,7 @@ def _write_pictures(
             del made
             progress(", ".join(f"{p}.tiff" for p in products), y + h, config.height)
 
+    # Each product's writer takes its part of a strip as it is painted, so that no block is painted twice.
     together = Together(products, strips())
 
     def write(product: Product) -> Path:

@@ -160,6 +160,7 @@ def _kind_of(path: Path) -> str:
             head = file.read(512)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read as weights ({error.strerror or error})") from None
+    # What a browser or a plain clone saves in place of a large file.
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         raise WeightsError(f"{path} cannot be read as weights: it is empty; fetch it again")
@@ -172,6 +173,7 @@ def _kind_of(path: Path) -> str:
         raise WeightsError(
             f"{path} cannot be read as weights: it is a pointer of Git LFS; fetch the file itself (git lfs pull)"
         )
+    # A safetensors file begins with the length of its JSON header, then the header.
     is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
     if is_safetensors or path.suffix == ".safetensors":
         return "safetensors"

@@ -57,6 +57,7 @@ def _add_folder(digest: "hashlib.blake2b", folder: Path) -> None:
         for name in names:
             file = Path(root) / name
             files.append((file.relative_to(folder).as_posix(), file))
+    # The order in which a file system lists them says nothing.
     files.sort()
     metadata: list[Path] = []
     others: list[Path] = []
@@ -70,6 +71,7 @@ def _add_folder(digest: "hashlib.blake2b", folder: Path) -> None:
             continue
         digest.update(f"{name} {found.st_size};".encode("utf-8", "surrogateescape"))
         (metadata if file.suffix in {".json", ".ini"} or file.name.startswith(".z") else others).append(file)
+    # All metadata, and some of the others spread evenly.
     step = max(1, -(-len(others) // _FOLDER_FILES))
     for file in [*metadata, *others[::step]]:
         _add_file(digest, file)

@@ -31,12 +31,14 @@ def glass_colour(rgb: RGB) -> F32:
     Unscanned white (255) is glass only where there is no other, and a grey bar darker than the tissue is none. Where a
     picture shows no glass, 240 in every channel.
     """
+    # Pixels that may be glass: flat, nearly neutral, neither black nor the white that nobody scanned.
     light = rgb.mean(axis=2, dtype=np.float32)
     high, low = rgb.max(axis=2), rgb.min(axis=2)
     flat = ndimage.maximum_filter(light, 3) - ndimage.minimum_filter(light, 3) < _GLASS_STEP
     neutral = (high - low) < _GLASS_CHROMA * high
     maybe = flat & neutral & (low < 255) & (high > _BLACK)
     scanned = np.bincount(light[(low < 255) & (high > _BLACK)].astype(np.intp), minlength=256)
+    # Their brightest frequent level.
     peak = None
     if np.count_nonzero(maybe) >= max(_GLASS_SHARE * scanned.sum(), 4):
         peak = _bright_peak(np.bincount(light[maybe].astype(np.intp), minlength=256), scanned)

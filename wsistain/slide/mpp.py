@@ -79,6 +79,7 @@ def stated(y: float, x: float) -> Found | None:
 def _choose(
     name: str, given: float | None, reader: Found | None, tags: Found | None, others: tuple[tuple[str, Found], ...]
 ) -> Scale:
+    # What the file states, the most trusted first.
     statements = [
         *([("reader", "its metadata", reader)] if reader is not None else []),
         *([("tiff tags", "its TIFF resolution tags", tags)] if tags is not None else []),
@@ -91,6 +92,7 @@ def _choose(
                 f"{name} has pixels that are not square in {where} ({sizes}); --mpp cannot mend that, "
                 "resample it to square pixels first, for example with: vips resize IN OUT.tif SCALE --vscale SCALE"
             )
+    # The first plausible statement is compared with what the user gave.
     if statements and _is_plausible(statements[0][2]):
         return _agreed(given, statements)
     if given is not None:

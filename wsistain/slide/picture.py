@@ -110,6 +110,7 @@ def _read_picture(path: Path, series: int | None) -> _Held:
         raise no_such_series(str(path), series, 1)
     try:
         with _own_bound():
+            # Opened only: its size and mode are judged before anything is decoded.
             picture = Image.open(path, formats=list(FORMATS))
         with picture:
             if picture.width * picture.height > MAX_PX:

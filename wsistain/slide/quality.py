@@ -105,12 +105,14 @@ def folds(rgb: RGB, tissue: Mask, mpp: float) -> Mask:
     rows = np.flatnonzero(tissue.any(axis=1))
     if not rows.size:
         return found
+    # Optical density in bands, with a few rows more for what smooths it.
     glass = glass_colour(rgb)
     mean, least = (np.empty(tissue.shape, np.float32) for _ in range(2))
     for top in range(0, tissue.shape[0], 512):
         start, stop = max(top - 4, 0), top + 512
         od = optical_density(rgb[start : stop + 4], glass)[top - start : top - start + 512]
         mean[top:stop], least[top:stop] = od.mean(axis=2), od.min(axis=2)
+    # A fold is dark beside the slide's own tissue, in every channel.
     dense = tissue & (mean > 0.05)
     if not dense.any():
         return found

@@ -168,11 +168,13 @@ def _refuse_other_choice(path: Path, asked: _Asked) -> None:
 
 
 def _open_auto(path: Path, asked: _Asked) -> Slide:
+    # Formats that only OpenSlide knows go to it, pictures to Pillow; plain and Aperio TIFF is read here.
     vendor = openslide.OpenSlide.detect_format(path)
     if not is_tiff(path):
         return ViaOpenSlide(path, **vars(asked)) if vendor is not None else _open_picture(path, asked)
     if vendor not in _OURS:
         return ViaOpenSlide(path, **vars(asked))
+    # What is not decoded here, OpenSlide may know.
     try:
         structure = read_structure(path, asked.series)
     except StripsError:

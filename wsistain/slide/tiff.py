@@ -45,6 +45,7 @@ class TiledTiff(GridSlide):
 
         SlideError when it is damaged, not 8-bit RGB, has no usable mpp, or none of the probed tiles can be decoded.
         """
+        # Levels and scale, turned as the picture is to be seen.
         structure = read_structure(path, series) if structure is None else structure
         self._levels = structure.levels
         self._orientation = structure.orientation
@@ -54,6 +55,8 @@ class TiledTiff(GridSlide):
         scale = choose_mpp(str(path), mpp, best, tags, others=tuple(stated[1:]), needed=needs_mpp)
         grids = tuple(self._grid(level) for level in structure.levels)
         sizes = tuple((grid.height, grid.width) for grid in grids)
+
+        # What is known of the slide.
         info = SlideInfo(
             path=str(path),
             size_l0=sizes[0],
@@ -70,6 +73,8 @@ class TiledTiff(GridSlide):
             notes=(*structure.notes, *scale.notes),
             problem=scale.problem,
         )
+
+        # Tiles that cannot be read, and levels that show something else, are found now and not in the middle of a run.
         super().__init__(info, grids, cache_bytes, reuse_memory=True)
         # Closed with the slide, or when nobody refers to it any more.
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -151,6 +156,7 @@ class TiledTiff(GridSlide):
         if written.size == 0:
             self.close()
             raise SlideError(f"{self.info.path} holds no tile at full resolution; export it again")
+        # A few tiles over all of the level: one that can be decoded is enough.
         reason = ""
         for index in written[np.linspace(0, written.size - 1, min(_PROBES, written.size)).astype(int)].tolist():
             try:

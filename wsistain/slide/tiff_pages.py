@@ -145,10 +145,12 @@ def _focus(page: tifffile.TiffPage) -> float | None:
 
 def _pictures(pages: list[tifffile.TiffPage], is_aperio: bool) -> list[_Picture]:
     """Every page that is no level of a larger one, in the order of the file, with its levels."""
+    # What each page says of itself, and which focal plane it is.
     roles = [_role(page, is_aperio) for page in pages]
     z = [_focus(page) for page in pages]
     if any(value is not None for value in z):
         z = [0.0 if value is None else value for value in z]
+    # Larger pages first, so that a level finds its picture placed.
     order = sorted(range(len(pages)), key=lambda i: (roles[i] not in ("picture", "reduced"), -_area(pages[i]), i))
     placed: dict[int, _Picture] = {}
     for i in order:
@@ -199,10 +201,12 @@ def _chosen(
         if series >= len(pictures):
             raise no_such_series(name, series, len(pictures))
         return pictures[series], ()
+    # The largest that calls itself a picture; where none does, the largest.
     plain = [p for p in pictures if p.what == "picture"] or [p for p in pictures if p.what == "reduced"] or pictures
     if is_aperio:
         plain = [p for p in plain if p.page.is_tiled] or plain
     best = max(plain, key=lambda p: (p.area, int(p.page.photometric) in COLOUR, -pictures.index(p)))
+    # Several of that size: focal planes, or pictures among which only the user can choose.
     alike = [p for p in plain if p.page.shape == best.page.shape and p.page.photometric == best.page.photometric]
     if len(alike) == 1:
         return best, ()

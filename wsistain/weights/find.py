@@ -27,6 +27,7 @@ def find_weights(name: str, marker: str, direction: str = "he-to-ihc") -> Path:
     """
     if name == "demo":
         return _demo_file(marker)
+    # What lies there wins over what is installed under that name.
     path = Path(name)
     if path.is_file():
         return path
