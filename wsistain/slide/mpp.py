@@ -92,7 +92,7 @@ def _choose(
                 f"{name} has pixels that are not square in {where} ({sizes}); --mpp cannot mend that, "
                 "resample it to square pixels first, for example with: vips resize IN OUT.tif SCALE --vscale SCALE"
             )
-    # The first plausible statement is compared with what the user gave.
+    # The most trusted statement, where it can be true, is compared with what the user gave.
     if statements and _is_plausible(statements[0][2]):
         return _agreed(given, statements)
     if given is not None:
