@@ -231,7 +231,6 @@ class SmallCounter(nn.Module):
 
     def __init__(self, *, base: int = 8) -> None:
         super().__init__()
-        self.base = base
         self.inc = _plain_conv(1, base)
         self.down1, self.down2 = _plain_conv(base, 2 * base), _plain_conv(2 * base, 4 * base)
         self.up1, self.up2 = _plain_conv(6 * base, 2 * base), _plain_conv(3 * base, base)

@@ -157,7 +157,7 @@ class ScoreUNet(nn.Module):
     ) -> None:
         super().__init__()
         # The embedding of time, and the first layer.
-        self.base, self.n_blocks = base, n_blocks
+        self.n_blocks = n_blocks
         self.size_multiple = 2 ** (len(multipliers) - 1)
         time_width = 4 * base
         widths = [base * m for m in multipliers]

@@ -81,7 +81,7 @@ def choose_picture(path: Path, series: int | None = None) -> ZarrPicture:
             raise SlideError(f"{path} is a plate of wells, not a slide; name the folder of one field of a well")
         if series:
             raise no_such_series(str(path), series, 1)
-        return _read_picture(path, str(path), root, 0)
+        return _read_picture(str(path), root, 0)
     found = _all_pictures(path, root)
     if series is not None:
         chosen = next((one for one in found if one.number == series), None)
@@ -89,7 +89,7 @@ def choose_picture(path: Path, series: int | None = None) -> ZarrPicture:
             raise no_such_series(str(path), series, len(found))
         notes: tuple[str, ...] = ()
     else:
-        chosen, notes = _best(found, path)
+        chosen, notes = _best(found)
     if chosen.picture is None:
         raise SlideError(chosen.problem)
     return _with_parts(chosen.picture, chosen, found, notes)
@@ -113,7 +113,7 @@ def _all_pictures(path: Path, root: zarr.Group) -> list[_Found]:
             group = root[name]
             if not isinstance(group, zarr.Group):
                 raise SlideError(f"{path}/{name} is an array, not a picture with its levels")
-            one.picture = _read_picture(path, f"{path}/{name}", group, number)
+            one.picture = _read_picture(f"{path}/{name}", group, number)
             one.size = one.picture.sizes[0]
         except SlideError as error:
             one.problem = str(error)
@@ -151,7 +151,7 @@ def _xml_images(path: Path) -> list[ElementTree.Element]:
     return [element for element in root if element.tag.rpartition("}")[2] == "Image"]
 
 
-def _best(found: list[_Found], path: Path) -> tuple[_Found, tuple[str, ...]]:
+def _best(found: list[_Found]) -> tuple[_Found, tuple[str, ...]]:
     usable = [one for one in found if one.picture is not None and not NO_SLIDE.search(one.name)]
     usable = usable or [one for one in found if one.picture is not None]
     if not usable:
@@ -172,7 +172,7 @@ def _with_parts(picture: ZarrPicture, chosen: _Found, found: list[_Found], notes
     return replace(picture, others=xml, parts=tuple(parts), notes=(*notes, *picture.notes))
 
 
-def _read_picture(path: Path, name: str, group: zarr.Group, number: int) -> ZarrPicture:
+def _read_picture(name: str, group: zarr.Group, number: int) -> ZarrPicture:
     # What is stated, and whether the arrays agree with it.
     attributes = group.attrs.asdict()
     described = read_attributes(attributes, name)
