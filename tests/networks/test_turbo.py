@@ -214,7 +214,7 @@ def test_tensors_that_do_not_fit_are_named_and_nothing_is_changed() -> None:
     bad = {
         "missing prompt": {n: t for n, t in good.items() if n != "prompt"},
         "surplus other": good | {"other": torch.zeros(1)},
-        r"prompt is \(1, 1, 1\), wanted \(1, 7, 16\)": good | {"prompt": torch.zeros(1, 1, 1)},
+        r"shapes differ: prompt is \(1, 1, 1\), wanted \(1, 7, 16\)": good | {"prompt": torch.zeros(1, 1, 1)},
     }
     for message, tensors in bad.items():
         with pytest.raises(WeightsError, match=f"w.safetensors does not fit the network: {message}"):

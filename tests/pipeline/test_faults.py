@@ -246,10 +246,10 @@ class Small(NetworkGenerator):
 
     room = 3
 
-    def _forward(self, tiles, positions):
+    def _forward(self, tiles, positions, markers):
         if len(tiles) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super()._forward(tiles, positions)
+        return super()._forward(tiles, positions, markers)
 
 
 class Blur(torch.nn.Conv2d):
@@ -261,10 +261,10 @@ def test_a_batch_that_does_not_fit_on_the_device_is_halved():
     generator = Small(Blur(3, 3, 3, padding=1), find_generator("identity", "ER"), device="cpu")
     tiles = np.random.default_rng(0).integers(0, 256, (16, 24, 24, 3), dtype=np.uint8)
     places = [(k, 2 * k) for k in range(16)]
-    assert np.array_equal(generator._forward_halving(tiles, places), generator.stain(tiles, places))
+    assert np.array_equal(generator._forward_halving(tiles, places, ("ER",))[0], generator.stain(tiles, places))
     generator.room = 0
     with pytest.raises(WsistainError, match="not enough memory for one tile"):
-        generator._forward_halving(tiles, places)
+        generator._forward_halving(tiles, places, ("ER",))
 
 
 def test_a_run_whose_device_runs_out_of_memory_says_so_and_resumes(slide, tmp_path, monkeypatch):
@@ -276,15 +276,15 @@ def test_a_run_whose_device_runs_out_of_memory_says_so_and_resumes(slide, tmp_pa
         begin(self, *args, device="cpu", **kwargs)
         self.device = "made-up device"  # so that the pipeline feeds it batches
 
-    def in_little_room(self, tiles, positions):
+    def in_little_room(self, tiles, positions, markers):
         if len(tiles) > room["tiles"]:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, tiles, positions)
+        return forward(self, tiles, positions, markers)
 
     monkeypatch.setattr(engine, "find_device", lambda wanted, **_: Device("made-up device", "made up"))
     monkeypatch.setattr(NetworkGenerator, "__init__", elsewhere)
     monkeypatch.setattr(NetworkGenerator, "_forward", in_little_room)
-    monkeypatch.setattr(NetworkGenerator, "stain", NetworkGenerator._forward_halving)
+    monkeypatch.setattr(NetworkGenerator, "stain_markers", NetworkGenerator._forward_halving)
     config = small_config(weights=str(weights), norm="tile", batch_size=8)
     run(slide, "ER", tmp_path / "a", config=config)
     with pytest.raises(WsistainError, match="made-up device has not enough memory for one tile"):

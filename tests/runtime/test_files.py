@@ -88,6 +88,9 @@ def test_only_unfinished_files_that_nobody_writes_are_swept(tmp_path: Path):
 
 def test_no_module_renames_its_files_by_hand():
     root = Path(wsistain.__file__).parent
-    by_hand = re.compile(r"""["']\.part["']|\.part["']|os\.(replace|rename)\(""")
-    places = [str(p.relative_to(root)) for p in root.rglob("*.py") if by_hand.search(p.read_text(encoding="utf-8"))]
-    assert places == ["runtime/files.py"], f"use wsistain.runtime.files.replacing, not {PART} and a rename"
+    by_hand = re.compile(r"""["']\.part["']|os\.(replace|rename)\(""")
+    places = {str(p.relative_to(root)) for p in root.rglob("*.py") if by_hand.search(p.read_text(encoding="utf-8"))}
+    # a batch knows half-made files of other programs by their endings
+    assert places == {"runtime/files.py", "batch/scan.py"}, (
+        f"use wsistain.runtime.files.replacing, not {PART} and a rename"
+    )

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 import typer
 
+from wsistain.runtime.say import say
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -31,7 +33,8 @@ def config(
     """Print the configuration; see HELP for the help text."""
     from wsistain.config import RunConfig, load_config
 
-    typer.echo("\n".join(lines_of(load_config(RunConfig, file, overrides or ()))))
+    for line in lines_of(load_config(RunConfig, file, overrides or ())):
+        say(line)
 
 
 def lines_of(model: "BaseModel", indent: str = "") -> list[str]:

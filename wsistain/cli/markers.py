@@ -2,6 +2,8 @@
 
 import typer
 
+from wsistain.runtime.say import say
+
 HELP = """
 List the markers that are known here: those of wsistain, and those of your own file.
 
@@ -24,7 +26,7 @@ def markers(as_json: bool = typer.Option(False, "--json", help="Print JSON, ever
 
     known = known_markers().values()
     if as_json:
-        typer.echo(json.dumps([m.model_dump(mode="json") for m in known], indent=2))
+        say(json.dumps([m.model_dump(mode="json") for m in known], indent=2))
         return
     head = ("marker", "compartment", "chromogen", "1+ 2+ 3+ from", "also called", "defined in")
     rows = [
@@ -40,7 +42,7 @@ def markers(as_json: bool = typer.Option(False, "--json", help="Print JSON, ever
     ]
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
     for row in (head, *rows):
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     file = user_file()
     where = f"your own: {file}" if file else f"none of your own (a file that {ENVIRONMENT} names; see docs/markers.md)"
-    typer.echo(where)
+    say(where)
