@@ -21,6 +21,7 @@ from wsistain.config import DataConfig
 from wsistain.data.augment import stain_jitter
 from wsistain.data.layouts import PatchRef, Split, list_patches, with_masks
 from wsistain.data.pictures import SUFFIXES, Unreadable, picture_size, read_mask, read_picture, resize
+from wsistain.data.stated import check_stated
 from wsistain.errors import DataError
 from wsistain.markers import Marker
 
@@ -91,6 +92,7 @@ def load_patches(cfg: DataConfig, marker: Marker, split: Split) -> list[PatchRef
         val_share=cfg.val_share,
         split_seed=cfg.split_seed,
     )
+    check_stated(refs, root, marker, cfg.mpp)
     if cfg.names is not None and split == "train":
         refs = _chosen(refs, Path(cfg.names).expanduser())
     return with_masks(refs, root / cfg.masks) if cfg.masks else refs

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wsistain import __version__
 from wsistain.config import MIST_MPP
 from wsistain.data.layouts import PatchRef, list_patches
+from wsistain.data.stated import check_stated
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.evaluation.deep import DeepMetrics, load_deep, phv
 from wsistain.evaluation.distribution import asp_subset, frechet_distance, kernel_distance
@@ -75,7 +76,7 @@ def evaluate(
     started = time.monotonic()
     known = find_marker(marker)
     folder = None if output is None else local_path(output)
-    refs = _choose(Path(data_root), layout, known, split, limit)
+    refs = _choose(Path(data_root), layout, known, split, limit, mpp)
     if folder is not None:
         _refuse_existing(folder, overwrite)
     if size is not None and size < 64:
@@ -132,10 +133,13 @@ def _refuse_existing(folder: Path, overwrite: bool) -> None:
         raise OutputError(f"{folder} is a file, wanted a folder for the results")
 
 
-def _choose(root: Path, layout: str, marker: Marker, split: str, limit: int | None) -> list[PatchRef]:
+def _choose(
+    root: Path, layout: str, marker: Marker, split: str, limit: int | None, mpp: float | None
+) -> list[PatchRef]:
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split {split!r} is not known; wanted train, val or test")
     refs = list_patches(layout, root, marker, split)  # type: ignore[arg-type]
+    check_stated(refs, root, marker, mpp)
     if limit is not None:
         if limit < 1:
             raise ConfigError(f"limit {limit} leaves no patch; wanted at least 1")

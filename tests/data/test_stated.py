@@ -1,0 +1,72 @@
+"""What a data set says of itself is believed before what is taken for granted."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.data.made_patches import make_mist
+from tests.training.made_runs import tiny_run
+from wsistain.config import DataConfig
+from wsistain.data.layouts import list_patches
+from wsistain.data.patches import load_patches
+from wsistain.data.stated import check_stated
+from wsistain.errors import DataError
+from wsistain.evaluation.report import evaluate
+from wsistain.markers import find_marker
+from wsistain.training.loop import train
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """MIST's layout with patches of PR alone, at 1 um per px as its manifest says."""
+    make_mist(tmp_path, marker="PR", n_train=2, n_val=1)
+    parameters = {"kind": "patches", "marker": "PR", "mpp": 1.0}
+    (tmp_path / "PR" / "manifest.json").write_text(json.dumps({"parameters": parameters}))
+    return tmp_path
+
+
+def test_a_manifest_of_another_marker_is_refused_wherever_the_root_is(root: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "patches"
+    shutil.copytree(root / "PR", moved)  # no folder is called PR any more
+    for place in (root / "PR", root / "PR" / "TrainValAB", moved):
+        cfg = DataConfig(root=str(place), crop_px=32, mpp=1.0)
+        with pytest.raises(DataError, match=r"manifest\.json says that these are patches of PR, found marker ER"):
+            load_patches(cfg, find_marker("ER"), "train")
+        assert load_patches(cfg, find_marker("PR"), "train")
+
+
+@pytest.mark.parametrize("name", ["PR", "pgr", "Her2"])
+def test_a_folder_called_like_another_marker_is_refused_and_any_other_name_is_not(root: Path, name: str) -> None:
+    (root / "PR" / "manifest.json").unlink()
+    other, plain = root / "sets" / name, root / "sets" / "patches"
+    for place in (other, plain):
+        shutil.copytree(root / "PR", place)
+    refs = list_patches("mist", other, "ER", "train")
+    with pytest.raises(DataError, match=f"a folder called {name} above these patches, found marker ER"):
+        check_stated(refs, other, find_marker("ER"), None)
+    refs = list_patches("mist", plain, "ER", "train")
+    check_stated(refs, plain, find_marker("ER"), 0.4661)
+
+
+def test_a_scale_that_the_manifest_contradicts_is_refused(root: Path) -> None:
+    for mpp in (0.4661, 2.0):
+        with pytest.raises(DataError, match=rf"says 1 um per px, found {mpp:g}; set mpp to 1"):
+            load_patches(DataConfig(root=str(root), crop_px=32, mpp=mpp), find_marker("PR"), "train")
+    assert load_patches(DataConfig(root=str(root), crop_px=32, mpp=1.001), find_marker("PR"), "train")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"parameters": 3}', "\x00", "[" * 5000])
+def test_a_manifest_of_another_program_says_nothing(root: Path, text: str) -> None:
+    (root / "PR" / "manifest.json").write_text(text)
+    assert load_patches(DataConfig(root=str(root), crop_px=32, mpp=0.3), find_marker("PR"), "train")
+
+
+def test_training_and_evaluation_ask(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="patches of PR, found marker ER"):
+        train(tiny_run(root / "PR", data={"mpp": 1.0}), tmp_path / "run", tiny=True)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="patches of PR, found marker ER"):
+        evaluate([], root / "PR", marker="ER", output=tmp_path / "report")
+    assert not (tmp_path / "report").exists()

@@ -1,0 +1,82 @@
+"""What stands beside a data set about itself, held against what a command takes for granted: marker and um per px.
+
+A wrong marker in the header of weights, or a scale that is off by two, is found by nobody later on.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wsistain.data.layouts import PatchRef
+from wsistain.errors import ConfigError, DataError
+from wsistain.markers import Marker, find_marker
+
+_LEVELS_UP = 4
+"""How far above a patch its manifest lies at most: `<MARKER>/TrainValAB/trainA/x.jpg` has it three folders up."""
+
+_ALIKE = 0.01
+"""Scales that differ by less than this share are the same, written with fewer digits."""
+
+
+def check_stated(refs: Sequence[PatchRef], root: Path, marker: Marker, mpp: float | None) -> None:
+    """Nothing, or a DataError where the patches themselves say that they show another marker or have another scale.
+
+    refs : patches that were found for `marker` below `root`.
+    mpp  : um per px that is taken for them; None: nothing is taken for granted.
+
+    Asked are the manifest that the phantom and `pair` write (`parameters.marker`, `parameters.mpp`), and the names of
+    the folders from `root` down to the patches: one that is called like another marker, and none like this one.
+    """
+    place = next((ref.he or ref.ihc for ref in refs if ref.he or ref.ihc), None)
+    if place is None:
+        return
+    manifest, stated = _stated(place)
+    said = stated.get("marker")
+    if isinstance(said, str) and said != marker.name:
+        raise DataError(
+            f"{manifest} says that these are patches of {said}, found marker {marker.name}; "
+            f"choose marker {said}, or the folder of {marker.name}"
+        )
+    if said is None:
+        _check_folders(place, root, marker)
+    scale = stated.get("mpp")
+    if mpp is not None and isinstance(scale, int | float) and abs(scale / mpp - 1) > _ALIKE:
+        raise DataError(
+            f"{manifest} says {scale:g} um per px, found {mpp:g}; set mpp to {scale:g} (data.mpp in training)"
+        )
+
+
+def _stated(place: Path) -> tuple[Path, dict[str, Any]]:
+    """The nearest manifest above a patch and its parameters; no parameters where there is none, or none of ours."""
+    for folder in place.absolute().parents[:_LEVELS_UP]:
+        manifest = folder / "manifest.json"
+        if not manifest.is_file():
+            continue
+        try:
+            parameters = json.loads(manifest.read_text(encoding="utf-8"))["parameters"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # another program's
+        if isinstance(parameters, dict):
+            return manifest, parameters
+    return place, {}
+
+
+def _check_folders(place: Path, root: Path, marker: Marker) -> None:
+    """DataError where a folder from `root` down is called like another marker and none like this one."""
+    top = root.absolute()
+    folders = (
+        [top.name, *place.absolute().parent.relative_to(top).parts] if place.absolute().is_relative_to(top) else []
+    )
+    called = {}
+    for name in folders:
+        try:
+            called[find_marker(name).name] = name
+        except ConfigError:
+            continue
+    if called and marker.name not in called:
+        other, name = next(iter(called.items()))
+        raise DataError(
+            f"{root} holds a folder called {name} above these patches, found marker {marker.name}; "
+            f"choose marker {other}, or the folder of {marker.name}"
+        )
