@@ -53,9 +53,12 @@ class OutputSpec:
             raise OutputError(f"{self.path}: mpp {self.mpp} is not positive; pass --mpp")
         shard = self.storage.shard
         if shard % 2:
-            raise OutputError(f"shard {shard} is not even; choose another with --set output.shard=")
+            raise OutputError(f"shard {shard} is not even; try --set output.shard={2 * shard}")
         if self.block < shard or self.block % shard:
-            raise OutputError(f"block {self.block} is not a multiple of shard {shard}; try --set tiling.block=")
+            fitting = -(-self.block // shard) * shard
+            raise OutputError(
+                f"block {self.block} is not a multiple of shard {shard}; try --set tiling.block={fitting}"
+            )
         check_codec(self.storage)
 
     @property
