@@ -16,7 +16,7 @@ from wsistain.slide.pyramid import agrees, finest
 from wsistain.slide.tiff_ome import NO_SLIDE
 from wsistain.slide.tiff_pages import no_such_series
 from wsistain.slide.tiff_scale import ome_mpp
-from wsistain.slide.zarr_store import ZARR_ERRORS, open_zarr
+from wsistain.slide.zarr_store import ZARR_ERRORS, OrdinaryFiles, open_zarr
 
 MOST_PX_SIDE, MOST_PX = 2**23, 2**39
 """Longest side and most px of a picture: a whole glass slide at 0.05 um per px has 1.5 million by half a million."""
@@ -224,6 +224,8 @@ def sound_array(array: zarr.Array | zarr.Group) -> zarr.Array:
         raise ValueError(f"chunks of {tuple(chunks)}, too large to be held in memory; write it with smaller chunks")
     if np.prod(whole) < _LEAST_CHUNK_PX and np.prod(np.array(shape, float)) > 256 * _LEAST_CHUNK_PX:
         raise ValueError(f"chunks of {tuple(chunks)}, too small to be read; write it with larger chunks")
+    if isinstance(array.store, OrdinaryFiles):
+        array.store.bound(array.path, int(np.prod(np.array(chunks, float))) * array.dtype.itemsize)
     return array
 
 
