@@ -147,5 +147,27 @@ def test_the_workflow_comes_with_the_package():
 def test_the_rules_call_wsistain_and_nothing_else():
     for rules in (workflow_folder() / "rules").glob("*.smk"):
         text = rules.read_text()
-        assert text.count("shell:") == text.count('"{KNOWN_MARKERS}wsistain ')
-        assert not re.search(r"^\s*(run|script|notebook|wrapper|conda|container):", text, re.MULTILINE)
+        assert text.count("shell:") == text.count('"{resources.known_markers}wsistain ')
+        assert not re.search(r"^\s*(run|script|notebook|wrapper|container):", text, re.MULTILINE)
+
+
+def snakemake(*words, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *map(str, words)], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_snakemake_finds_nothing_to_better_in_the_workflow(tmp_path):
+    """`snakemake --lint` on the workflow with its own example configuration."""
+    shutil.copytree(workflow_folder() / "config", tmp_path / "config")
+    done = snakemake("--snakefile", workflow_folder() / "Snakefile", "--lint", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_template_for_the_workflow_catalogue_plans_the_stains_of_its_sheet(tmp_path):
+    shutil.copytree(workflow_folder() / "catalogue", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(workflow_folder() / "config", tmp_path / "config")
+    (tmp_path / "a.svs").touch()
+    (tmp_path / "config" / "slides.tsv").write_text(f"slide\tpath\tmarkers\nc17\t{tmp_path / 'a.svs'}\tKi67\n")
+    done = snakemake("--cores", 1, "-n", cwd=tmp_path)
+    assert done.returncode == 0 and "batch/done/c17.Ki67.done" in done.stdout, done.stdout + done.stderr

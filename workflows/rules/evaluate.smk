@@ -11,11 +11,14 @@ rule evaluate:
         ),
     log:
         "batch/logs/{job}.evaluate.log",
-    params:
-        stained=lambda w: stained(JOBS[w.job]),
+    conda:
+        "../envs/wsistain.yaml"
     threads: 1
     resources:
+        **CALL,
         mem_mb=config["mem_mb"],
         runtime=config["runtime_minutes"],
+    params:
+        stained=lambda w: stained(JOBS[w.job]),
     shell:
-        "{KNOWN_MARKERS}wsistain evaluate --slides {params.stained:q} --output {output:q} --overwrite > {log:q} 2>&1"
+        "{resources.known_markers}wsistain evaluate --slides {params.stained:q} --output {output:q} --overwrite > {log:q} 2>&1"

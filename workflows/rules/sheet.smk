@@ -2,7 +2,7 @@
 
 import csv
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from snakemake.exceptions import WorkflowError
@@ -20,7 +20,14 @@ def read_slides(path):
         validate(row, "../schemas/slides.schema.yaml")
         if row["slide"] in found:
             raise WorkflowError(f"{path}: the slide {row['slide']!r} is there twice; every slide needs its own name")
-        found[row["slide"]] = {"markers": config["markers"], "folder": ".", "mpp": "", "roi": "", "roi_class": "", **row}
+        found[row["slide"]] = {
+            "markers": config["markers"],
+            "folder": ".",
+            "mpp": "",
+            "roi": "",
+            "roi_class": "",
+            **row,
+        }
     return found
 
 
@@ -28,6 +35,10 @@ SLIDES = read_slides(config["slides"])
 
 # Jobs may run on other machines, in other environments: what `wsistain batch` knows of markers goes with them.
 KNOWN_MARKERS = f"WSISTAIN_MARKERS={shlex.quote(config['marker_file'])} " if "marker_file" in config else ""
+
+# How `wsistain` is called. Not parameters, which would make Snakemake stain finished slides again when only the call
+# differs (it resumes, and the last one did not); resources are told to every job and compare nothing.
+CALL = {"known_markers": KNOWN_MARKERS, "mode": config["mode"]}
 
 # one wildcard for slide and markers: Snakemake refuses the value of a wildcard that ends with many equal letters
 JOBS = {f"{slide}.{row['markers'].replace(',', '-')}": row for slide, row in SLIDES.items()}
@@ -54,6 +65,6 @@ def slide_input(wildcards):
 
 def stained(row):
     """The finished OME-Zarrs of a slide, one a marker."""
-    stem = row.get("stem") or row["path"].rstrip("/").rsplit("/", 1)[-1].removesuffix(".ome.zarr").rsplit(".", 1)[0]
+    stem = row.get("stem") or PurePosixPath(row["path"]).name.removesuffix(".ome.zarr").rsplit(".", 1)[0]
     folder = f"file://{quote(str(Path.cwd()))}/{row['folder']}" if row["path"].startswith("file://") else row["folder"]
     return [f"{folder}/{stem}.{marker}.ome.zarr" for marker in row["markers"].split(",")]

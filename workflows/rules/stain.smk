@@ -6,6 +6,14 @@ rule stain:
         touch("batch/done/{job}.done"),
     log:
         "batch/logs/{job}.log",
+    conda:
+        "../envs/wsistain.yaml"
+    threads: config["threads"]
+    resources:
+        **CALL,
+        mem_mb=config["mem_mb"],
+        runtime=config["runtime_minutes"],
+        gpu=config["gpu"],
     params:
         slide=lambda w: JOBS[w.job]["path"],
         folder=lambda w: JOBS[w.job]["folder"],
@@ -13,12 +21,6 @@ rule stain:
         mpp=lambda w: ["--mpp", JOBS[w.job]["mpp"]] if JOBS[w.job]["mpp"] else [],
         roi=lambda w: ["--roi", JOBS[w.job]["roi"]] if JOBS[w.job]["roi"] else [],
         roi_class=lambda w: ["--roi-class", JOBS[w.job]["roi_class"]] if JOBS[w.job]["roi_class"] else [],
-    threads: config["threads"]
-    resources:
-        mem_mb=config["mem_mb"],
-        runtime=config["runtime_minutes"],
-        gpu=config["gpu"],
-    # the mode is no parameter: a finished slide is not stained again because this call resumes and the last did not
     shell:
-        "{KNOWN_MARKERS}wsistain run {params.slide:q} --marker {params.markers:q} --output {params.folder:q} --config {input.run:q}"
-        " {params.mpp:q} {params.roi:q} {params.roi_class:q} --{config[mode]} > {log:q} 2>&1"
+        "{resources.known_markers}wsistain run {params.slide:q} --marker {params.markers:q} --output {params.folder:q} --config {input.run:q}"
+        " {params.mpp:q} {params.roi:q} {params.roi_class:q} --{resources.mode} > {log:q} 2>&1"

@@ -5,10 +5,13 @@ rule train:
         "batch/training/{name}/weights.safetensors",
     log:
         "batch/logs/training.{name}.log",
+    conda:
+        "../envs/wsistain.yaml"
     threads: config["threads"]
     resources:
+        **CALL,
         mem_mb=config["mem_mb"],
         runtime=config["training_minutes"],
         gpu=config["gpu"],
     shell:
-        "{KNOWN_MARKERS}wsistain train {input:q} --output batch/training/{wildcards.name:q} --resume > {log:q} 2>&1"
+        "{resources.known_markers}wsistain train {input:q} --output batch/training/{wildcards.name:q} --resume > {log:q} 2>&1"
