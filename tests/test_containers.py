@@ -49,6 +49,8 @@ def test_the_conda_recipe_asks_for_what_the_project_asks_for():
     run = dict(line.split(" ", 1) for line in recipe["requirements"]["run"])
     assert run.pop("python") == PROJECT["requires-python"]
     found = {canonicalize_name(CONDA_NAMES.get(name, name)): wanted for name, wanted in run.items()}
-    wanted = {canonicalize_name(Requirement(line).name): Requirement(line).specifier for line in PROJECT["dependencies"]}
+    wanted = {
+        canonicalize_name(Requirement(line).name): Requirement(line).specifier for line in PROJECT["dependencies"]
+    }
     assert found.keys() == wanted.keys()
     assert all(Requirement(f"x{found[name]}").specifier == wanted[name] for name in wanted if name != "openslide-bin")
