@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check audit lock container-check clean
+.PHONY: help demo test check docs audit lock container-check clean
 
 help:
 	@echo "make demo   stain a synthetic slide for ER and write demo/ER.png"
 	@echo "make test   run the tests"
 	@echo "make check  format, lint and type checks"
+	@echo "make docs   the documentation's site in site/; warnings are errors"
 	@echo "make audit  look the installed packages up among known vulnerabilities (needs the network)"
 	@echo "make lock   write containers/lock.txt anew (needs the network)"
 	@echo "make container-check  lint the images' recipes and run their steps without a builder"
@@ -54,6 +55,11 @@ check: $(VENV)/.dev
 	$(BIN)/snakefmt --check workflows
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev
+	@$(PIP) -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Look at site/index.html"
+
 audit: $(VENV)/.dev
 	@$(PIP) --upgrade pip pip-audit
 	$(BIN)/pip-audit --skip-editable
@@ -71,4 +77,4 @@ container-check: $(BIN)/python
 	containers/check.sh
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) demo site .pytest_cache .ruff_cache .mypy_cache

@@ -77,6 +77,24 @@ def test_every_link_between_the_pages_leads_somewhere():
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
 
 
+def test_every_page_has_its_place_in_the_site():
+    """`make docs` refuses a page that the navigation leaves out; this tells it sooner."""
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    left_out = [
+        page
+        for page in (ROOT / "docs").rglob("*.md")
+        if f"- {page.relative_to(ROOT / 'docs').as_posix()}\n" not in site
+    ]
+    assert not left_out, "add them to nav: in mkdocs.yml"
+
+
+def test_every_system_has_its_page():
+    from wsistain.systems import SYSTEMS
+
+    pages = {page.stem for page in (ROOT / "docs" / "systems").glob("*.md")}
+    assert set(SYSTEMS) == pages
+
+
 def test_the_configurations_that_the_readme_names_are_there():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in re.findall(r"configs/[\w/]+\.yaml", text):
