@@ -267,9 +267,12 @@ TESTED_IN: dict[str, str] = {
     "systems.resnet_family": "systems/test_usigan.py",
     "systems.turbo_parts": "systems/test_turbo_systems.py",
     "systems.turbo_two_way": "systems/test_turbo_systems.py",
+    "runtime.children": "training/test_going_on.py",
     "training.folder": "training/test_loop.py",
     "training.header": "training/test_loop.py",
     "training.setup": "training/test_loop.py",
+    "training.start": "training/test_going_on.py",
+    "training.stopping": "training/test_going_on.py",
     "training.summary": "training/test_loop.py",
     "weights.find": "cli/test_weights.py",
 }

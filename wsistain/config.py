@@ -117,10 +117,14 @@ class DataConfig(Strict):
     layout: Literal["mist", "bci", "bci_ab", "ihc4bc", "ab"] = "mist"
     root: str
     pairing: Literal["weak", "none"] = "weak"
-    load_px: int | None = Field(None, description="patches are resized to this edge first; None: as stored")
+    load_px: int | None = Field(
+        None, description="patches are resized first, their shorter side to this; None: as stored"
+    )
     crop_px: int = Field(512, ge=16, le=16384)
     flip: bool = True
-    mpp: float = Field(MIST_MPP, ge=0.05, le=20, description="um per px of the stored patches")
+    mpp: float | None = Field(
+        None, ge=0.05, le=20, description="um per px of the stored patches; None: what stands beside them says it"
+    )
     stain_jitter: float = Field(0.0, ge=0, le=1, description="strength of H&E colour augmentation; 0: none")
     workers: int = Field(2, ge=0, le=64, description="decoding processes")
     val_share: float = Field(0.1, gt=0, lt=1, description="share of patients held out where a layout has no split")
@@ -162,6 +166,12 @@ class TrainConfig(Strict):
     sample_every: int = Field(1000, ge=1)
     checkpoint_every: int = Field(1000, ge=1)
     licence: str = Field("unstated", description="licence of the weights, written into their header")
+    start_from: str | None = Field(None, description="weights (a file, a name) or the folder of a run to begin from")
+    start_with: Literal["weights", "networks", "all"] = Field(
+        "weights",
+        description="what is taken from there: the network that stains; with a run's folder also all its networks, or all "
+        "networks and their optimisers",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="fields of systems/<system>.py Config")
 
 
@@ -301,6 +311,11 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
             target = child
         target[keys[-1]] = value
     return result
+
+
+def keys_of(overrides: Sequence[str]) -> frozenset[str]:
+    """The dotted keys that "a.b=value" of `--set` set."""
+    return frozenset(".".join(k.strip() for k in item.partition("=")[0].split(".")) for item in overrides)
 
 
 def preset_of(model: type[M], values: dict[str, Any], overrides: dict[str, Any], where: str) -> M:

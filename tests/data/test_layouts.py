@@ -5,7 +5,7 @@ import pytest
 
 from tests.data.made_patches import make_mist, save, tissue
 from wsistain.data.layouts import held_out, list_patches, slide_of, split_report, with_masks
-from wsistain.data.patches import read_pair
+from wsistain.data.patches import check_patches, read_pair
 from wsistain.errors import DataError
 
 DOT = np.full((8, 8, 3), 200, dtype=np.uint8)
@@ -96,7 +96,7 @@ def test_empty_folders_and_unknown_layouts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "trainA").mkdir()
     (tmp_path / "trainB").mkdir()
     (tmp_path / "trainA" / "notes.txt").write_text("no picture")
-    with pytest.raises(DataError, match="holds no JPEG or PNG"):
+    with pytest.raises(DataError, match="holds no pictures"):
         list_patches("mist", tmp_path, "ER", "train")
     with pytest.raises(DataError, match="wanted one of mist"):
         list_patches("misty", tmp_path, "ER", "train")
@@ -203,3 +203,17 @@ def test_masks_are_found_by_name_and_missing_ones_named(tmp_path: Path) -> None:
     (tmp_path / "masks" / f"{refs[1].name}.png").unlink()
     with pytest.raises(DataError, match=rf"1 of 3 patches \({refs[1].name}\)"):
         with_masks(refs, tmp_path / "masks")
+
+
+@pytest.mark.parametrize(
+    ("width", "text"), [(48, "3 square pictures side by side, wanted two"), (16, "1 square picture ")]
+)
+def test_other_numbers_of_panels_than_two_are_no_pair(tmp_path: Path, width: int, text: str) -> None:
+    path = save(np.zeros((16, width, 3), np.uint8), tmp_path / "ab" / "train" / "a.png")
+    (ref,) = list_patches("ab", tmp_path / "ab", "ER", "train")
+    with pytest.raises(DataError, match=text):
+        read_pair(ref)
+    (fault,) = check_patches([ref]).unreadable
+    assert fault.path == path and text.strip() in fault.why
+    save(np.zeros((16, 32, 3), np.uint8), path)
+    assert check_patches([ref]).sizes == {(16, 16)}

@@ -1,11 +1,14 @@
 from pathlib import Path
+from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.data.made_patches import save, tissue
-from wsistain.data.pictures import picture_size, read_mask, read_picture, resize
+from wsistain.data.pictures import picture_size, read_mask, read_picture, resize, resize_short
 from wsistain.errors import DataError
 
 
@@ -39,7 +42,63 @@ def test_grey_and_16_bit_pictures_are_no_patches(tmp_path: Path) -> None:
     assert picture_size(grey, is_mask=True) == (8, 8)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("suffix", [".tif", ".bmp", ".webp"])
+def test_other_lossless_kinds_come_back_as_they_were(tmp_path: Path, suffix: str) -> None:
+    he, _ = tissue(0, 40)
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(he).save(path, **({"lossless": True} if suffix == ".webp" else {}))
+    np.testing.assert_array_equal(read_picture(path), he)
+    assert picture_size(path) == (40, 40)
+
+
+@pytest.mark.parametrize(
+    "how", [{"photometric": "rgb", "planarconfig": "separate"}, {"photometric": "rgb", "tile": (16, 16)}]
+)
+def test_tiffs_in_planes_and_tiles_are_read_alike(tmp_path: Path, how: dict[str, Any]) -> None:
+    he, _ = tissue(0, 40)
+    planes = np.moveaxis(he, -1, 0) if "planarconfig" in how else he
+    tifffile.imwrite(tmp_path / "a.tif", planes, **how)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif"), he)
+
+
+def test_tiffs_that_hold_something_else_are_refused_by_header_and_by_decoding(tmp_path: Path) -> None:
+    he, _ = tissue(0, 40)
+    made = {
+        "deep": (he.astype(np.uint16) * 257, "rgb", r"16-bit pixels, wanted 8-bit RGB"),
+        "grey": (he[..., 0], "minisblack", r"1 channels|wanted RGB"),
+        "stack": (np.stack([he, he]), "rgb", "2 pictures, wanted one"),
+    }
+    for name, (pixels, photometric, text) in made.items():
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, pixels, photometric=photometric)
+        for read in (picture_size, read_picture):
+            with pytest.raises(DataError, match=text):
+                read(path)
+    deep = tmp_path / "deep.png"
+    deep.write_bytes(imagecodecs.png_encode(he.astype(np.uint16) * 257))
+    with pytest.raises(DataError, match="16-bit"):
+        picture_size(deep)
+
+
+def test_damage_inside_a_jpeg_is_found(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+    path = save(noise, tmp_path / "a.jpg")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 400] = (
+        np.random.default_rng(1).integers(0, 256, 400, dtype=np.uint8).tobytes()
+    )
+    path.write_bytes(bytes(data))
+    assert imagecodecs.jpeg8_decode(bytes(data)).shape == (128, 128, 3)  # the decoder alone does not tell
+    with pytest.raises(DataError, match=r"a\.jpg cannot be decoded"):
+        read_picture(path)
+
+
+def test_resizing_by_the_shorter_side_keeps_the_form() -> None:
+    assert resize_short(np.zeros((151, 201, 3), np.uint8), 76).shape == (76, 101, 3)
+    assert resize_short(np.zeros((30, 10), bool), 5, nearest=True).shape == (15, 5)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp", ".webp"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
 def test_a_file_cut_short_is_found_by_header_and_by_decoding(tmp_path: Path, suffix: str, share: float) -> None:
     path = save(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8), tmp_path / f"a{suffix}")

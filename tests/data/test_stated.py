@@ -9,9 +9,9 @@ import pytest
 from tests.data.made_patches import make_mist
 from tests.training.made_runs import tiny_run
 from wsistain.config import DataConfig
-from wsistain.data.layouts import list_patches
+from wsistain.data.layouts import PatchRef, list_patches
 from wsistain.data.patches import load_patches
-from wsistain.data.stated import check_stated
+from wsistain.data.stated import check_stated, mpp_of
 from wsistain.errors import DataError
 from wsistain.evaluation.report import evaluate
 from wsistain.markers import find_marker
@@ -70,3 +70,27 @@ def test_training_and_evaluation_ask(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="patches of PR, found marker ER"):
         evaluate([], root / "PR", marker="ER", output=tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_a_scale_that_nobody_names_is_read_beside_the_patches_or_asked_for(tmp_path: Path) -> None:
+    root = make_mist(tmp_path / "own", n_train=2)
+    refs = list_patches("mist", root, "ER", "train")
+    with pytest.raises(DataError, match=r"stated nowhere .* set data.mpp"):
+        mpp_of(refs, "mist")
+    (root / "ER" / "manifest.json").write_text(json.dumps({"parameters": {"marker": "ER", "mpp": 1.0}}))
+    assert mpp_of(refs, "mist") == 1.0
+    other = make_mist(tmp_path / "other", n_train=2)
+    (other / "ER" / "manifest.json").write_text(json.dumps({"parameters": {"mpp": 0.5}}))
+    with pytest.raises(DataError, match="patches of one scale"):
+        mpp_of([*refs, *list_patches("mist", other, "ER", "train")], "mist")
+
+
+def test_mists_own_names_and_bcis_layout_have_the_scale_that_was_published(tmp_path: Path) -> None:
+    def ref(name: str) -> PatchRef:
+        return PatchRef(name, tmp_path / f"{name}.jpg", None)
+
+    assert mpp_of([ref("10M2102916_10_15"), ref("1M04_1_2_0_1")], "mist") == 0.4661
+    assert mpp_of([ref("00001_train_2+")], "bci") == 0.46
+    for refs, layout in (([ref("10M2102916_10_15"), ref("mine_1_2")], "mist"), ([ref("10M2102916_10_15")], "ihc4bc")):
+        with pytest.raises(DataError, match="stated nowhere"):
+            mpp_of(refs, layout)

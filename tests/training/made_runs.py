@@ -11,7 +11,7 @@ def tiny_run(root: Path, *, system: str = "pix2pix", data: dict[str, Any] | None
     values = {
         "system": system,
         "marker": "ER",
-        "data": {"root": str(root), "crop_px": 64, "workers": 0, **(data or {})},
+        "data": {"root": str(root), "crop_px": 64, "workers": 0, "mpp": 0.4661, **(data or {})},
         "epochs": 2,
         "decay_epochs": 2,
         "batch_size": 2,

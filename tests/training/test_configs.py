@@ -29,7 +29,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_a_configuration_trains_and_stains_a_slide(path: Path, patches: Path, tmp_path: Path) -> None:
-    overrides = [f"data.root={patches}", "data.layout=mist", "steps=2", "device=cpu"]
+    overrides = [f"data.root={patches}", "data.layout=mist", "data.mpp=0.4661", "steps=2", "device=cpu"]
     cfg = load_config(TrainConfig, path, overrides)
     weights = train(cfg, tmp_path / "run", tiny=True)
     network, header = load_network(weights)

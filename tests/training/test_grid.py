@@ -41,7 +41,7 @@ def write_grid(folder: Path, **changes: Any) -> Path:
 
 
 def small(root: Path) -> list[str]:
-    return [f"data.root={root}", "data.layout=mist", "steps=2", "device=cpu"]
+    return [f"data.root={root}", "data.layout=mist", "data.mpp=0.4661", "steps=2", "device=cpu"]
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)

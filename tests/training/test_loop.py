@@ -90,10 +90,10 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
     train(cfg, tmp_path / "whole", tiny=True)
     original = loop.check_finite
 
-    def killed(healthy: Any, values: Any, terms: Any, done: int) -> None:
+    def killed(healthy: Any, values: Any, terms: Any, done: int, *rest: Any) -> None:
         if done > stop:
             raise _KilledError
-        original(healthy, values, terms, done)
+        original(healthy, values, terms, done, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "check_finite", killed)

@@ -16,7 +16,7 @@ STOPPED = 130
 
 GO_ON = {
     "run": "finished blocks are kept, go on with --resume",
-    "train": "the last checkpoint is kept, go on with --resume",
+    "train": "what it has kept it goes on from with --resume",
     "batch": "the same command goes on where it stopped",
 }
 """By command: what is kept, and how to go on."""
@@ -29,8 +29,8 @@ class StoppableGroup(TyperGroup):
         """The command's result; typer would end it with "Aborted" and exit code 1."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            kept = GO_ON.get(ctx.invoked_subcommand or "")
+        except KeyboardInterrupt as stop:  # with a text, where the command knows better what is kept
+            kept = str(stop) or GO_ON.get(ctx.invoked_subcommand or "")
             say(f"wsistain: stopped by the user{f'; {kept}' if kept else ''}", err=True)
             raise typer.Exit(STOPPED) from None
 

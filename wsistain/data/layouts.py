@@ -5,8 +5,9 @@ plain side-by-side pairs. H&E is A, IHC is B. A patch is paired with the one of 
 list. Splits are those the data set came with; where there is none (IHC4BC), whole patients are held out.
 """
 
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -102,7 +103,7 @@ def _pictures(folder: Path, *, deep: bool = False) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
+    for path in sorted(_below(folder) if deep else folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
@@ -110,8 +111,18 @@ def _pictures(folder: Path, *, deep: bool = False) -> dict[str, Path]:
             raise DataError(f"{folder} holds {found[name].name} and {path.name}: two pictures of one name")
         found[name] = path
     if not found:
-        raise DataError(f"{folder} holds no JPEG or PNG pictures")
+        raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)})")
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file in a folder and in those below it, also behind links to folders; DataError for a link to a folder above."""
+    for root, folders, files in os.walk(folder, followlinks=True):
+        here = Path(root)
+        for name in folders:
+            if (here / name).is_symlink() and here.resolve().is_relative_to((here / name).resolve()):
+                raise DataError(f"{here / name} is a link to a folder above it; remove it")
+        yield from (here / name for name in files)
 
 
 def _first(names: Iterable[str]) -> str:

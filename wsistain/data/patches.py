@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from wsistain.config import DataConfig
 from wsistain.data.augment import stain_jitter
 from wsistain.data.layouts import PatchRef, Split, list_patches, with_masks
-from wsistain.data.pictures import SUFFIXES, Unreadable, picture_size, read_mask, read_picture, resize
+from wsistain.data.pictures import SUFFIXES, Unreadable, picture_size, read_mask, read_picture, resize_short
 from wsistain.data.stated import check_stated
 from wsistain.errors import DataError
 from wsistain.markers import Marker
+from wsistain.runtime.children import end_with_parent
 
 Key = tuple[int, int]
 """(epoch, index of the H&E patch)."""
@@ -62,7 +63,7 @@ class Look:
     """How a patch is cut.
 
     crop_px : edge of the square that is cut out at random.
-    load_px : edge to which the whole patch is resized first, None to leave it.
+    load_px : shorter side to which the whole patch is resized first, None to leave it.
     flip    : mirror half of the samples left to right.
     stain_jitter       : strength of the H&E colour augmentation.
     shrink_from_epoch  : from this epoch on, whole patches shrunk to the crop; None for never.
@@ -123,11 +124,21 @@ def read_pair(ref: PatchRef) -> tuple[np.ndarray | None, np.ndarray | None]:
     """H&E and IHC of a patch as uint8 (h, w, 3) each, None for a side it lacks. Raises DataError."""
     if ref.is_joined and ref.he is not None:
         both = read_picture(ref.he)
-        if both.shape[1] % 2:
-            raise DataError(f"{ref.he.name} is {both.shape[1]} px wide: not two pictures side by side")
+        check_two_panels(ref.he.name, *both.shape[:2])
         half = both.shape[1] // 2
         return np.ascontiguousarray(both[:, :half]), np.ascontiguousarray(both[:, half:])
     return (read_picture(ref.he) if ref.he else None), (read_picture(ref.ihc) if ref.ihc else None)
+
+
+def check_two_panels(name: str, height: int, width: int) -> None:
+    """DataError where a picture of this size cannot be two side by side: of odd width, or an odd number of squares."""
+    if width % 2:
+        raise DataError(f"{name} is {width} px wide: not two pictures side by side")
+    if width % height == 0 and width // height % 2:
+        panels = width // height
+        raise DataError(
+            f"{name} is {width} x {height} px: {panels} square picture{'s' if panels > 1 else ''} side by side, wanted two"
+        )
 
 
 @dataclass(frozen=True)
@@ -153,6 +164,8 @@ def check_patches(refs: Sequence[PatchRef], *, is_paired: bool = True) -> PatchC
         for path in dict.fromkeys(wanted):
             try:
                 height, width = picture_size(path, is_mask=path == ref.mask)
+                if ref.is_joined and path == ref.he:
+                    check_two_panels(path.name, height, width)
                 sizes[path] = (height, width // 2 if ref.is_joined and path == ref.he else width)
             except DataError as error:
                 faults.append(Unreadable(path, str(error).removeprefix(f"{path.name} ")))
@@ -229,7 +242,7 @@ class PatchDataset(Dataset[Sample | Fault]):
         if look.shrink_from_epoch is not None and epoch >= look.shrink_from_epoch:
             edge = look.crop_px
         if edge is not None:
-            pictures = [p if p is None else resize(p, edge, edge, nearest=p.ndim == 2) for p in pictures]
+            pictures = [p if p is None else resize_short(p, edge, nearest=p.ndim == 2) for p in pictures]
         height, width = next(p.shape[:2] for p in pictures if p is not None)
         if min(height, width) < look.crop_px:
             raise DataError(f"{name} is {height} x {width} px, smaller than the crop {look.crop_px} (data.crop_px)")
@@ -297,6 +310,11 @@ def steps_per_epoch(n: int, batch_size: int, n_processes: int = 1) -> int:
     return math.ceil(n / (batch_size * n_processes))
 
 
+def _worker(number: int) -> None:
+    """First of all in a decoding process: it ends with its parent, and only then."""
+    end_with_parent(deaf=True)
+
+
 def patch_loader(
     dataset: PatchDataset, order: PatchOrder, *, workers: int, pin_memory: bool = False
 ) -> DataLoader[Sample | Fault]:
@@ -313,6 +331,7 @@ def patch_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=_worker if workers else None,
         prefetch_factor=4 if workers else None,
         multiprocessing_context=("forkserver" if "forkserver" in methods else "spawn") if workers else None,
     )

@@ -1,11 +1,15 @@
 """Patch files as pixels: one pinned decoder, a cheap check of every file, exact resizing.
 
-JPEG and PNG are decoded by imagecodecs (libjpeg-turbo, libpng) and by nothing else, because JPEG decoders differ by
-one or two grey levels. Pillow is asked only for the size written in a file's header.
+JPEG, PNG, BMP and WebP are decoded by imagecodecs (libjpeg-turbo, libpng, libwebp), TIFF by tifffile, and by nothing
+else, because JPEG decoders differ by one or two grey levels. Pillow is asked only for the size written in a file's
+header. simplejpeg (libjpeg-turbo too) tells what it had to make up in a damaged JPEG, of which imagecodecs says nothing.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -15,10 +19,13 @@ from PIL import Image, UnidentifiedImageError
 
 from wsistain.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _TAIL = 1024  # bytes in which a complete file shows its end mark
+_HEAD = 32
+_WANTED = "JPEG, PNG, TIFF, BMP or WebP"
 
 
 @dataclass(frozen=True)
@@ -32,22 +39,46 @@ class Unreadable:
         return f"{self.path.name} ({self.why})"
 
 
-def _end_is_missing(head: bytes, tail: bytes) -> bool:
-    """Whether a JPEG or PNG was cut short. libjpeg fills what is missing with grey and says nothing."""
-    return (b"\xff\xd9" if head.startswith(_JPEG) else b"IEND") not in tail
+def _kind(head: bytes) -> str | None:
+    """What a file is by its first bytes: "jpeg", "png", "tiff", "bmp" or "webp"; None for anything else."""
+    if head.startswith(_JPEG):
+        return "jpeg"
+    if head.startswith(_PNG):
+        return "png"
+    if head.startswith(_TIFF):
+        return "tiff"
+    if head.startswith(b"BM"):
+        return "bmp"
+    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+
+
+def _end_is_missing(kind: str, head: bytes, tail: bytes, length: int) -> bool:
+    """Whether a picture was cut short. libjpeg fills what is missing with grey and says nothing."""
+    if kind == "jpeg":
+        return b"\xff\xd9" not in tail
+    if kind == "png":
+        return b"IEND" not in tail
+    if kind == "bmp":
+        return int.from_bytes(head[2:6], "little") > length
+    return kind == "webp" and int.from_bytes(head[4:8], "little") + 8 > length
 
 
 def picture_size(path: Path, *, is_mask: bool = False) -> tuple[int, int]:
     """(height, width) from a file's header, pixels not decoded.
 
-    Raises DataError where the file is no JPEG or PNG, is cut short, or does not hold 8-bit RGB (a mask: or grey).
+    Raises DataError where the file is none of the kinds that are read, is cut short, or does not hold 8-bit RGB (a
+    mask: or grey).
     """
+    length = 0
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(_HEAD)
             length = file.seek(0, 2)
             file.seek(max(0, length - _TAIL))
             tail = file.read()
+        kind = _kind(head)
+        if kind == "tiff":
+            return _tiff_size(path, is_mask=is_mask)
         with Image.open(path) as picture:
             width, height = picture.size
             mode = picture.mode
@@ -55,13 +86,49 @@ def picture_size(path: Path, *, is_mask: bool = False) -> tuple[int, int]:
         raise DataError(f"{path.name} is not a picture" + (" (it is empty)" if not length else "")) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path.name} cannot be read: {error}") from None
-    if not head.startswith((_JPEG, _PNG)):
-        raise DataError(f"{path.name} is neither JPEG nor PNG")
-    if _end_is_missing(head, tail):
+    if kind is None:
+        raise DataError(f"{path.name} is none of {_WANTED}")
+    if _end_is_missing(kind, head, tail, length):
         raise DataError(f"{path.name} is cut short")
+    if kind == "png" and head[24] > 8:
+        raise DataError(f"{path.name} holds {head[24]}-bit pixels, wanted 8-bit RGB")
     if mode not in (("RGB", "RGBA", "P", "L", "1") if is_mask else ("RGB", "RGBA", "P")):
         raise DataError(f"{path.name} holds {mode} pixels, wanted 8-bit RGB")
     return height, width
+
+
+def _tiff_size(path: Path, *, is_mask: bool) -> tuple[int, int]:
+    with _opened_tiff(path) as page:
+        samples, bits = page.samplesperpixel, page.bitspersample
+        if bits != 8 and not (is_mask and bits == 1):
+            raise DataError(f"{path.name} holds {bits}-bit pixels, wanted 8-bit RGB")
+        if samples not in ((1, 3, 4) if is_mask else (3, 4)):
+            raise DataError(f"{path.name} holds {samples} channels, wanted 8-bit RGB")
+        ends = [start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=False)]
+        if max(ends, default=0) > path.stat().st_size:
+            raise DataError(f"{path.name} is cut short")
+        return int(page.imagelength), int(page.imagewidth)
+
+
+@contextmanager
+def _opened_tiff(path: Path) -> Iterator[Any]:
+    """The only page of a TIFF, as tifffile has it (reduced copies of it do not count); DataError for what is none."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            pages = [page for page in map(_whole, file.pages) if not page.is_reduced]
+            if len(pages) != 1:
+                raise DataError(f"{path.name} holds {len(pages)} pictures, wanted one")
+            yield pages[0]
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what tifffile raises on damaged files is of every kind
+        raise DataError(f"{path.name} cannot be decoded: {type(error).__name__}: {error}") from None
+
+
+def _whole(page: Any) -> Any:
+    return page.aspage()
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -69,21 +136,44 @@ def _decode(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path.name} cannot be read: {error.strerror or error}") from None
-    if not data.startswith((_JPEG, _PNG)):
-        raise DataError(f"{path.name} is neither JPEG nor PNG")
-    if _end_is_missing(data[:16], data[-_TAIL:]):
+    kind = _kind(data[:_HEAD])
+    if kind is None:
+        raise DataError(f"{path.name} is none of {_WANTED}")
+    if _end_is_missing(kind, data[:_HEAD], data[-_TAIL:], len(data)):
         raise DataError(f"{path.name} is cut short")
     try:
-        pixels = imagecodecs.jpeg8_decode(data) if data.startswith(_JPEG) else imagecodecs.png_decode(data)
-    except (imagecodecs.Jpeg8Error, imagecodecs.PngError, ValueError) as error:
+        if kind == "tiff":
+            _tiff_size(path, is_mask=True)  # one picture, whole, of 8 bits
+            with _opened_tiff(path) as page:
+                pixels = page.asarray()
+                if page.planarconfig == 2:
+                    pixels = np.moveaxis(pixels, 0, -1)
+        elif kind == "jpeg":
+            _check_jpeg(data, path)
+            pixels = imagecodecs.jpeg8_decode(data)
+        else:
+            pixels = {"png": imagecodecs.png_decode, "bmp": imagecodecs.bmp_decode, "webp": imagecodecs.webp_decode}[
+                kind
+            ](data)
+    except (RuntimeError, ValueError) as error:  # imagecodecs' own errors are RuntimeErrors
         raise DataError(f"{path.name} cannot be decoded: {error}") from None
-    if pixels.dtype != np.uint8:
+    if pixels.dtype not in (np.uint8, np.bool_):
         raise DataError(f"{path.name} holds {pixels.dtype} pixels, wanted 8-bit RGB")
-    return pixels
+    return np.asarray(pixels).astype(np.uint8, copy=False)
+
+
+def _check_jpeg(data: bytes, path: Path) -> None:
+    """DataError where libjpeg had to make up a part of the picture; at an eighth of its size, which costs half as much."""
+    import simplejpeg
+
+    try:
+        simplejpeg.decode_jpeg(data, strict=True, min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        raise DataError(f"{path.name} cannot be decoded: {error}") from None
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """The pixels of a JPEG or PNG: uint8 (h, w, 3).
+    """The pixels of a JPEG, PNG, TIFF, BMP or WebP: uint8 (h, w, 3).
 
     An alpha channel is dropped where it is opaque. Raises DataError for a file that cannot be decoded, is cut short,
     is not 8-bit RGB, or is transparent somewhere.
@@ -99,7 +189,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """The mask in a JPEG or PNG: bool (h, w), True where any channel is at least 128 (1 for masks of 0 and 1).
+    """The mask in a picture: bool (h, w), True where any channel is at least 128 (1 for masks of 0 and 1).
 
     Raises DataError.
     """
@@ -124,3 +214,10 @@ def resize(pixels: np.ndarray, height: int, width: int, *, nearest: bool = False
         out = F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
     result = out[0].permute(1, 2, 0).contiguous().numpy().astype(pixels.dtype)
     return result[..., 0] if is_flat else result
+
+
+def resize_short(pixels: np.ndarray, edge: int, *, nearest: bool = False) -> np.ndarray:
+    """`pixels` so large that their shorter side is `edge`, their form kept; see `resize`."""
+    height, width = pixels.shape[:2]
+    scale = edge / min(height, width)
+    return resize(pixels, max(edge, round(height * scale)), max(edge, round(width * scale)), nearest=nearest)

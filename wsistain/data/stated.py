@@ -4,13 +4,21 @@ A wrong marker in the header of weights, or a scale that is off by two, is found
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wsistain.config import MIST_MPP
 from wsistain.data.layouts import PatchRef
 from wsistain.errors import ConfigError, DataError
 from wsistain.markers import Marker, find_marker
+
+BCI_MPP = 0.46
+"""um per px of BCI's patches: about that, not stated exactly."""
+
+_MIST_NAME = re.compile(r"\d+[A-Z]+\d+(_\d+){2,4}")
+"""What MIST calls its patches: the slide's number (`10M2102916`), then the place."""
 
 _LEVELS_UP = 4
 """How far above a patch its manifest lies at most: `<MARKER>/TrainValAB/trainA/x.jpg` has it three folders up."""
@@ -45,6 +53,34 @@ def check_stated(refs: Sequence[PatchRef], root: Path, marker: Marker, mpp: floa
         raise DataError(
             f"{manifest} says {scale:g} um per px, found {mpp:g}; set mpp to {scale:g} (data.mpp in training)"
         )
+
+
+def mpp_of(refs: Sequence[PatchRef], layout: str) -> float:
+    """um per px of patches of which nobody said it: what their manifest says, or MIST and BCI publish of theirs.
+
+    Raises DataError, asking for it, where neither does, or where two manifests contradict each other.
+    """
+    said: dict[float, Path] = {}
+    places = {ref.he.parent: ref.he for ref in refs if ref.he is not None}
+    for place in places.values():
+        manifest, stated = _stated(place)
+        scale = stated.get("mpp")
+        if isinstance(scale, int | float) and scale > 0:
+            said.setdefault(float(scale), manifest)
+    if len(said) > 1:
+        (a, first), (b, second) = list(said.items())[:2]
+        raise DataError(f"{first} says {a:g} um per px and {second} {b:g}; train on patches of one scale")
+    if said:
+        return next(iter(said))
+    if layout in ("bci", "bci_ab"):
+        return BCI_MPP
+    if layout == "mist" and all(_MIST_NAME.fullmatch(ref.name) for ref in refs):
+        return MIST_MPP
+    where = next((place.parent for place in places.values()), Path())
+    raise DataError(
+        f"the um per px of the patches in {where} is stated nowhere (no manifest.json above them); set data.mpp, for "
+        f"example --set data.mpp=0.5 (MIST's own patches have {MIST_MPP})"
+    )
 
 
 def _stated(place: Path) -> tuple[Path, dict[str, Any]]:

@@ -21,6 +21,7 @@ from wsistain.evaluation.pair import CellPlaces, PairMeasures, measure_pair
 from wsistain.evaluation.rows import Stainer
 from wsistain.markers import Marker
 from wsistain.runtime.ahead import in_order
+from wsistain.runtime.children import end_with_parent
 
 RGB = NDArray[np.uint8]
 
@@ -57,7 +58,8 @@ def measuring(workers: int, n_pairs: int) -> Iterator[Callable[..., PairMeasures
     if workers <= 1 or n_pairs < _INLINE_PAIRS:
         yield measure_pair
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
 
         def measure(*arguments: object) -> PairMeasures:
             try:

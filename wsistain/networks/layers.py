@@ -4,6 +4,7 @@ Sources: Zhang 2019 (blur pooling, arXiv:1904.11486), Miyato et al. 2018 (spectr
 sizes of taesungp/contrastive-unpaired-translation.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -179,4 +180,19 @@ def folded_state(network: nn.Module) -> dict[str, Tensor]:
             dot = f"{prefix}." if prefix else ""
             orig, u, v = (state.pop(f"{dot}{name}") for name in ("weight_orig", "weight_u", "weight_v"))
             state[f"{dot}weight"] = orig / torch.dot(u, orig.flatten(1) @ v)
+    return state
+
+
+def unfolded_state(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `folded_state` made, for a network with spectral norms to go on from: the reverse, but for the norms' size.
+
+    A folded kernel's largest singular value is 1 as far as its power iteration had come; here its vectors are exact.
+    """
+    state = dict(tensors)
+    for prefix, module in network.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        if isinstance(module, SpectralConv2d) and f"{dot}weight" in state:
+            kernel = state.pop(f"{dot}weight")
+            u, _, v = torch.linalg.svd(kernel.flatten(1).double(), full_matrices=False)
+            state |= {f"{dot}weight_orig": kernel, f"{dot}weight_u": u[:, 0].float(), f"{dot}weight_v": v[0].float()}
     return state

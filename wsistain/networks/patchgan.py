@@ -36,7 +36,7 @@ class PatchDiscriminator(nn.Module):
                     plane holding t / time_max; "none": `t` is not taken.
     in_channels   : 3, or 6 for discriminators that see the pair.
 
-    Instance norm needs more than one pixel: the shortest side is 96 px with 5 layers.
+    Its norms need more than one pixel: `least_px` is the shortest side that it takes (96 px with 5 layers).
     """
 
     def __init__(
@@ -78,6 +78,9 @@ class PatchDiscriminator(nn.Module):
                 layers.append(BlurDown(width))
             widths.append(width)
 
+        # Either way a level halves, and the last convolution takes a pixel off: its norm, and the convolution of 4 px
+        # after it, need two of the three that are left.
+        self.least_px = 3 << n_layers
         # One number a patch, and what of the noise level goes to each level.
         self.enc = nn.Sequential(*layers)
         self.final_conv = conv2d(width, 1, 4, padding=1, spectral=spectral)

@@ -8,6 +8,7 @@ from typing import Any
 
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.render import Phantom
+from wsistain.runtime.children import end_with_parent
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -30,6 +31,6 @@ def mapper(workers: int) -> Iterator[Any]:
     if workers <= 1:
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=end_with_parent) as pool:
         # A few neighbours at a time go to one process, which keeps what they share.
         yield partial(pool.imap, chunksize=4)

@@ -11,7 +11,7 @@ Parameters that are not trained (a published base model) are not stored either: 
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,10 @@ def _optimizer_parts(optimizers: Mapping[str, Optimizer]) -> tuple[dict[str, Ten
     return tensors, rest
 
 
-def _restore_optimizers(
+def restore_optimizers(
     optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
 ) -> None:
+    """Put states that `_optimizer_parts` split back into optimisers of the same parameters; their rates stay their own."""
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Any]] = {}
         for index, values in rest[name]["plain"].items():
@@ -69,6 +70,10 @@ def _restore_optimizers(
             {key: tuple(value) if key == "betas" else value for key, value in group.items()}
             for group in rest[name]["param_groups"]
         ]
+        # The first rate is that of the configuration, which may have been changed: schedules start from it.
+        for group, built in zip(groups, optimizer.param_groups, strict=True):
+            if "initial_lr" in group:
+                group["initial_lr"] = built.get("initial_lr", built["lr"])
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -92,10 +97,12 @@ def save_checkpoint(
     *,
     ema: Ema | None,
     run: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the checkpoint of `step` finished steps below `folder`; called by every process.
 
-    run : what has to be the same to resume (JSON), compared by `check_same_run`.
+    run     : what has to be the same to resume (JSON), compared by `check_same_run`.
+    history : settings that were changed on the way, see `history_of`.
     """
     # The folder, made by one process and waited for by all.
     final = folder / f"step_{step:08d}"
@@ -117,6 +124,7 @@ def save_checkpoint(
         _save(tensors, part / "optimizers.safetensors")
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         state = {"format": FORMAT, "step": step, "run": run, "optimizers": rest, "scaler": scaler}
+        state["history"] = [dict(turn) for turn in history]
         (part / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -139,8 +147,16 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
-    """OutputError naming the first three keys in which a checkpoint's run differs from the one that would go on."""
+def check_same_run(
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    where: Path,
+    may_change: Callable[[str], bool] = lambda key: False,
+) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys in which a checkpoint's run differs from the one that would go on, each with (was, is).
+
+    OutputError naming the first three that differ and may not.
+    """
 
     def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -153,12 +169,29 @@ def check_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], where: P
 
     a, b = flat(json.loads(json.dumps(found))), flat(json.loads(json.dumps(wanted)))
     missing = object()
-    keys = [k for k in {**a, **b} if a.get(k, missing) != b.get(k, missing)]
-    if keys:
-        named = ", ".join(f"{k} was {a.get(k, 'absent')!r} and is {b.get(k, 'absent')!r}" for k in keys[:3])
+    changed = {
+        k: (a.get(k, "absent"), b.get(k, "absent")) for k in {**a, **b} if a.get(k, missing) != b.get(k, missing)
+    }
+    refused = [k for k in changed if not may_change(k)]
+    if refused:
+        named = ", ".join(f"{k} was {changed[k][0]!r} and is {changed[k][1]!r}" for k in refused[:3])
         raise OutputError(
-            f"{where} cannot go on: {named}; resume with the same settings, or start anew with --overwrite"
+            f"{where} cannot go on: {named}; resume with the same settings ('wsistain train --resume --output' alone takes "
+            "the run's own), start another run from its weights with start_from, or start anew with --overwrite"
         )
+    return changed
+
+
+def history_of(checkpoint: Path, run: Mapping[str, Any], may_change: Callable[[str], bool]) -> list[dict[str, Any]]:
+    """Settings that were changed on the way to `run`: of each turn the step (`from_step`) and `changes`, key to [was, is].
+
+    The last turn is the one at this checkpoint, where `run` differs from what it was written by. Raises OutputError as
+    `check_same_run`.
+    """
+    state = read_state(checkpoint)
+    changed = check_same_run(state["run"], run, checkpoint, may_change)
+    turn = {"from_step": state["step"], "changes": {key: list(pair) for key, pair in changed.items()}}
+    return [*state.get("history", []), *([turn] if changed else [])]
 
 
 def load_checkpoint(
@@ -169,14 +202,16 @@ def load_checkpoint(
     *,
     ema: Ema | None,
     run: Mapping[str, Any],
+    may_change: Callable[[str], bool] = lambda key: False,
 ) -> int:
     """Put a checkpoint back into the system, its optimisers and the mean; returns the number of finished steps.
 
-    Raises OutputError where the checkpoint is damaged, of another run than `run`, or lacks a tensor.
+    Raises OutputError where the checkpoint is damaged, of another run than `run` (but for keys that `may_change`), or
+    lacks a tensor.
     """
     # All files are read before anything of the system is changed.
     state = read_state(checkpoint)
-    check_same_run(state["run"], run, checkpoint)
+    check_same_run(state["run"], run, checkpoint, may_change)
     try:
         parameters = load_file(str(checkpoint / "parameters.safetensors"))
         own = load_file(str(checkpoint / f"process_{accelerator.process_index}.safetensors"))
@@ -193,7 +228,7 @@ def load_checkpoint(
         faults = [*found.unexpected_keys, *(n for n in found.missing_keys if n not in untrained)]
         if faults:
             raise KeyError(f"{len(faults)} tensors are missing or surplus, the first is {faults[0]}")
-        _restore_optimizers(optimizers, tensors, state["optimizers"])
+        restore_optimizers(optimizers, tensors, state["optimizers"])
     except (RuntimeError, KeyError, ValueError) as error:
         raise OutputError(f"{checkpoint} does not fit the system: {str(error).splitlines()[0]}") from None
     if ema is not None:

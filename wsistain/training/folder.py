@@ -1,19 +1,40 @@
 """The folder of a run: which files are ours, whose turn it is, and what identifies the run in it."""
 
 import hashlib
+import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from wsistain.config import TrainConfig, dump_yaml
 from wsistain.errors import OutputError
 from wsistain.runtime.files import local_path, reporting, write_json, write_text
+from wsistain.runtime.lock import locked
 from wsistain.training.setup import Material
 
 _WEIGHTS = ("weights.safetensors", "weights.ihc-to-he.safetensors")
-_OURS = (*_WEIGHTS, "metrics.jsonl", "config.yaml", "data.json", "samples", "checkpoint", "tensorboard")
-_FREE = {"log_every", "sample_every", "checkpoint_every", "device", "licence"}  # may change between resumes
+_OURS = (*_WEIGHTS, "metrics.jsonl", "config.yaml", "data.json", "not_used.txt", "samples", "checkpoint", "tensorboard")
+_FREE = {"log_every", "sample_every", "checkpoint_every", "device", "licence", "start_from", "start_with"}
+"""Keys that change no number of a run once it has begun."""
 _FREE_DATA = {"root", "workers", "names"}  # of names the digest of patches tells
+_FREE_OPTIONS = {"start_from"}
+_STEERED = {
+    "steps", "epochs", "decay_epochs", "batch_size", "precision", "data.crop_px", "data.flip", "data.stain_jitter",
+    "options.turbo_steps", "options.model.checkpointing",
+}  # fmt: skip
+_STEERED_OPTIONS = re.compile(r"options\.(weights\..+|([a-z_.]*[._])?lr)")
+
+
+def may_steer(key: str) -> bool:
+    """Whether a run may go on with another value of this dotted key: what is learnt so far still fits.
+
+    That is its length, its learning rates, the weights of its losses, and what is said to help against NaN and a full
+    memory. What was changed when is kept (`history_of`).
+    """
+    return key in _STEERED or _STEERED_OPTIONS.fullmatch(key) is not None
 
 
 def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
@@ -21,6 +42,9 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     local_path(output)
     if resume and overwrite:
         raise OutputError("--resume and --overwrite exclude each other")
+    if output.is_dir() and os.environ.get("RANK", "0") == "0":
+        with reporting(output, retry="train again"), locked(output, _busy(output)):
+            pass
     present = [name for name in _OURS if (output / name).exists()]
     if present and not (resume or overwrite):
         raise OutputError(
@@ -28,22 +52,40 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def claim_output(output: Path, *, overwrite: bool) -> None:
-    """Make the output folder; with `overwrite` delete what an earlier run wrote there, and nothing else."""
+def _busy(output: Path) -> str:
+    return f"another process is training into {output}; wait until it ends, stop it, or choose another --output"
+
+
+@contextmanager
+def claim_output(output: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """The output folder, made and held against other runs; with `overwrite` what an earlier run wrote there is gone.
+
+    Raises OutputError where another process holds it, or has begun a run there since `check_output`.
+    """
     with reporting(output, retry="train again"):
-        for name in _OURS if overwrite else ():
-            path = output / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
         output.mkdir(parents=True, exist_ok=True)
+    with locked(output, _busy(output)):
+        if not (resume or overwrite) and any((output / name).exists() for name in _OURS):
+            raise OutputError(f"another run was begun in {output} meanwhile; choose another --output")
+        with reporting(output, retry="train again"):
+            for name in _OURS if overwrite else ():
+                path = output / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        yield
 
 
 def write_record(cfg: TrainConfig, output: Path, material: Material) -> None:
-    """`config.yaml` (everything resolved: it trains the same run again) and `data.json` (the split, and what the marker is)."""
+    """`config.yaml` (everything resolved: it trains the same run again), `data.json` (the split, and what the marker is).
+
+    `not_used.txt` names the files beside the patches that are none of them, where there are such.
+    """
     resolved = cfg.model_copy(update={"options": material.options.model_dump(mode="json")})
     write_text(output / "config.yaml", dump_yaml(resolved))
+    if material.unused:
+        write_text(output / "not_used.txt", "".join(f"{u.path}\t{u.why}\n" for u in material.unused))
     write_json(output / "data.json", {**material.report, "marker": material.marker.facts()}, indent=1)
 
 
@@ -54,14 +96,13 @@ def lasting_values(cfg: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def run_identity(cfg: TrainConfig, material: Material, tiny: bool, n_processes: int) -> dict[str, Any]:
-    """What must be the same for a run to go on: everything that changes its numbers."""
+def run_identity(cfg: TrainConfig, material: Material, n_processes: int) -> dict[str, Any]:
+    """What must be the same for a run to go on, but for keys that `may_steer`: everything that changes its numbers."""
     values = lasting_values(cfg)
-    values["options"] = material.options.model_dump(mode="json")
+    values["options"] = material.options.model_dump(mode="json", exclude=_FREE_OPTIONS)
     digest = hashlib.sha256("\n".join(p.name for p in material.patches).encode()).hexdigest()[:16]
     return {
         **values,
-        "tiny": tiny,
         "processes": n_processes,
         "patches": f"{len(material.patches)} names, sha256 {digest}",
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from wsistain.config import Strict, TrainConfig, apply_overrides, read_yaml, validate
+from wsistain.config import Strict, TrainConfig, apply_overrides, keys_of, read_yaml, validate
 from wsistain.errors import ConfigError, OutputError, TrainingError
 from wsistain.evaluation.metrics import METRICS
 from wsistain.markers import find_marker
@@ -142,7 +142,9 @@ def read_grid(
             where = f"{path}: row {row.name}, {name}"
             config = validate(TrainConfig, {**values, "marker": name}, where)
             try:
-                config = setup.tiny_config(config, find_system(config.system).Config) if tiny else config
+                config = (
+                    setup.tiny_config(config, find_system(config.system).Config, keys_of(overrides)) if tiny else config
+                )
                 setup.system_options(config, tiny=tiny)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
@@ -237,7 +239,14 @@ def train_grid(
                     write_json(folder / ROW_FILE, _identity(plan, tiny=tiny), indent=1)
             try:
                 if plan.row.of is None:
-                    train(plan.config, folder, tiny=tiny, resume=not overwrite, overwrite=overwrite)
+                    train(
+                        plan.config,
+                        folder,
+                        tiny=tiny,
+                        resume=not overwrite,
+                        overwrite=overwrite,
+                        kept=keys_of(overrides),
+                    )
                 elif is_main:
                     borrow_weights(plan, output / plan.marker / plan.row.of, folder, tiny=tiny)
             except TrainingError as error:

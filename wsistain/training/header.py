@@ -1,6 +1,6 @@
 """What a run writes into the header of its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,14 @@ from wsistain.config import TrainConfig
 from wsistain.data.layouts import PatchRef
 from wsistain.errors import ConfigError
 from wsistain.networks.facts import facts_of
+from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.systems.base import Reversible
 from wsistain.training.setup import Material, network_mpp
 from wsistain.weights.file import Header, make_header, stated_halo
 
 
-def header_of(cfg: TrainConfig, system: Any, material: Material) -> Header:
-    """The weights' header, but for the step; ConfigError where the network cannot take crops of that size."""
+def check_crop(cfg: TrainConfig, system: Any) -> None:
+    """ConfigError, with one that would do, where a network or a critic of the system cannot take crops of that size."""
     facts = facts_of(system.generator())
     multiple, crop = facts.size_multiple, cfg.data.crop_px
     if crop % multiple:
@@ -22,8 +23,26 @@ def header_of(cfg: TrainConfig, system: Any, material: Material) -> Header:
         raise ConfigError(
             f"data.crop_px {crop} is not a multiple of {multiple}, as {cfg.system} needs; {near} would be"
         )
-    if crop < facts.least_px:
-        raise ConfigError(f"data.crop_px {crop} is less than the {facts.least_px} px that {cfg.system} needs")
+    critics = [module.least_px for module in system.modules() if isinstance(module, PatchDiscriminator)]
+    least = max(facts.least_px, *critics) if critics else facts.least_px
+    if crop < least:
+        wanted = -(-least // multiple) * multiple
+        raise ConfigError(f"data.crop_px {crop} is less than the {least} px that {cfg.system} needs; {wanted} would do")
+
+
+def told(history: Sequence[Mapping[str, Any]]) -> str:
+    """What a run began from and what was changed on its way, as it stands after the description of its data."""
+    parts = [f"began from {turn['origin']}" for turn in history if turn.get("origin")]
+    for turn in history:
+        parts += [f"{key} {was} until step {turn['from_step']}" for key, (was, _) in turn.get("changes", {}).items()]
+    text = "; ".join(parts)
+    return f"; {text[:2000]}" if text else ""
+
+
+def header_of(cfg: TrainConfig, system: Any, material: Material) -> Header:
+    """The weights' header, but for the step; ConfigError for values that no header can hold."""
+    facts = facts_of(system.generator())
+    multiple, crop = facts.size_multiple, cfg.data.crop_px
     return make_header(
         system=cfg.system,
         options=system.header_options(),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wsistain.config import DataConfig
 from wsistain.data.layouts import PatchRef
 from wsistain.data.patches import read_pair
-from wsistain.data.pictures import read_picture, resize
+from wsistain.data.pictures import read_picture, resize_short
 from wsistain.errors import DataError
 from wsistain.networks.facts import ManyMarkers
 from wsistain.runtime.files import replacing
@@ -50,7 +50,7 @@ def sheet_rows(refs: Sequence[PatchRef], cfg: DataConfig) -> list[SheetRow]:
         pictures: list[np.ndarray | None] = []
         for picture in (he, real, truth):
             if picture is not None and cfg.load_px is not None:
-                picture = resize(picture, cfg.load_px, cfg.load_px)
+                picture = resize_short(picture, cfg.load_px)
             if picture is not None and min(picture.shape[:2]) < cfg.crop_px:
                 raise DataError(f"{ref.name} is smaller than the crop {cfg.crop_px} (data.crop_px)")
             pictures.append(None if picture is None else _centre(picture, cfg.crop_px))

@@ -1,7 +1,7 @@
 """What a run needs before its first step: its options and its material, read and checked."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from wsistain.config import TrainConfig
 from wsistain.data.annotation import annotate_patches, mask_folder
 from wsistain.data.layouts import PatchRef, split_report
 from wsistain.data.patches import Look, check_patches, load_patches, read_pair
-from wsistain.data.pictures import resize
+from wsistain.data.pictures import resize_short
+from wsistain.data.stated import mpp_of
+from wsistain.data.unused import Unused, by_reason, unused_files
 from wsistain.errors import ConfigError, DataError
 from wsistain.markers import Marker, parse_markers
 from wsistain.runtime.files import write_text
@@ -30,14 +32,17 @@ MEASURED_PATCHES = 64
 class Material:
     """A run's material, read and checked.
 
+    config  : the configuration, with the scale of the patches where it did not name it.
     markers : what is stained for; several only where the system takes many.
     options : the system's configuration.
     patches : what is trained on.
     rows    : held-out patches for the sample sheets.
     sizes   : (h, w) of the patches as stored.
+    unused  : files beside the patches that are none of them.
     report  : counts and slides of the split, and leaks.
     """
 
+    config: TrainConfig
     markers: tuple[Marker, ...]
     options: SystemConfig
     patches: list[PatchRef]
@@ -45,6 +50,7 @@ class Material:
     sizes: set[tuple[int, int]]
     report: dict[str, Any]
     is_paired: bool
+    unused: list[Unused]
 
     @property
     def marker(self) -> Marker:
@@ -79,19 +85,31 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Material
         [replace(p, marker=m.name) for m in markers for p in load_patches(cfg.data, m, split)]
         for split in ("train", "val")
     )
+    cfg = _with_scale(cfg, [*patches, *held_out])
     sizes = usable_sizes(cfg, options, patches, output / f"unreadable{rank or ''}.txt")
     for marker in markers:
         own = [p for p in patches if p.marker == marker.name]
         options = options.measured(marker, _some_pairs(cfg, own), network_mpp(cfg, sizes))
+    unused = unused_files([*patches, *held_out], deep=cfg.data.layout == "ihc4bc")
+    report = {**split_report(patches, held_out), "mpp": cfg.data.mpp, "not_used": by_reason(unused)}
     return Material(
+        cfg,
         markers,
         options,
         annotated(cfg, options, patches, output),
         sheet_rows(held_out, cfg.data),
         sizes,
-        split_report(patches, held_out),
+        report,
         cfg.data.pairing == "weak",
+        unused,
     )
+
+
+def _with_scale(cfg: TrainConfig, patches: Sequence[PatchRef]) -> TrainConfig:
+    """`cfg` with the um per px of the patches, from what stands beside them where it names none. Raises DataError."""
+    if cfg.data.mpp is not None:
+        return cfg
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update={"mpp": mpp_of(patches, cfg.data.layout)})})
 
 
 def _some_pairs(cfg: TrainConfig, patches: Sequence[PatchRef]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -99,29 +117,32 @@ def _some_pairs(cfg: TrainConfig, patches: Sequence[PatchRef]) -> Iterator[tuple
     whole = [p for p in patches if p.he is not None and p.ihc is not None]
     for at in np.unique(np.linspace(0, len(whole) - 1, min(len(whole), MEASURED_PATCHES)).round().astype(int)):
         edge = cfg.data.load_px
-        pair = [p if edge is None or p is None else resize(p, edge, edge) for p in read_pair(whole[at])]
+        pair = [p if edge is None or p is None else resize_short(p, edge) for p in read_pair(whole[at])]
         if pair[0] is not None and pair[1] is not None:
             yield pair[0], pair[1]
 
 
-def tiny_config(cfg: TrainConfig, options: type[SystemConfig]) -> TrainConfig:
+def tiny_config(cfg: TrainConfig, options: type[SystemConfig], kept: Collection[str] = ()) -> TrainConfig:
     """`cfg` cut down to a smoke run: small crops, at most two patches a step, a handful of steps, no workers.
 
-    A length of at most 64 steps that was asked for is kept.
+    kept : dotted keys that stay as they are, because somebody asked for them. A length of at most 64 steps stays anyway.
     """
     crop = min(cfg.data.crop_px, options.tiny_crop_px)
+    crop = cfg.data.crop_px if "data.crop_px" in kept else crop
     load = None if cfg.data.load_px is None else round(cfg.data.load_px * crop / cfg.data.crop_px)
     steps = cfg.steps if cfg.steps is not None and cfg.steps <= TINY_LONGEST else TINY_STEPS
-    return cfg.model_copy(
-        update={
-            "data": cfg.data.model_copy(update={"crop_px": crop, "load_px": load, "workers": 0}),
-            "batch_size": min(cfg.batch_size, 2),
-            "steps": steps,
-            "log_every": 1,
-            "sample_every": steps,
-            "checkpoint_every": min(cfg.checkpoint_every, max(1, steps // 2)),
-        }
-    )
+    steps = cfg.steps if cfg.steps is not None and "steps" in kept else steps
+    data = {"crop_px": crop, "load_px": load, "workers": 0}
+    values = {
+        "batch_size": min(cfg.batch_size, 2),
+        "steps": steps,
+        "log_every": 1,
+        "sample_every": steps,
+        "checkpoint_every": min(cfg.checkpoint_every, max(1, steps // 2)),
+    }
+    data = {key: value for key, value in data.items() if f"data.{key}" not in kept}
+    values = {key: value for key, value in values.items() if key not in kept}
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update=data), **values})
 
 
 def usable_sizes(
@@ -167,9 +188,11 @@ def annotated(cfg: TrainConfig, options: SystemConfig, patches: list[PatchRef], 
 
 def network_mpp(cfg: TrainConfig, sizes: set[tuple[int, int]]) -> float:
     """um per px of what the network sees: the stored patches', or coarser where they are resized first."""
+    if cfg.data.mpp is None:
+        raise ValueError("the scale of the patches is not resolved")
     if cfg.data.load_px is None:
         return cfg.data.mpp
-    return round(cfg.data.mpp * max(next(iter(sizes))) / cfg.data.load_px, 6)
+    return round(cfg.data.mpp * min(next(iter(sizes))) / cfg.data.load_px, 6)
 
 
 def look_of(cfg: TrainConfig, length: Length, per_epoch: int) -> Look:

@@ -1,6 +1,10 @@
 """What is about to be trained, in a line or two."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 from wsistain.config import TrainConfig
+from wsistain.data.unused import by_reason
 from wsistain.training.schedule import Length
 from wsistain.training.setup import Material
 
@@ -18,6 +22,16 @@ def summary(cfg: TrainConfig, material: Material, length: Length, start: int, n_
     shared, unknown = report["slides_in_both"], report["patches_without_slide"]
     if shared:
         text += f"\nleak: {len(shared)} slides lie in both training and held-out patches ({', '.join(shared[:3])})"
+    if material.unused:
+        text += f"\n{len(material.unused)} files beside the patches are not used: {by_reason(material.unused)} (not_used.txt)"
     if unknown:
         text += f"\n{unknown} patches have no slide in their name: leaks between splits cannot be checked"
     return text
+
+
+def changes_at(history: Sequence[Mapping[str, Any]], start: int) -> Iterator[str]:
+    """A line for every setting that is changed where a run goes on."""
+    for turn in history:
+        if turn["from_step"] == start:
+            for key, (was, now) in turn.get("changes", {}).items():
+                yield f"from step {start} on {key} is {now} (was {was})"
