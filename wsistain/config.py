@@ -58,6 +58,11 @@ class OutputConfig(Strict):
     chunk: int = Field(512, ge=16, le=4096, description="edge of a compressed chunk, px")
     shard: int = Field(2048, ge=16, le=16384, description="edge of a shard file, px; a multiple of the chunk")
     zstd_level: int = Field(1, ge=1, le=19, description="1 (fast) to 19 (small); at most 9 with ngff 0.4")
+    formats: tuple[Literal["zarr", "ome-tiff"], ...] = Field(
+        ("zarr",),
+        description="zarr, and ome-tiff to have the same stain beside it for QuPath and OpenSlide (JPEG 90, 4:4:4)",
+        json_schema_extra=BESIDE,
+    )
     preview_px: int = Field(
         2048, ge=64, le=16384, description="longest side of the preview JPEG, px", json_schema_extra=BESIDE
     )
@@ -66,6 +71,18 @@ class OutputConfig(Strict):
     @classmethod
     def _version_as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, float) else value  # YAML reads 0.4 as a number
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _formats_as_names(cls, value: Any) -> Any:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("formats")
+    @classmethod
+    def _always_zarr(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "zarr" not in value:
+            raise ValueError("the OME-Zarr is always written, the OME-TIFF beside it; wanted zarr,ome-tiff")
+        return tuple(dict.fromkeys(value))
 
     @model_validator(mode="after")
     def _shard_holds_chunks(self) -> "OutputConfig":

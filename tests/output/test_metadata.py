@@ -2,6 +2,7 @@
 
 import json
 import logging
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,20 @@ def test_arrays_of_version_04_are_zarr_v2_without_shards(tmp_path: Path) -> None
     assert document["compressor"]["id"] == "blosc"
     assert document["fill_value"] == 255
     assert list(spec.folder.rglob("zarr.json")) == []
+
+
+def test_version_04_says_in_ome_xml_what_qupath_takes_for_brightfield(tmp_path: Path) -> None:
+    """Channels named and coloured as colours, scale, place, and no pixels: they are the Zarr's."""
+    spec = small_spec(tmp_path / "o", 300, 200, ngff="0.4", mpp=0.5, origin_um=(40.0, 10.0))
+    create_output(spec)
+    write_metadata(spec, {"marker": "ER"}, "x")
+    root = ElementTree.fromstring((spec.folder / "OME" / "METADATA.ome.xml").read_text())
+    pixels = root.find("{*}Image/{*}Pixels")
+    channels = [(c.get("Name"), int(c.get("Color")) & 0xFFFFFFFF) for c in pixels.findall("{*}Channel")]
+    assert channels == [("Red", 0xFF0000FF), ("Green", 0x00FF00FF), ("Blue", 0x0000FFFF)]
+    assert (pixels.get("SizeX"), pixels.get("SizeY"), pixels.get("PhysicalSizeX")) == ("200", "300", "0.5")
+    assert {(p.get("PositionX"), p.get("PositionY")) for p in pixels.findall("{*}Plane")} == {("10", "40")}
+    assert pixels.find("{*}MetadataOnly") is not None
 
 
 @pytest.mark.parametrize(("ngff", "last"), [("0.5", "zarr.json"), ("0.4", ".zattrs")])

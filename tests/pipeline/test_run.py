@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from tests.pipeline.slides import level0, small_config, tissue_picture, tree_hash, write_slide
 from wsistain.errors import ConfigError, OutputError, SlideError
@@ -62,6 +63,25 @@ def test_run_json_holds_the_names_that_scripts_rely_on(whole):
     assert set(names.split()) <= set(facts)
     assert facts["provenance"]["virtual"] is True and "total" in facts["seconds"]
     assert (whole[0].parent / "case.ER.preview.jpg").stat().st_size > 0
+
+
+def test_the_same_stain_as_a_tiff_for_qupath_comes_with_the_run_and_is_made_up_for_later(slide, tmp_path):
+    config = small_config(output={"formats": "zarr,ome-tiff"})
+    run(slide, "ER", tmp_path, config=config)
+    tiff = tmp_path / "case.ER.ome.tif"
+    made = tiff.read_bytes()
+    off = np.abs(tifffile.imread(tiff).astype(int) - level0(tmp_path / "case.ER.ome.zarr"))
+    assert off.mean() < 6  # JPEG of a picture that is noise
+    tiff.unlink()
+    assert run(slide, "ER", tmp_path, config=config, resume=True) == [] and tiff.read_bytes() == made
+
+
+def test_a_tiff_that_lies_where_the_result_would_go_is_not_replaced_unasked(slide, tmp_path):
+    config, tiff = small_config(output={"formats": ["zarr", "ome-tiff"]}), tmp_path / "case.ER.ome.tif"
+    tiff.write_text("mine")
+    with pytest.raises(OutputError, match=r"case.ER.ome.tif exists; pass --overwrite"):
+        run(slide, "ER", tmp_path, config=config)
+    assert tiff.read_text() == "mine" and not (tmp_path / "case.ER.ome.zarr").exists()
 
 
 @pytest.mark.parametrize(

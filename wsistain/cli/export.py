@@ -27,6 +27,9 @@ def export(
     source: Path = typer.Argument(..., metavar="OUT.ome.zarr", help="A finished stain."),
     target: Path = typer.Argument(..., metavar="OUT.ome.tif", help="The file to write."),
     quality: int = typer.Option(90, "--quality", help="JPEG quality, 1 to 100."),
+    subsampling: str = typer.Option(
+        "4:4:4", "--subsampling", help="Of JPEG's colours: 4:4:4, 4:2:2 or 4:2:0. Below 4:4:4 DAB cannot be measured."
+    ),
     lossless: bool = typer.Option(False, "--lossless", help="Deflate in place of JPEG: exact, about 6 times larger."),
     tile: int = typer.Option(512, "--tile", help="Edge of a tile, px; a multiple of 16."),
     threads: int = typer.Option(2, "--threads", min=1, max=64, help="Threads that read and compress."),
@@ -36,13 +39,14 @@ def export(
     from wsistain.output.export import export_ome_tiff
     from wsistain.runtime.progress import ProgressBar
 
-    codec = "lossless" if lossless else f"JPEG quality {quality}"
+    codec = "lossless" if lossless else f"JPEG quality {quality} {subsampling}"
     say(f"exporting {source} to {target}: {codec}, tiles of {tile} px")
     with ProgressBar("tiles") as bar:
         done = export_ome_tiff(
             source,
             target,
             quality=quality,
+            subsampling=subsampling,
             lossless=lossless,
             tile=tile,
             overwrite=overwrite,

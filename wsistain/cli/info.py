@@ -63,6 +63,7 @@ def _facts(slide: "Slide") -> dict[str, Any]:
         "height_px": facts.size_l0[0],
         "mpp": None if facts.problem else facts.mpp,
         "mpp_source": facts.mpp_source,
+        "objective_power": facts.power,
         "levels": [{"width": w, "height": h} for h, w in facts.level_sizes],
         "native_tile_px": list(facts.tile_px),
         "fingerprint": facts.fingerprint,

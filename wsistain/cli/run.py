@@ -95,6 +95,9 @@ def run(
         None, "--strict", help="Undecodable native tiles end the run.", show_default=False
     ),
     ngff: str | None = typer.Option(None, "--ngff", help="OME-Zarr version: 0.5, or 0.4 for readers without Zarr v3."),
+    formats: str | None = typer.Option(
+        None, "--format", help="zarr (default), or zarr,ome-tiff: the same stain beside it for QuPath."
+    ),
     plan_only: bool = typer.Option(False, "--plan-only", help="Print the plan as JSON and stop."),
     config: Path | None = typer.Option(None, "--config", metavar="FILE.yaml", help="Configuration file."),
     overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Any key of the configuration."),
@@ -103,6 +106,8 @@ def run(
     # The configuration: file, --set, options.
     if ngff is not None:
         overrides = [*overrides, f"output.ngff='{ngff}'"]
+    if formats is not None:
+        overrides = [*overrides, f"output.formats='{formats}'"]
     settings = run_config(
         config,
         overrides,

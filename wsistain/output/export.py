@@ -7,13 +7,10 @@ sub-IFDs themselves there. So the main chain gets copies of them: a few hundred 
 Source: OME-TIFF specification 6, "Sub-resolutions"; OpenSlide, "Generic tiled TIFF".
 """
 
-import json
 import struct
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -22,13 +19,17 @@ import zarr
 from numpy.typing import NDArray
 
 from wsistain import __version__
-from wsistain.errors import OutputError, shown
+from wsistain.errors import OutputError
+from wsistain.output.ome_xml import ome_xml
 from wsistain.output.reading import StoredStain, open_level, read_stain, read_window
 from wsistain.runtime.ahead import in_order, thread_pool
 from wsistain.runtime.files import local_path, replacing, reporting
 
 _WINDOW = 2048
 """Columns read at a time, px."""
+
+_FACTORS: dict[str, tuple[int, int]] = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2)}
+"""Columns and rows that share their colour."""
 
 _CLASSIC_BYTES = 3_500_000_000
 """Uncompressed size above which offsets of 32 bits might not do."""
@@ -49,6 +50,7 @@ def export_ome_tiff(
     tiff_path: Path | str,
     *,
     quality: int = 90,
+    subsampling: str = "4:4:4",
     lossless: bool = False,
     tile: int = 512,
     overwrite: bool = False,
@@ -57,11 +59,12 @@ def export_ome_tiff(
 ) -> ExportDone:
     """Writes a finished stain as an OME-TIFF; what was written.
 
-    quality   : of JPEG, 1 to 100, colours at half resolution; not used with `lossless`.
-    lossless  : deflate with horizontal differences in place of JPEG; about 5 times the size.
-    tile      : edge of the tiles, px, a multiple of 16.
-    overwrite : replace an existing file.
-    progress  : called with (tiles done, tiles in all).
+    quality     : of JPEG, 1 to 100; not used with `lossless`.
+    subsampling : of JPEG's colours, "4:4:4", "4:2:2" or "4:2:0"; below 4:4:4 neighbours share them, which smears DAB over its surroundings.
+    lossless    : deflate with horizontal differences in place of JPEG; about 5 times the size.
+    tile        : edge of the tiles, px, a multiple of 16.
+    overwrite   : replace an existing file.
+    progress    : called with (tiles done, tiles in all).
 
     Memory holds a few windows of 2048 px by a row of tiles per thread. Raises OutputError when the input is not a
     finished stain, the output exists or cannot be written, or an argument is out of range.
@@ -69,6 +72,8 @@ def export_ome_tiff(
     target = local_path(tiff_path)
     if not 1 <= quality <= 100:
         raise OutputError(f"JPEG quality {quality} is not in 1 to 100; try 90")
+    if subsampling not in _FACTORS:
+        raise OutputError(f"subsampling {subsampling!r} is not known; wanted one of {', '.join(_FACTORS)}")
     if threads < 1:
         raise OutputError(f"threads {threads} is not positive; try 2")
     if tile < 16 or tile % 16:
@@ -81,12 +86,12 @@ def export_ome_tiff(
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists; pass --overwrite to replace it or choose another name")
     # Classic or big is decided by the raw size: that of the encoded tiles is known only when it is too late.
-    encode = _deflate_tile if lossless else _jpeg_encoder(quality)
+    encode = _deflate_tile if lossless else _jpeg_encoder(quality, subsampling)
     raw = sum(3 * -(-h // tile) * -(-w // tile) * tile * tile for h, w in stain.levels)
     bigtiff = raw > _CLASSIC_BYTES
     with reporting(target, retry="export again"), replacing(target) as part:
-        with tifffile.TiffWriter(part, bigtiff=bigtiff, ome=True) as writer:
-            _write_levels(writer, stain, tile, encode, lossless, threads, progress)
+        with tifffile.TiffWriter(part, bigtiff=bigtiff, ome=False) as writer:
+            _write_levels(writer, stain, tile, encode, None if lossless else subsampling, threads, progress)
         # For OpenSlide, which does not follow sub-IFDs.
         _chain_reduced_images(part)
         size = part.stat().st_size
@@ -98,10 +103,11 @@ def _write_levels(
     stain: StoredStain,
     tile: int,
     encode: Callable[[NDArray[np.uint8]], bytes],
-    lossless: bool,
+    subsampling: str | None,
     threads: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
+    """Every level, finest first; `subsampling` of JPEG, None where tiles are deflated."""
     total = sum(-(-h // tile) * -(-w // tile) for h, w in stain.levels)
     done = 0
 
@@ -122,38 +128,18 @@ def _write_levels(
             shape=(height, width, 3),
             dtype=np.uint8,
             tile=(tile, tile),
-            photometric="rgb" if lossless else "ycbcr",
-            compression="adobe_deflate" if lossless else "jpeg",
-            predictor=lossless,
-            subsampling=None if lossless else (2, 2),
+            photometric="ycbcr" if subsampling else "rgb",
+            compression="jpeg" if subsampling else "adobe_deflate",
+            predictor=not subsampling,
+            subsampling=_FACTORS[subsampling] if subsampling else None,
             resolution=(per_cm, per_cm),
             resolutionunit="CENTIMETER",
             subifds=len(stain.levels) - 1 if level == 0 else None,
             subfiletype=1 if level else 0,
             software=f"wsistain {__version__}",
-            metadata=_ome_metadata(stain) if level == 0 else None,
+            description=ome_xml(stain, interleaved=True) if level == 0 else None,
+            metadata=None,
         )
-
-
-def _ome_metadata(stain: StoredStain) -> dict[str, Any]:
-    """What the OME-XML in the image description says: size of a pixel, and that the stain is virtual."""
-    facts = {"virtual": "true", **{k: _text(v) for k, v in stain.provenance.items() if k != "virtual"}}
-    return {
-        "axes": "YXS",
-        "UUID": str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([stain.name, facts], sort_keys=True))),
-        "Creator": f"wsistain {__version__}",
-        "Name": shown(stain.name),
-        "Description": "Virtual stain, computed from an H&E slide by wsistain. For research, not for diagnosis.",
-        "PhysicalSizeX": stain.mpp,
-        "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeY": stain.mpp,
-        "PhysicalSizeYUnit": "µm",
-        "MapAnnotation": {"Namespace": "wsistain", **facts},
-    }
-
-
-def _text(value: Any) -> str:
-    return shown(value) if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _encoded_tiles(
@@ -185,11 +171,16 @@ def _whole_tile(pixels: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def _jpeg_encoder(quality: int) -> Callable[[NDArray[np.uint8]], bytes]:
+def _jpeg_encoder(quality: int, subsampling: str) -> Callable[[NDArray[np.uint8]], bytes]:
     def encode(pixels: NDArray[np.uint8]) -> bytes:
         return bytes(
             imagecodecs.jpeg8_encode(
-                pixels, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420", optimize=False
+                pixels,
+                level=quality,
+                colorspace="RGB",
+                outcolorspace="YCBCR",
+                subsampling=subsampling.replace(":", ""),
+                optimize=False,
             )
         )
 

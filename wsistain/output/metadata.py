@@ -1,7 +1,7 @@
 """OME-Zarr metadata of a finished output: scales of the levels, colours as brightfield, provenance.
 
 The metadata is made with zarr-python in memory, checked there with ome-zarr-models, and only then written: arrays
-first, the root last, each by a rename. An output whose root has metadata is finished.
+first, the root last, each by a rename; 0.4 has OME-XML too, for Bio-Formats and QuPath. An output whose root has metadata is finished.
 
 Frame: a translation is the place of a level's first pixel centre, and the centre of the first pixel of level 0 is put
 at `origin_um`. A pixel of level l is the mean of 2^l x 2^l pixels, so its centre lies (2^l - 1) / 2 pixels of level 0
@@ -19,7 +19,12 @@ import zarr.storage
 from wsistain import __version__
 from wsistain.output.codec import zarr_codec
 from wsistain.output.layout import GLASS, OutputSpec
+from wsistain.output.ome_xml import ome_xml
+from wsistain.output.reading import StoredStain
 from wsistain.runtime.files import reporting, write_file
+
+OME_XML = "OME/METADATA.ome.xml"
+"""Where Bio-Formats looks for OME-XML in an OME-Zarr."""
 
 AXES = ("c", "y", "x")
 _COLOURS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
@@ -115,7 +120,23 @@ def _documents(spec: OutputSpec, attributes: dict[str, Any]) -> dict[str, bytes]
     for level, size in enumerate(spec.levels):
         _describe_level(spec, store, str(level), size)
     _check(group, spec)
-    return {path: _tidy(buffer.to_bytes()) for path, buffer in held.items()}
+    documents = {path: _tidy(buffer.to_bytes()) for path, buffer in held.items()}
+    if spec.storage.ngff == "0.4":
+        documents[OME_XML] = _as_ome_xml(spec, attributes).encode("ascii")
+    return documents
+
+
+def _as_ome_xml(spec: OutputSpec, attributes: dict[str, Any]) -> str:
+    """What Bio-Formats, and with it QuPath, takes colours, scale and place from."""
+    stain = StoredStain(
+        path=spec.path,
+        name=attributes["multiscales"][0]["name"],
+        mpp=spec.mpp,
+        levels=spec.levels,
+        provenance=attributes["wsistain"],
+        origin_um=spec.origin_um,
+    )
+    return ome_xml(stain, interleaved=False)
 
 
 def _describe_level(spec: OutputSpec, store: zarr.storage.MemoryStore, path: str, size: tuple[int, int]) -> None:

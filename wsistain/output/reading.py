@@ -21,6 +21,7 @@ class StoredStain:
     path       : its folder.
     name       : what viewers call it.
     mpp        : um per px of level 0.
+    origin_um  : (y, x) of its first pixel from the top left of the H&E, um; zeros where it says nothing.
     levels     : (height, width) of each level, 0 finest.
     provenance : the attributes under `wsistain`; empty where another program wrote it.
     """
@@ -30,6 +31,7 @@ class StoredStain:
     mpp: float
     levels: tuple[tuple[int, int], ...]
     provenance: dict[str, Any]
+    origin_um: tuple[float, float] = (0.0, 0.0)
 
 
 def open_level(path: Path | str, level: int) -> zarr.Array:
@@ -86,10 +88,12 @@ def read_stain(path: Path | str) -> StoredStain:
         raise OutputError(f"{path} states no scale; wanted um per px")
     if any(level.dtype != np.uint8 for level in levels) or unit != "micrometer":
         raise OutputError(f"{path} holds {levels[0].dtype} and scales in {unit}; wanted uint8 and micrometer")
+    place = image.translation(0, 3) or [0.0] * 3
     return StoredStain(
         path=str(path),
         name=image.name or Path(path).name,
         mpp=scale[-1],
         levels=tuple((int(s[1]), int(s[2])) for s in shapes),
         provenance=provenance,
+        origin_um=(place[1], place[2]),
     )

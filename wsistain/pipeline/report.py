@@ -87,6 +87,7 @@ def provenance(info: SlideInfo, plan: RunPlan, stain: Stain, config: RunConfig) 
             "fingerprint": info.fingerprint,
             "mpp": info.mpp,
             "mpp_source": info.mpp_source,
+            "objective_power": info.power,
             "size_l0": list(info.size_l0),
             "vendor": info.vendor,
             "reader": info.reader,

@@ -205,6 +205,7 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
             # The metadata comes last: what has metadata is finished; the preview is made from it.
             write_metadata(output, source, f"{stain.name} (virtual)", key=stain.key)
             write_preview(output, stain.preview, config.output.preview_px)
+            stain.write_tiff(each.job.threads)
             stain.journal.finish()
             reports.append(report)
     return reports

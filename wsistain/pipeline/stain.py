@@ -8,6 +8,7 @@ from wsistain.config import RunConfig
 from wsistain.errors import OutputError
 from wsistain.generators.device import Device
 from wsistain.generators.spec import GeneratorSpec
+from wsistain.output.export import export_ome_tiff
 from wsistain.output.journal import Journal, check_place, open_journal
 from wsistain.output.names import output_name
 from wsistain.output.preview import write_preview
@@ -44,6 +45,12 @@ class Stain:
         return self.output.folder.with_name(f"{self.name}.preview.jpg")
 
     @property
+    def tiff(self) -> Path | None:
+        """Where the same stain lies as OME-TIFF, beside the output; None where none is wanted."""
+        wanted = "ome-tiff" in self.output.storage.formats
+        return self.output.folder.with_name(f"{self.name}.ome.tif") if wanted else None
+
+    @property
     def report(self) -> Path:
         """Where `run.json` lies: beside the output."""
         return self.output.folder.with_name(f"{self.name}.run.json")
@@ -52,10 +59,12 @@ class Stain:
         """Refuses a place that the stain may not be written to, before anything is made. Raises OutputError."""
         if "://" not in slide:
             source = Path(slide).resolve()
-            for place in (self.output.folder, self.preview, self.report):
+            for place in (self.output.folder, self.preview, self.report, *([self.tiff] if self.tiff else [])):
                 if place.resolve() == source or place.resolve() in source.parents:
                     raise OutputError(f"the result {place} would replace the slide itself; choose another --output")
         self.is_done = check_place(self.output.path, self.key, resume, overwrite)
+        if self.tiff and self.tiff.exists() and not (resume or overwrite or self.is_done):
+            raise OutputError(f"{self.tiff} exists; pass --overwrite to replace it or choose another --output")
 
     def begin(self, *, resume: bool, overwrite: bool, preview_px: int) -> Journal:
         """The journal, new or continued; with the folders of an output that is not finished. Raises OutputError."""
@@ -64,14 +73,23 @@ class Stain:
         if self.is_done:
             if not self.preview.is_file():
                 write_preview(self.output, self.preview, preview_px)
+            if self.tiff and not self.tiff.is_file():
+                self.write_tiff(threads=2)
             return self.journal
         create_output(self.output)
         # Nothing old is taken for the new one's.
         with reporting(self.output.path):
             self.preview.unlink(missing_ok=True)
+            if self.tiff:
+                self.tiff.unlink(missing_ok=True)
             self.report.unlink(missing_ok=True)
         self.journal.begin_session({"device_names": list(self.made.device_names)})
         return self.journal
+
+    def write_tiff(self, threads: int) -> None:
+        """The finished output once more as OME-TIFF, where one is wanted. Raises OutputError."""
+        if self.tiff:
+            export_ome_tiff(self.output.folder, self.tiff, overwrite=True, threads=threads)
 
     def record(self, written: Written, k: int) -> None:
         """Journals one block, of which this stain is number `k`. Raises OutputError."""

@@ -44,6 +44,7 @@ class SlideInfo:
     parts       : what else the file holds, and what of it is left out.
     notes       : what whoever uses the result must know: a choice that was made, a contradiction, a cut file.
     problem     : why there is no mpp, where it is NaN.
+    power       : magnification of the objective, where the file states one; told, never used as a scale.
     """
 
     path: str
@@ -60,6 +61,7 @@ class SlideInfo:
     parts: tuple[Part, ...] = ()
     notes: tuple[str, ...] = ()
     problem: str = ""
+    power: float | None = None
 
 
 class Slide(Protocol):

@@ -17,6 +17,7 @@ from wsistain.slide.base import RGB, Part, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
 from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window, without_levels
 from wsistain.slide.mpp import Found, Scale, choose_mpp, stated
+from wsistain.slide.power import one_power
 from wsistain.slide.pyramid import agrees, downsamples
 from wsistain.slide.tiff_pages import cut_notes, no_such_series
 from wsistain.slide.tiff_structure import is_tiff, opened_tiff
@@ -82,6 +83,7 @@ class ViaOpenSlide(GridSlide):
             parts=_parts(self._handle, self._numbers),
             notes=(*_cut(path), *_focal_planes(properties), *scale.notes),
             problem=scale.problem,
+            power=one_power(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         )
 
         # Tiles that cannot be read, and levels that show something else, are found now and not in the middle of a run.

@@ -72,6 +72,7 @@ class TiledTiff(GridSlide):
             parts=structure.parts,
             notes=(*structure.notes, *scale.notes),
             problem=scale.problem,
+            power=structure.power,
         )
 
         # Tiles that cannot be read, and levels that show something else, are found now and not in the middle of a run.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from wsistain.errors import SlideError
 from wsistain.slide.base import Part
 from wsistain.slide.mpp import Found
+from wsistain.slide.power import power_in
 from wsistain.slide.tiff_codes import BYTE_CODECS, LERC_PACKING, LERC_PARAMETERS, Codec, Photometric, Planar, Predictor
 from wsistain.slide.tiff_colour import Chroma, chroma_of, subsampling
 from wsistain.slide.tiff_ome import choose_ome_pages
@@ -69,6 +70,7 @@ class TiffStructure:
 
     stated   : (where, (y, x) um per px) of every statement of the file but its resolution tags, best first.
     is_first : whether level 0 is the file's first page, which other programs take.
+    power    : magnification of the objective, where level 0 or the first page states one.
     """
 
     levels: tuple[TiffLevel, ...]
@@ -80,6 +82,7 @@ class TiffStructure:
     is_first: bool
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
+    power: float | None
 
     @property
     def has_missing_tiles(self) -> bool:
@@ -161,6 +164,7 @@ def _structure(tif: tifffile.TiffFile, path: Path, series: int | None) -> TiffSt
         is_first=choice.is_first,
         parts=choice.parts,
         notes=choice.notes,
+        power=power_in(str(first.description)) or power_in(str(tif.pages.first.description)),
     )
 
 

@@ -16,6 +16,7 @@ from wsistain.slide.base import RGB, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
 from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window, without_levels
 from wsistain.slide.mpp import choose_mpp
+from wsistain.slide.power import one_power
 from wsistain.slide.pyramid import downsamples
 from wsistain.slide.tiff_codec import DECODE_ERRORS
 from wsistain.slide.tiff_codes import Codec, Photometric
@@ -78,6 +79,7 @@ class ViaTiffSlide(GridSlide):
             parts=choice.parts,
             notes=(*choice.notes, *scale.notes),
             problem=scale.problem,
+            power=one_power(properties.get("tiffslide.objective-power")),
         )
 
         # Tiles that cannot be read, and levels that show something else, are found now and not in the middle of a run.
