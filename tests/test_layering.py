@@ -194,6 +194,7 @@ TESTED_IN: dict[str, str] = {
     "evaluation.svg": "evaluation/test_report.py",
     "evaluation.tables": "evaluation/test_report.py",
     "output.codec": "output/test_store.py",
+    "output.ome_xml": "output/test_export.py",
     "output.same": "output/test_journal.py",
     "output.shard": "output/test_store.py",
     "slide.base": "slide/test_resample.py",
