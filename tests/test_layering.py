@@ -271,6 +271,7 @@ TESTED_IN: dict[str, str] = {
     "runtime.children": "training/test_going_on.py",
     "training.folder": "training/test_loop.py",
     "training.header": "training/test_loop.py",
+    "training.keeping": "training/test_loop.py",
     "training.setup": "training/test_loop.py",
     "training.start": "training/test_going_on.py",
     "training.stopping": "training/test_going_on.py",

@@ -182,6 +182,22 @@ class TrainConfig(Strict):
     log_every: int = Field(50, ge=1)
     sample_every: int = Field(1000, ge=1)
     checkpoint_every: int = Field(1000, ge=1)
+    val_every: int | None = Field(None, ge=1, description="steps between validations on held-out patches; None: none")
+    val_patches: int = Field(32, ge=1, description="held-out patches of each marker that are measured, evenly spaced")
+    val_metrics: list[str] = Field(
+        default_factory=list,
+        description="what is measured, as `evaluate` calls it; none: cell_auc (where the truth is known), css, positive_error",
+    )
+    best_metric: str | None = Field(
+        None, description="by which weights.best.safetensors is chosen; None: the first of val_metrics"
+    )
+    patience: int | None = Field(None, ge=1, description="validations without gain that end the run; None: it goes on")
+    trackers: list[str] = Field(
+        default_factory=lambda: ["tensorboard"], description="accelerate's trackers: tensorboard, wandb, mlflow, ..."
+    )
+    tracker_options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="by tracker, what its class takes, as {wandb: {entity: lab}}"
+    )
     licence: str = Field("unstated", description="licence of the weights, written into their header")
     start_from: str | None = Field(None, description="weights (a file, a name) or the folder of a run to begin from")
     start_with: Literal["weights", "networks", "all"] = Field(

@@ -33,8 +33,7 @@ def test_each_line_says_where_when_and_how_fast(tmp_path: Path) -> None:
     first, last = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert set(first) == {"step", "epoch", "lr", "seconds", "images_per_second", "gan"}
     assert (last["step"], last["gan"], last["lr"]) == (2, 0.25, 1e-4)
-    assert last["seconds"] >= first["seconds"] > 0 and last["images_per_second"] > 0
-    assert list((tmp_path / "tensorboard").iterdir())
+    assert last["seconds"] >= first["seconds"] >= 0 and last["images_per_second"] > 0
 
 
 def test_a_resumed_log_goes_on_counting_seconds(tmp_path: Path) -> None:

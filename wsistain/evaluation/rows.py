@@ -153,8 +153,10 @@ class Candidate:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """The weights of a folder of runs: `<run>/weights.safetensors`, by name."""
-    return sorted(folder.glob("*/weights.safetensors"))
+    """The weights of a folder of runs, by the run's name."""
+    from wsistain.weights.find import run_weights
+
+    return [run_weights(path.parent) for path in sorted(folder.glob("*/weights.safetensors"))]
 
 
 def find_candidates(
@@ -169,6 +171,7 @@ def find_candidates(
     """
     from wsistain.generators.load import find_generator
     from wsistain.weights.file import read_header
+    from wsistain.weights.find import BEST, LAST
 
     found: list[Candidate] = []
     names: set[str] = set()
@@ -186,7 +189,7 @@ def find_candidates(
         else:
             spec = find_generator(text, marker, sampling=sampling)
             file = Path(spec.weights)
-            shown = file.parent.name if file.name == "weights.safetensors" else file.stem
+            shown = file.parent.name if file.name in (LAST, BEST) else file.stem
             specs = [(text if text == "demo" else shown, spec)]
         for shown, spec in specs:
             name, k = shown, 2

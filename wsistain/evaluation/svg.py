@@ -130,3 +130,50 @@ def bars(
             )
         parts.append(_text(max(place(value), place(above or value)) + 5, y + 11, f"{value:.3f}", "start"))
     return "".join(parts) + "</svg>"
+
+
+_WIDE, _HIGH, _MOST_POINTS = 300, 190, 300
+
+
+def curve(points: Sequence[tuple[float, float]], *, x_label: str, mark: float | None = None) -> str:
+    """A line through (x, y), which is finite and rises in x, from the least to the largest y; means where points are many.
+
+    mark : an x that is pointed out.
+    """
+    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    if not finite:
+        return f'<svg viewBox="0 0 {_WIDE} {_HIGH}" class="curve" role="img"></svg>'
+    size = -(-len(finite) // _MOST_POINTS)
+    groups = [finite[i : i + size] for i in range(0, len(finite), size)]
+    means = [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+    low, high = min(y for _, y in means), max(y for _, y in means)
+    middle, half = (low + high) / 2, max((high - low) / 2, abs(low) * 1e-3, 1e-9)
+    low, high = middle - half, middle + half
+    first, last = means[0][0], max(means[-1][0], means[0][0] + 1)
+    left, right, top, bottom = 52, 10, 8, 26
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = left + (x - first) / (last - first) * (_WIDE - left - right)
+        return across, top + (high - y) / (high - low) * (_HIGH - top - bottom)
+
+    parts = [f'<svg viewBox="0 0 {_WIDE} {_HIGH}" class="curve" role="img" style="width:{_WIDE}px">']
+    for k in range(4):
+        y = low + (high - low) * k / 3
+        py = place(first, y)[1]
+        parts.append(f'<line x1="{left}" x2="{_WIDE - right}" y1="{py:.1f}" y2="{py:.1f}" class="grid"/>')
+        parts.append(_text(left - 4, py + 3, f"{y:.4g}", "end"))
+    for x, anchor in ((first, "start"), (last, "end")):
+        parts.append(_text(place(x, low)[0], _HIGH - 14, f"{x:.0f}", anchor))
+    parts.append(_text((left + _WIDE - right) / 2, _HIGH - 4, x_label, kind="axis"))
+    if mark is not None:
+        px = place(mark, low)[0]
+        parts.append(f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{top}" y2="{_HIGH - bottom}" class="mark"/>')
+    path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(x, y) for x, y in means))
+    parts.append(f'<polyline points="{path}" fill="none" stroke="#8a4b16" stroke-width="1.6"/>')
+    if len(means) <= 40:
+        for x, y in means:
+            px, py = place(x, y)
+            parts.append(
+                f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.2" class="dot"><title>{x:.0f}: {y:.6g}</title></circle>'
+            )
+    return "".join(parts) + "</svg>"

@@ -14,10 +14,24 @@ from wsistain.errors import OutputError
 from wsistain.runtime.files import local_path, reporting, write_json, write_text
 from wsistain.runtime.lock import locked
 from wsistain.training.setup import Material
+from wsistain.weights.find import BEST
 
-_WEIGHTS = ("weights.safetensors", "weights.ihc-to-he.safetensors")
-_OURS = (*_WEIGHTS, "metrics.jsonl", "config.yaml", "data.json", "not_used.txt", "samples", "checkpoint", "tensorboard")
-_FREE = {"log_every", "sample_every", "checkpoint_every", "device", "licence", "start_from", "start_with"}
+_WEIGHTS = ("weights.safetensors", BEST, "weights.ihc-to-he.safetensors")
+_OURS = (
+    *_WEIGHTS,
+    "metrics.jsonl",
+    "config.yaml",
+    "data.json",
+    "not_used.txt",
+    "samples",
+    "checkpoint",
+    "tensorboard",
+    "report.html",
+)
+_FREE = {
+    "log_every", "sample_every", "checkpoint_every", "device", "licence", "start_from", "start_with", "val_every",
+    "val_patches", "val_metrics", "best_metric", "patience", "trackers", "tracker_options",
+}  # fmt: skip
 """Keys that change no number of a run once it has begun."""
 _FREE_DATA = {"root", "workers", "names"}  # of names the digest of patches tells
 _FREE_OPTIONS = {"start_from"}

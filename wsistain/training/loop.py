@@ -5,8 +5,8 @@ its updates. A step depends on (seed, step, process) and on the state before it,
 and resumed ends in the same bytes as one that was not (on the CPU; GPU kernels may add in another order).
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from wsistain.errors import ConfigError, DataError, OutputError, TrainingError
 from wsistain.markers import Marker
 from wsistain.runtime.files import reporting
 from wsistain.systems import find_system, system_class
-from wsistain.systems.base import Averaged, Batch, Clipped, FrozenBase, Reversible, System, Update, Watched
+from wsistain.systems.base import Averaged, Batch, Clipped, FrozenBase, Update, Watched
 from wsistain.training.checkpoint import find_checkpoints, history_of, load_checkpoint, save_checkpoint
 from wsistain.training.folder import check_output, claim_output, may_steer, run_identity, write_record
-from wsistain.training.header import check_crop, header_of, reverse_header, told
+from wsistain.training.header import check_crop, header_of, told
+from wsistain.training.keeping import check_finite, check_sane, rate_now, write_best, write_samples, write_weights
 from wsistain.training.log import TrainingLog
+from wsistain.training.page import write_page
 from wsistain.training.processes import (
     fuse_updates,
     make_update,
@@ -35,13 +37,16 @@ from wsistain.training.processes import (
     start_processes,
     stop_processes,
 )
-from wsistain.training.samples import SheetRow, from_pixels, stain_rows, write_sheet
+from wsistain.training.samples import from_pixels
 from wsistain.training.schedule import Ema, Length, linear_factor, set_learning_rates
 from wsistain.training.setup import Material, gather, look_of, tiny_config
 from wsistain.training.start import begin_from
 from wsistain.training.stopping import Stopped, stop_asked
 from wsistain.training.summary import changes_at, summary
-from wsistain.weights.file import Header, save_weights
+from wsistain.training.trackers import Trackers
+from wsistain.training.validation import Validation, check_metrics
+from wsistain.weights.file import Header
+from wsistain.weights.find import BEST
 
 _BUILD, _STEP = 0, 1  # streams of seeds
 _NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "MemoryError")
@@ -51,8 +56,6 @@ _TOO_SMALL = (
     "Expected more than 1 spatial element", "Expected more than 1 value per channel", "Output size is too small",
 )  # fmt: skip
 """What layers say of a picture that has become too small on its way through them."""
-_MOST_WEIGHT = 1e8
-"""Largest weight of a network that still learns: where a rate was far too high, they are larger before a loss is NaN."""
 
 
 def train(
@@ -81,7 +84,7 @@ def train(
     check_output(output, resume=resume, overwrite=overwrite)
     module = find_system(cfg.system)
     cfg = tiny_config(cfg, module.Config, kept) if tiny else cfg
-    accelerator = start_processes(cfg)
+    accelerator = start_processes(cfg, output / "trackers")
     try:
         with reporting(output, retry="go on with --resume"):
             _train(cfg, output, accelerator, tiny=tiny, resume=resume, overwrite=overwrite)
@@ -169,49 +172,56 @@ def _train(
     cfg: TrainConfig, output: Path, accelerator: Accelerator, *, tiny: bool, resume: bool, overwrite: bool
 ) -> None:
     # Material and system: every fault of data and options shows before the folder is claimed.
+    check_metrics(cfg)
     material = gather(cfg, output, tiny=tiny, rank=accelerator.process_index)
     cfg = material.config
     found = find_checkpoints(output / "checkpoint") if resume else []
     built = _build(cfg, material, accelerator, found[-1] if found else None)
+    validation = None
+    if accelerator.is_main_process and cfg.val_every is not None:  # the others wait for the first to measure
+        earlier = output / "metrics.jsonl"
+        validation = Validation(cfg, material.held_out, material.markers, built.header, earlier, built.start)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(claim_output(output, resume=resume, overwrite=overwrite))
             write_record(cfg, output, material)
         accelerator.wait_for_everyone()
-        _steps(cfg, output, accelerator, material, built)
+        _steps(cfg, output, accelerator, material, built, validation)
 
 
-def _steps(cfg: TrainConfig, output: Path, accelerator: Accelerator, material: Material, built: _Built) -> None:
+def _steps(
+    cfg: TrainConfig,
+    output: Path,
+    accelerator: Accelerator,
+    material: Material,
+    built: _Built,
+    validation: Validation | None,
+) -> None:
     # Length and order; a run that is resumed begins where its last checkpoint ends.
     device, rank, is_main = accelerator.device, accelerator.process_index, accelerator.is_main_process
     n_processes = accelerator.num_processes
-    system, ema, start = built.system, built.ema, built.start
+    system, start = built.system, built.start
     per_epoch = steps_per_epoch(material.n_sources, cfg.batch_size, n_processes)
     length = Length.of(cfg, per_epoch)
     look = look_of(cfg, length, per_epoch)
     dataset = PatchDataset(material.patches, look, is_paired=material.is_paired, seed=cfg.seed)
 
-    def keep(done: int) -> None:
-        check_finite(healthy, values, terms, done, rate_now(system), start)
-        check_sane(system, done)
-        save_checkpoint(
-            output / "checkpoint", done, system, system.optimizers, accelerator, ema=ema, run=built.run, history=built.history
-        )  # fmt: skip
-        if is_main:
-            write_weights(output, system, ema, built.header, done, length.steps)
-
     # Patches, decoded ahead by worker processes in an order that depends on seed and step alone.
     window = {"start": start, "stop": length.steps, "process": rank, "n_processes": n_processes}
     order = PatchOrder(material.n_sources, cfg.batch_size, seed=cfg.seed, **window)
     loader = patch_loader(dataset, order, workers=cfg.data.workers, pin_memory=device.type == "cuda")
-    healthy, images = torch.ones((), dtype=torch.bool, device=device), 0
+    trackers = Trackers(accelerator, cfg, output, start) if is_main else None
     with (
-        TrainingLog(output, start=start, steps=length.steps, is_main=is_main) as log,
+        TrainingLog(output, start=start, steps=length.steps, is_main=is_main, trackers=trackers) as log,
         stop_asked(accelerator) as stop_now,
     ):
         log.say(summary(cfg, material, length, start, n_processes, str(device)))
         for line in (*([f"begins from {built.origin}"] if built.origin else []), *changes_at(built.history, start)):
             log.say(line)
+        after = _After(cfg, output, accelerator, material, built, length.steps, log, validation)
+        if after.is_over():
+            log.say(f"nothing to do: the run in {output} ended without gain; --set patience=null lets it go on")
+            return
         for step, samples in enumerate(loader, start):
             # One step: seeded by its own number, so that a resumed run draws what an unbroken one would have drawn.
             batch = to_batch(samples, material.marker, device, is_paired=material.is_paired)
@@ -220,34 +230,127 @@ def _steps(cfg: TrainConfig, output: Path, accelerator: Accelerator, material: M
             set_learning_rates(system.optimizers, linear_factor(progress.epoch, progress.epochs, progress.decay_epochs))
             with accelerator.autocast():
                 terms = system.training_step(batch, progress, built.update)
-            if ema is not None:
-                ema.update(step)
-            # What is logged, shown and kept. `healthy` stays on the device: asking it each step would wait for the GPU.
-            values = torch.stack([t.detach().float().mean() for t in terms.values()])
-            healthy &= values.isfinite().all()
-            done, images = step + 1, images + len(batch.names) * n_processes
-            is_last = done == length.steps
-            log.advance(done)
-            if is_last or done % cfg.log_every == 0:
-                check_finite(healthy, values, terms, done, rate_now(system), start)
-                means = dict(zip(terms, accelerator.reduce(values, reduction="mean").tolist(), strict=True))
-                concern = system.concern() if isinstance(system, Watched) else None
-                log.write(done, progress.epoch, rate_now(system), means, images, concern)
-                images = 0
-            if is_main and (is_last or done % cfg.sample_every == 0):
-                with accelerator.autocast():  # what is frozen may be kept in bfloat16
-                    write_samples(output, done, system, ema, material.rows, device)
-            is_stopped = not is_last and stop_now(done)
-            if is_last or is_stopped or done % cfg.checkpoint_every == 0:
-                keep(done)
-            if is_stopped:
-                raise Stopped(output, done, length.steps)
+            if built.ema is not None:
+                built.ema.update(step)
+            # What is logged, shown, measured and kept, and whether the run ends here.
+            after.take(terms, len(batch.names) * n_processes)
+            if after.step(step + 1, progress.epoch, stop_now):
+                return
         if start >= length.steps:
             if is_main:  # the run may have ended between its last checkpoint and its weights
-                write_weights(output, system, ema, built.header, start, length.steps)
+                write_weights(output, system, built.ema, built.header, start, length.steps)
             log.say(
                 f"nothing to do: the run in {output} has all its {length.steps} steps; --set steps={2 * start} makes it longer"
             )
+
+
+class _After:
+    """What happens after each step: it is logged, shown, measured and kept, each as often as the configuration says."""
+
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        output: Path,
+        accelerator: Accelerator,
+        material: Material,
+        built: _Built,
+        steps: int,
+        log: TrainingLog,
+        validation: Validation | None,
+    ) -> None:
+        self._cfg, self._output, self._accelerator, self._material = cfg, output, accelerator, material
+        self._built, self._steps, self._log, self._validation = built, steps, log, validation
+        self._is_main = accelerator.is_main_process
+        # It stays on the device: asking it each step would wait for the GPU.
+        self._healthy = torch.ones((), dtype=torch.bool, device=accelerator.device)
+        self._terms: dict[str, Tensor] = {}
+        self._values, self._images = self._healthy.float(), 0
+
+    def take(self, terms: dict[str, Tensor], images: int) -> None:
+        """Take in the terms of a step and how many patches it saw in all processes."""
+        self._terms, self._images = terms, self._images + images
+        self._values = torch.stack([t.detach().float().mean() for t in terms.values()])
+        self._healthy &= self._values.isfinite().all()
+
+    def is_over(self) -> bool:
+        """Whether validation says that the run ends, in all processes alike."""
+        if self._cfg.patience is None:
+            return False
+        over = float(self._validation is not None and self._validation.is_over)
+        return bool(self._accelerator.reduce(torch.tensor([over], device=self._accelerator.device), "sum").item())
+
+    def step(self, done: int, epoch: int, stop_now: Callable[[int], bool]) -> bool:
+        """All that is due after `done` steps; whether the run ends early. `Stopped` comes up where it was asked to stop."""
+        cfg, is_last = self._cfg, done == self._steps
+        self._log.advance(done)
+        if is_last or done % cfg.log_every == 0:
+            self._write_metrics(done, epoch)
+        is_sampled = is_last or done % cfg.sample_every == 0
+        if self._is_main and is_sampled:
+            self._write_samples(done)
+        is_validated = cfg.val_every is not None and (is_last or done % cfg.val_every == 0)
+        is_over = is_validated and self._validate(done)
+        is_stopped = not is_last and not is_over and stop_now(done)
+        is_kept = is_last or is_over or is_stopped or done % cfg.checkpoint_every == 0
+        if is_kept:
+            self._keep(done)
+        if self._is_main and (is_kept or is_sampled or is_validated):
+            write_page(self._output, cfg, done=done, steps=self._steps)
+        if is_stopped:
+            raise Stopped(self._output, done, self._steps)
+        if is_over and not is_last:
+            self._log.say(f"ends here: {cfg.patience} validations without gain; the best weights are in {BEST}")
+        return is_over
+
+    def _check(self, done: int) -> None:
+        check_finite(self._healthy, self._values, self._terms, done, rate_now(self._built.system), self._built.start)
+
+    def _write_metrics(self, done: int, epoch: int) -> None:
+        self._check(done)
+        system, means = self._built.system, self._accelerator.reduce(self._values, reduction="mean").tolist()
+        concern = system.concern() if isinstance(system, Watched) else None
+        terms = dict(zip(self._terms, means, strict=True))
+        self._log.write(done, epoch, rate_now(system), terms, self._images, concern)
+        self._images = 0
+
+    def _write_samples(self, done: int) -> None:
+        built = self._built
+        with self._accelerator.autocast():  # what is frozen may be kept in bfloat16
+            rows, device = self._material.rows, self._accelerator.device
+            sheet = write_samples(self._output, done, built.system, built.ema, rows, device)
+        self._log.picture("samples", sheet, done)
+
+    def _validate(self, done: int) -> bool:
+        """Measure the held-out patches, keep the weights where they are the best so far; whether the run ends."""
+        validation, built = self._validation, self._built
+        if validation is not None:
+            values = validation.measure(built.system.generator(), built.ema, self._accelerator.device)
+            is_best = validation.best.take(done, values)
+            self._log.validated(done, values, validation.best, is_best=is_best)
+            if is_best:
+                note = (
+                    f"best of its run so far: {validation.best.metric} {validation.best.value:.4g} on held-out patches"
+                )
+                header = built.header.model_copy(update={"step": done, "note": note})
+                write_best(self._output, built.system, built.ema, header)
+        return self.is_over()
+
+    def _keep(self, done: int) -> None:
+        self._check(done)
+        built = self._built
+        check_sane(built.system, done)
+        save_checkpoint(
+            self._output / "checkpoint",
+            done,
+            built.system,
+            built.system.optimizers,
+            self._accelerator,
+            ema=built.ema,
+            run=built.run,
+            history=built.history,
+        )
+        if self._is_main:
+            write_weights(self._output, built.system, built.ema, built.header, done, self._steps)
 
 
 def to_batch(samples: Samples | Fault, marker: Marker, device: torch.device, *, is_paired: bool) -> Batch:
@@ -265,57 +368,5 @@ def to_batch(samples: Samples | Fault, marker: Marker, device: torch.device, *, 
     )
 
 
-def rate_now(system: System) -> float:
-    """The learning rate of a system's first optimiser."""
-    return float(next(iter(system.optimizers.values())).param_groups[0]["lr"])
-
-
-def check_finite(
-    healthy: Tensor, values: Tensor, terms: Mapping[str, Tensor], done: int, rate: float = 0.0, start: int = 0
-) -> None:
-    """TrainingError naming the terms that are not finite; `healthy` is False from the first step that had one."""
-    if not healthy:
-        broken = [name for name, good in zip(terms, values.isfinite().tolist(), strict=True) if not good]
-        again = f"; if it comes back at once, delete the checkpoint of step {start} first" if start else ""
-        raise TrainingError(
-            f"a loss is not finite by step {done} ({', '.join(broken) or 'at an earlier step'}); lower the learning rate "
-            f"(now {rate:g}) or use precision float32, and go on with --resume{again}"
-        )
-
-
-def check_sane(system: Any, done: int) -> None:
-    """TrainingError where a trained weight is not finite or so large that the next loss will not be: not worth keeping."""
-    trained = [p for p in system.parameters() if p.requires_grad]
-    largest = float(torch.stack([p.detach().abs().max().float() for p in trained]).max())
-    if not largest <= _MOST_WEIGHT:
-        raise TrainingError(
-            f"the networks have run away by step {done} (weights up to {largest:.3g}), and this is not kept; lower the "
-            f"learning rate (now {rate_now(system):g}) or use precision float32, and go on with --resume"
-        )
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["?"])[0][:200]
-
-
-def write_samples(
-    output: Path, step: int, system: System, ema: Ema | None, rows: Sequence[SheetRow], device: torch.device
-) -> None:
-    """`samples/step_XXXXXX.jpg`, from the mean parameters where there are such."""
-    with ema.applied() if ema is not None else nullcontext():
-        virtual = stain_rows(system.generator(), rows, device)
-    write_sheet(output / "samples" / f"step_{step:06d}.jpg", rows, virtual)
-
-
-def write_weights(output: Path, system: System, ema: Ema | None, header: Header, step: int, steps: int) -> None:
-    """`weights.safetensors` as of `step`; its header says so where training is not finished.
-
-    A system that also trains the way back gets `weights.ihc-to-he.safetensors` beside it.
-    """
-    note = "" if step >= steps else f"training is not finished: step {step} of {steps}"
-    header = header.model_copy(update={"step": step, "note": note})
-    with ema.applied() if ema is not None else nullcontext():
-        save_weights(output / "weights.safetensors", header, system.generator_state())
-    if isinstance(system, Reversible):
-        back = reverse_header(header, system)
-        save_weights(output / f"weights.{back.direction}.safetensors", back, system.reverse_generator_state())

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,16 +15,17 @@ from torch.optim import Optimizer
 from wsistain.config import TrainConfig
 from wsistain.errors import TrainingError
 from wsistain.systems.base import Update
+from wsistain.training.trackers import tracked_elsewhere
 
 _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 _BUCKET = 25_000_000  # numbers averaged in one message
 
 
-def start_processes(cfg: TrainConfig) -> Accelerator:
-    """The accelerator of this process: its device, its rank, its precision.
+def start_processes(cfg: TrainConfig, logs: Path | None = None) -> Accelerator:
+    """The accelerator of this process: its device, its rank, its precision, its trackers (which write into `logs`).
 
     One process unless started by `accelerate launch` or `torchrun`. Raises TrainingError where the device is absent
-    or cannot compute in the precision asked for.
+    or cannot compute in the precision asked for, ConfigError for trackers that are not here.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.device):
         raise TrainingError(f"device {cfg.device!r} is not known; wanted auto, cpu, cuda or cuda:N")
@@ -43,7 +45,8 @@ def start_processes(cfg: TrainConfig) -> Accelerator:
     if not torch.distributed.is_initialized():
         # accelerate remembers the first precision and device of the interpreter; a second run may want others.
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=on_cpu, mixed_precision=_PRECISION[cfg.precision])
+    trackers = tracked_elsewhere(cfg) or None
+    return Accelerator(cpu=on_cpu, mixed_precision=_PRECISION[cfg.precision], log_with=trackers, project_dir=logs)
 
 
 def stop_processes(accelerator: Accelerator) -> None:

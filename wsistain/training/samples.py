@@ -99,8 +99,11 @@ def stain_rows(network: nn.Module, rows: Sequence[SheetRow], device: torch.devic
         return [stain(row) for row in rows]
 
 
-def write_sheet(path: Path, rows: Sequence[SheetRow], virtual: Sequence[np.ndarray]) -> None:
-    """A JPEG with one row a patch: H&E | virtual | real | truth (that column only where there is one)."""
+def write_sheet(path: Path, rows: Sequence[SheetRow], virtual: Sequence[np.ndarray]) -> np.ndarray:
+    """A JPEG with one row a patch: H&E | virtual | real | truth (that column only where there is one).
+
+    Returns its pixels before they were packed, uint8 (h, w, 3).
+    """
     columns = ["H&E", "virtual", "real"] + (["truth"] if any(r.truth is not None for r in rows) else [])
     edge = rows[0].he.shape[0]
     step = edge + _GAP
@@ -115,3 +118,4 @@ def write_sheet(path: Path, rows: Sequence[SheetRow], virtual: Sequence[np.ndarr
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         sheet.save(part, format="JPEG", quality=92)
+    return np.asarray(sheet)

@@ -36,7 +36,8 @@ class Material:
     markers : what is stained for; several only where the system takes many.
     options : the system's configuration.
     patches : what is trained on.
-    rows    : held-out patches for the sample sheets.
+    held_out: patches that are not trained on.
+    rows    : a few of them for the sample sheets.
     sizes   : (h, w) of the patches as stored.
     unused  : files beside the patches that are none of them.
     report  : counts and slides of the split, and leaks.
@@ -46,6 +47,7 @@ class Material:
     markers: tuple[Marker, ...]
     options: SystemConfig
     patches: list[PatchRef]
+    held_out: list[PatchRef]
     rows: list[SheetRow]
     sizes: set[tuple[int, int]]
     report: dict[str, Any]
@@ -97,6 +99,7 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Material
         markers,
         options,
         annotated(cfg, options, patches, output),
+        held_out,
         sheet_rows(held_out, cfg.data),
         sizes,
         report,

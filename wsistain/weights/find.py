@@ -6,12 +6,20 @@ from wsistain.errors import WeightsError
 from wsistain.published.catalogue import installed_folder
 from wsistain.weights.file import SUFFIX, read_header
 
+LAST, BEST = "weights.safetensors", "weights.best.safetensors"
+"""The weights of a training run: as of its last checkpoint, and those that did best on held-out patches."""
+
 DEMO_NOTE = "DEMONSTRATION only: trained on synthetic tissue, not on patients' slides"
 
 
 def shipped_folder() -> Path:
     """Folder of the weights that are part of the package."""
     return Path(__file__).parents[1] / "shipped"
+
+
+def run_weights(folder: Path) -> Path:
+    """The weights of a run's folder: the best where it was validated, else the last."""
+    return folder / (BEST if (folder / BEST).is_file() else LAST)
 
 
 def _demo_file(marker: str) -> Path:
@@ -21,8 +29,8 @@ def _demo_file(marker: str) -> Path:
 def find_weights(name: str, marker: str, direction: str = "he-to-ihc") -> Path:
     """The weights file that `name` means for `marker`.
 
-    `name` is a file, a folder (with `<anything>.safetensors` for the marker, `weights.safetensors` of a training run
-    included), an installed or shipped name, or a hub id (`owner/repository`, looked up in the local hub cache).
+    `name` is a file, a folder (with `<anything>.safetensors` for the marker), the folder of a training run (its best
+    weights where it was validated, else its last; `RUN@best` and `RUN@last` choose), an installed or shipped name, or a hub id (`owner/repository`, looked up in the local hub cache).
     Raises WeightsError with what was looked for.
     """
     if name == "demo":
@@ -31,6 +39,14 @@ def find_weights(name: str, marker: str, direction: str = "he-to-ihc") -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    run, _, which = name.rpartition("@")
+    if which in ("best", "last") and Path(run).is_dir() and not path.exists():
+        chosen = Path(run) / {"best": BEST, "last": LAST}[which]
+        if not chosen.is_file():
+            raise WeightsError(f"{run} holds no {chosen.name}; best weights need a run with val_every")
+        return chosen
+    if path.is_dir() and direction == "he-to-ihc" and (path / LAST).is_file() and (path / BEST).is_file():
+        return run_weights(path)
     if path.is_dir():
         files = sorted(path.glob(f"*{SUFFIX}"))
         headers = {f: read_header(f) for f in files}
