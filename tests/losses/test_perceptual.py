@@ -12,6 +12,11 @@ def images(seed: int, n: int = 2, size: int = 48) -> torch.Tensor:
 
 
 @pytest.fixture(params=["vgg", "alex"])
+def plain(request) -> Lpips:
+    return Lpips.tiny(request.param)
+
+
+@pytest.fixture(params=["vgg", "alex", "vgg_st", "alex_st"])
 def net(request) -> Lpips:
     return Lpips.tiny(request.param)
 
@@ -60,13 +65,32 @@ def test_the_distance_is_the_published_formula(net):
     assert torch.allclose(net(a, b), total, atol=1e-6)
 
 
-def test_published_files_are_loaded_tensor_by_tensor(tmp_path, net):
-    source, backbone, lin = published_files(tmp_path, net.name)
-    net.load_published(backbone, lin)
-    assert torch.equal(net(images(0), images(1)), source(images(0), images(1)))
+def test_published_files_are_loaded_tensor_by_tensor(tmp_path, plain):
+    source, backbone, lin = published_files(tmp_path, plain.name)
+    plain.load_published(backbone, lin)
+    assert torch.equal(plain(images(0), images(1)), source(images(0), images(1)))
 
 
-def test_a_file_with_missing_surplus_or_misshapen_tensors_is_refused_and_changes_nothing(tmp_path, net):
+def test_a_shift_tolerant_net_is_one_file_and_hardly_sees_a_shift(tmp_path):
+    torch.manual_seed(3)
+    source, whole = Lpips("alex_st", 16), tmp_path / "whole.pth"
+    torch.save({**source.state_dict(), "scaling_layer.shift": torch.zeros(1, 3, 1, 1)}, whole)
+    net = Lpips.tiny("alex_st")
+    net.load_whole(whole)
+    a = images(0, size=64)
+    assert torch.equal(net(a, images(1, size=64)), source(a, images(1, size=64)))
+    with pytest.raises(ValueError, match="one file"):
+        net.load_published(whole, whole)
+    smooth = torch.nn.functional.interpolate(images(2, size=9), size=96, mode="bicubic").clamp(-1, 1)
+    shares = [
+        (Lpips.tiny(n)(smooth, smooth.roll(1, 3)) / Lpips.tiny(n)(smooth, smooth.flip(3))).mean()
+        for n in ("alex_st", "alex")
+    ]
+    assert shares[0] < shares[1]
+
+
+def test_a_file_with_missing_surplus_or_misshapen_tensors_is_refused_and_changes_nothing(tmp_path, plain):
+    net = plain
     _, backbone, lin = published_files(tmp_path, net.name)
     before = net(images(0), images(1))
     good = torch.load(backbone, weights_only=True)
@@ -84,7 +108,8 @@ def test_a_file_with_missing_surplus_or_misshapen_tensors_is_refused_and_changes
     assert torch.equal(net(images(0), images(1)), before)
 
 
-def test_a_damaged_file_and_a_pickle_with_code_are_refused(tmp_path, net):
+def test_a_damaged_file_and_a_pickle_with_code_are_refused(tmp_path, plain):
+    net = plain
     _, backbone, lin = published_files(tmp_path, net.name)
     backbone.write_bytes(backbone.read_bytes()[:100])
     with pytest.raises(WeightsError, match="cannot be read as weights"):
@@ -105,5 +130,5 @@ def test_the_backbones_have_the_published_sizes():
 
 
 def test_a_net_that_is_not_known_is_refused():
-    with pytest.raises(ValueError, match="'vgg' or 'alex'"):
+    with pytest.raises(ValueError, match="wanted one of vgg, alex"):
         Lpips("squeeze")

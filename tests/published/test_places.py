@@ -14,6 +14,7 @@ def _nothing_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("WSISTAIN_MODELS", "WSISTAIN_NETS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WSISTAIN_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("wsistain.published.places.find_spec", lambda _: None)  # as if no package were installed
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 

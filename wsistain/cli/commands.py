@@ -12,6 +12,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "train",
     "phantom",
     "weights",
+    "nets",
     "evaluate",
     "markers",
     "config",

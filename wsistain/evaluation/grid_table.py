@@ -7,7 +7,7 @@ from typing import Any
 
 from wsistain.errors import DataError
 from wsistain.evaluation.metrics import METRICS
-from wsistain.evaluation.tables import Results, formatted, markdown_table, metric_value
+from wsistain.evaluation.tables import Results, formatted, markdown_table, metric_value, with_spread
 from wsistain.runtime.files import reporting, write_json, write_text
 
 Measure = Callable[[list[str], str, Path], Results]
@@ -87,15 +87,19 @@ def table_text(
         cells, theirs = [row["label"]], [row["label"]]
         for marker in markers:
             results = measured.get(marker)
-            values = _values(facts, results, row["name"]) if results is not None else None
+            system = results["systems"].get(row["name"]) if results is not None else None
+            entries = [system["metrics"].get(n) if system else None for n in facts["metrics"]]
             cells += [
-                formatted(values[n] if values else None, m) for n, m in zip(facts["metrics"], metrics, strict=True)
+                with_spread(e, m) if facts.get("plus_minus") else formatted(e["value"] if e else None, m)
+                for e, m in zip(entries, metrics, strict=True)
             ]
             known = row["published"].get(marker) or [None] * len(metrics)
             theirs += ["–" if v is None else f"{v:g}" for v in known]
         rows.append(cells)
         printed.append(theirs)
     parts = [f"# {facts['title']}\n", markdown_table(header, rows)]
+    warnings = dict.fromkeys(w for r in measured.values() for w in r.get("warnings", []))
+    parts += [f"> **Note**: {warning}.\n" for warning in warnings]
     if missing:
         parts.append(f"Not trained yet: {', '.join(missing)}.\n")
     if any(row["published"] for row in facts["rows"]):

@@ -32,7 +32,7 @@ def merge_results(named: dict[str, Results]) -> Results:
     if not named:
         raise DataError("there are no results to put side by side")
     first_name, first = next(iter(named.items()))
-    merged: dict[str, Any] = {**first, "systems": {}, "missing": {}, "networks": {}, "notes": []}
+    merged: dict[str, Any] = {**first, "systems": {}, "missing": {}, "networks": {}, "notes": [], "warnings": []}
     # Rows stand side by side only if they were measured on the same pictures.
     for folder, results in named.items():
         differing = [k for k in _SAME if results["data"].get(k) != first["data"].get(k)]
@@ -50,6 +50,7 @@ def merge_results(named: dict[str, Results]) -> Results:
             }
         merged["missing"] |= results["missing"]
         merged["networks"] |= results["networks"]
+        merged["warnings"] += [w for w in results.get("warnings", []) if w not in merged["warnings"]]
         merged["notes"] += [n for n in results["notes"] if n not in merged["notes"]]
     return merged
 

@@ -14,6 +14,7 @@ class Metric:
     better     : "higher", "lower" or "zero" (closest to 0); "none" for what only describes.
     convention : picture range, colour, size, library form, source.
     decimals   : digits after the point in tables.
+    scale      : what tables print is the value times this (100: percent); files hold the value.
     """
 
     label: str
@@ -21,6 +22,7 @@ class Metric:
     better: Literal["higher", "lower", "zero", "none"]
     convention: str
     decimals: int = 3
+    scale: float = 1.0
 
 
 _PAIR = "virtual against real IHC, uint8 RGB, 0..255, mean of pictures"
@@ -31,6 +33,12 @@ METRICS: dict[str, Metric] = {
         "fidelity",
         "higher",
         f"{_PAIR}; uniform window 7, sample covariance, mean of channels (scikit-image defaults)",
+    ),
+    "ssim_float": Metric(
+        "SSIM (range 2)",
+        "fidelity",
+        "higher",
+        f"{_PAIR}; as SSIM of pictures as floats in 0..1 with range 2, scikit-image's for floats where none is given: higher by 0.1 to 0.2, likely what tables with 0.3 and more on weak pairs print",
     ),
     "ssim_gauss": Metric(
         "SSIM (Gauss)",
@@ -61,6 +69,12 @@ METRICS: dict[str, Metric] = {
     ),
     "lpips_alex": Metric(
         "LPIPS", "fidelity", "lower", "AlexNet, v0.1, pictures in [-1, 1], full size, mean of pictures"
+    ),
+    "stlpips_alex": Metric(
+        "ST-LPIPS",
+        "fidelity",
+        "lower",
+        "shift-tolerant LPIPS (AlexNet with blurred strides; stlpips-pytorch 0.0.2), pictures in [-1, 1], full size, mean of pictures",
     ),
     "phv_1": Metric(
         "PHV 1",
@@ -102,14 +116,29 @@ METRICS: dict[str, Metric] = {
     "iod_signed": Metric(
         "IoD signed", "pathology", "zero", "as IoD without the absolute value: below 0 is understained"
     ),
+    "iod_cells": Metric(
+        "IOD cells",
+        "pathology",
+        "zero",
+        "(sum virtual - sum real) x 1e-7 of the same density inside segmented cells of each picture (MIU-Diff): nuclei by Otsu's cut of the blurred gray, at least 10 um2, and 2 um round them; the paper does not name its segmenter",
+    ),
     "r_c": Metric(
-        "R_c",
+        "R_c %",
         "pathology",
         "higher",
-        "Pearson of 8-bit gray (BT.601) of virtual IHC and its H&E over pixels, mean of pictures",
+        "Pearson of 8-bit gray (BT.601) of virtual IHC and its H&E over pixels, mean of pictures; in percent; of the real IHC it is USIGAN's paired rate (Table I)",
+        2,
+        100.0,
     ),
-    "r_p": Metric("R_p", "pathology", "higher", "Pearson over pictures of integrated density, virtual and real"),
-    "r_avg": Metric("R_avg", "pathology", "higher", "mean of R_c and R_p"),
+    "r_p": Metric(
+        "R_p %",
+        "pathology",
+        "higher",
+        "Pearson over pictures of integrated density, virtual and real; in percent",
+        2,
+        100.0,
+    ),
+    "r_avg": Metric("R_avg %", "pathology", "higher", "mean of R_c and R_p; in percent", 2, 100.0),
     "area_r": Metric(
         "Area r",
         "pathology",
@@ -171,6 +200,7 @@ METRICS: dict[str, Metric] = {
 
 PAPER_COLUMNS: tuple[str, ...] = (
     "ssim",
+    "ssim_float",
     "psnr",
     "css",
     "lpips_alex",
@@ -184,6 +214,7 @@ PAPER_COLUMNS: tuple[str, ...] = (
     "fid",
     "kid_asp",
     "iod",
+    "iod_cells",
     "r_c",
     "r_p",
     "r_avg",
@@ -191,4 +222,8 @@ PAPER_COLUMNS: tuple[str, ...] = (
 )
 """Columns of the published tables, in the order most of them use."""
 
-LONG_NAMES = {"identity": "Identity (H&E)", "mean_colour": "Mean-colour transfer"}
+LONG_NAMES = {
+    "identity": "Identity (H&E)",
+    "mean_colour": "Mean-colour transfer",
+    "real": "Real IHC (against the H&E)",
+}

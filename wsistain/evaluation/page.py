@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from wsistain.evaluation import svg
 from wsistain.evaluation.metrics import LONG_NAMES, METRICS, PAPER_COLUMNS
-from wsistain.evaluation.tables import Results, best_of, columns_of, formatted, metric_value, missing_by_reason
+from wsistain.evaluation.tables import (
+    Results,
+    best_of,
+    columns_of,
+    formatted,
+    metric_value,
+    missing_by_reason,
+    with_spread,
+)
 
 if TYPE_CHECKING:
     from wsistain.evaluation.patches import PatchResult
@@ -125,7 +133,7 @@ def _cell(
     is_best = whole and value is not None and system["kind"] != "baseline" and value == best_of(results, name)
     return (
         f'<td data-value="{"" if value is None else repr(value)}"{" class=best" if is_best else ""}>'
-        f"{formatted(value, metric)}{interval}</td>"
+        f"{with_spread(entry, metric)}{interval}</td>"
     )
 
 
@@ -136,6 +144,8 @@ def _plots(results: Results, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         parts.append("<h2>Positive area, virtual against real</h2><p class=soft>One point a picture; share of pixels "
                      "whose stain density is at least the marker's 1+ cut-off; the dashed line is equality.</p><div class=plots>")  # fmt: skip
         for name, system in results["systems"].items():
+            if name == "real":
+                continue
             mine = [r for r in rows if r["system"] == name]
             x, y = ([float(r[k]) for r in mine] for k in ("real_positive_fraction", "positive_fraction"))
             value = formatted(metric_value(system, "area_r"), METRICS["area_r"])
@@ -145,7 +155,9 @@ def _plots(results: Results, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if results["data"]["n_slides"]:
         parts.append("<h2>Positive area by slide</h2><p class=soft>Dot: virtual, ring: real IHC, mean of the slide's pictures.</p>"
                      "<div class=plots>")  # fmt: skip
-        for system in results["systems"].values():
+        for name, system in results["systems"].items():
+            if name == "real":
+                continue
             lines = [(s, v["positive_fraction"], v["real_positive_fraction"]) for s, v in system["slides"].items()]
             parts.append(
                 f"<figure><figcaption>{escape(system['label'])}</figcaption>{svg.dumbbells(lines[:40])}</figure>"
@@ -201,7 +213,9 @@ def to_html(results: Results, rows: Sequence[Mapping[str, Any]], shown: Sequence
         f"<p class=soft>{data['n_pairs']} pictures ({escape(', '.join(data['sizes']))} px), {slides}, "
         f"{escape(results['measured_at'])}; wsistain {escape(results['wsistain_version'])}, {escape(results['date'])}. "
         "Virtual stains are for research, not for diagnosis. Click a heading to sort; point at it for the convention. "
-        "Brown: best of the weights; small: 95 % interval over slides.</p>",
+        "Brown: best of the weights; ±: standard deviation over pictures (KID: over subsets), as papers print it; small: "
+        "95 % interval over slides.</p>",
+        *(f"<div class=note>{escape(warning)}</div>" for warning in results.get("warnings", [])),
         "<h2>As in the papers</h2>",
         _table(results, sorted(columns_of(results, PAPER_COLUMNS), key=lambda n: n in results["missing"])),
     ]
@@ -228,7 +242,7 @@ def to_html(results: Results, rows: Sequence[Mapping[str, Any]], shown: Sequence
     body += _plots(results, rows)
     if shown:
         labels = {"he": "H&E", "real": "real IHC", "truth": "aligned truth"}
-        labels |= {n: s["label"] for n, s in results["systems"].items() if n != "identity"}
+        labels |= {n: s["label"] for n, s in results["systems"].items() if n not in ("identity", "real")}
         body += ["<h2>Pictures</h2>", picture_sheet([(r.ref.name, r.pictures) for r in shown], labels)]
 
     # What every number means, and where the rows come from.

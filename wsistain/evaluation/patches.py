@@ -114,7 +114,8 @@ class Pass:
     marker   : what they stain.
     shown    : names of the patches of which thumbnails are kept.
     cells    : patch name to cells, where a truth is known.
-    size     : edge to which pictures are resized before they are measured, None as they are.
+    size     : edge of the pictures that are measured, None as they are stored.
+    mpp      : um per px of the patches as stored, None where it is not known.
     """
 
     stainers: Sequence[Stainer]
@@ -123,6 +124,7 @@ class Pass:
     shown: frozenset[str] = frozenset()
     cells: Mapping[str, CellPlaces] = field(default_factory=dict)
     size: int | None = None
+    mpp: float | None = None
 
 
 def run_pass(
@@ -150,16 +152,16 @@ def run_pass(
                 he, ihc, truth = read_patch(ref)
             except DataError as error:
                 return Unusable(ref.name, str(error))
-            # Stained at the size it is stored in; only then is everything resized to be measured.
-            virtual = {s.name: s.stain(he) for s in work.stainers}
-            cells = work.cells.get(ref.name)
+            # Each network stains at its own scale; the real pictures are resized to what is measured.
+            virtual = {s.name: s.stain(he, work.size) for s in work.stainers}
+            cells, mpp = work.cells.get(ref.name), work.mpp
             if work.size is not None:
                 px = work.size
                 cells = _resized_cells(cells, he.shape[0], he.shape[1], px)
+                mpp = None if mpp is None else mpp * (he.shape[0] * he.shape[1]) ** 0.5 / px
                 he, ihc = resize(he, px, px), resize(ihc, px, px)
                 truth = None if truth is None else resize(truth, px, px)
-                virtual = {name: resize(picture, px, px) for name, picture in virtual.items()}
-            measures = measure(he, ihc, virtual, work.marker, truth, cells)
+            measures = measure(he, ihc, virtual, work.marker, truth, cells, mpp)
             result = PatchResult(ref, measures, (he.shape[0], he.shape[1]))
             with one_at_a_time:  # a network's activations of one patch at a time
                 _deep(work.deep, result, ihc, virtual)
@@ -186,5 +188,5 @@ def _deep(deep: DeepMetrics, result: PatchResult, ihc: RGB, virtual: Mapping[str
     for name, picture in virtual.items():
         if deep.wants_features:
             result.features[name] = {k: v[0] for k, v in deep.features(picture[None]).items()}
-        if deep.lpips_net is not None:
-            result.measures.systems[name]["lpips_alex"] = float(deep.lpips(picture[None], ihc[None])[0])
+        for metric, distance in deep.distances(picture[None], ihc[None]).items():
+            result.measures.systems[name][metric] = float(distance[0])

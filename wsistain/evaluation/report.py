@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain import __version__
-from wsistain.config import MIST_MPP
-from wsistain.data.layouts import PatchRef, list_patches
-from wsistain.data.stated import check_stated
+from wsistain.data.layouts import PatchRef
 from wsistain.errors import ConfigError, DataError, OutputError
+from wsistain.evaluation.chosen import Chosen, Wanted, choose_patches, spread
 from wsistain.evaluation.deep import DeepMetrics, load_deep, phv
 from wsistain.evaluation.distribution import asp_subset, frechet_distance, kernel_distance
 from wsistain.evaluation.metrics import LONG_NAMES, METRICS
@@ -31,9 +30,6 @@ from wsistain.runtime.progress import OnProgress
 
 Table = dict[str, Estimate]
 
-LAYOUT_MPP = {"mist": MIST_MPP, "bci": 0.46, "bci_ab": 0.46}
-"""um per px of the published patches (MIST: its readme; BCI: about 0.46, not stated exactly)."""
-
 
 def evaluate(
     weights: str | Path | Sequence[str | Path],
@@ -47,6 +43,8 @@ def evaluate(
     device: str = "auto",
     size: int | None = None,
     mpp: float | None = None,
+    val_share: float | None = None,
+    split_seed: int | None = None,
     limit: int | None = None,
     pictures: int = 6,
     workers: int | None = None,
@@ -61,8 +59,11 @@ def evaluate(
     data_root : folder of the data set in `layout` (mist, bci, bci_ab, ihc4bc, ab).
     output    : folder that receives results.json, results.csv, results.md, report.html and pairs.csv; None: no files.
     nets      : folder of published network files for PHV, FID, KID and LPIPS; None: the default places.
-    size      : edge in px to which all pictures are resized before they are measured; None: as they are.
-    mpp       : um per px of the patches; None: the phantom's manifest or what the data set publishes.
+    size      : edge in px at which all pictures are measured; None: as they are. A network of that scale stains H&E of
+                that size, and what it returns is measured.
+    mpp       : um per px of the patches; None: what a manifest, the data set or the weights say.
+    val_share : share of the patients that is held out where the data set has no split (ihc4bc), and `split_seed` which;
+                None: those of the weights, else 0.1 and 0.
     limit     : at most so many patches, evenly spaced in the list; None: all.
     pictures  : patches shown in the report.
     workers   : measuring processes; None: one a core; 1: none are started.
@@ -76,20 +77,21 @@ def evaluate(
     started = time.monotonic()
     known = find_marker(marker)
     folder = None if output is None else local_path(output)
-    refs = _choose(Path(data_root), layout, known, split, limit, mpp)
     if folder is not None:
         _refuse_existing(folder, overwrite)
     if size is not None and size < 64:
         raise ConfigError(f"size {size} is too small; wanted at least 64 px")
     given = [weights] if isinstance(weights, str | Path) else list(weights)
     candidates = find_candidates(given, known.name, sampling)
+    wanted = Wanted(Path(data_root), layout, known, split, limit, mpp, val_share, split_seed)
+    chosen = choose_patches(wanted, candidates)
+    refs, patch_mpp = chosen.refs, chosen.mpp
     truth = read_truth(refs, known, split)
     deep = load_deep(None if nets is None else Path(nets), _device(device))
-    patch_mpp = mpp or (truth.mpp if truth else LAYOUT_MPP.get(layout))
 
     # The baselines share the pass of the first weights; each further generator is loaded for a pass of its own.
     runs = _Runs(refs, known, deep, truth, size, workers, progress, pictures)
-    baselines: list[Stainer] = [Identity(), _mean_colour(Path(data_root), layout, known, refs)]
+    baselines: list[Stainer] = [Identity(), _mean_colour(chosen)]
     runs.add(baselines, candidates[:1], device, patch_mpp)
     for candidate in candidates[1:]:
         runs.add([], [candidate], device, patch_mpp)
@@ -101,8 +103,11 @@ def evaluate(
         "split": split,
         "root": str(data_root),
         "patch_mpp": patch_mpp,
+        "val_share": chosen.val_share,
+        "split_seed": chosen.split_seed,
         "limit": limit,
     }
+    results["warnings"] = [*chosen.warnings, *deep.warnings]
     results["measured_at"] = f"measured at {size} px" if size else "measured at full size"
     results["seconds"] = round(time.monotonic() - started, 1)
     results = {name: finite(value) for name, value in results.items()}
@@ -133,32 +138,11 @@ def _refuse_existing(folder: Path, overwrite: bool) -> None:
         raise OutputError(f"{folder} is a file, wanted a folder for the results")
 
 
-def _choose(
-    root: Path, layout: str, marker: Marker, split: str, limit: int | None, mpp: float | None
-) -> list[PatchRef]:
-    if split not in ("train", "val", "test"):
-        raise ConfigError(f"split {split!r} is not known; wanted train, val or test")
-    refs = list_patches(layout, root, marker, split)  # type: ignore[arg-type]
-    check_stated(refs, root, marker, mpp)
-    if limit is not None:
-        if limit < 1:
-            raise ConfigError(f"limit {limit} leaves no patch; wanted at least 1")
-        refs = [refs[i] for i in _spread(len(refs), limit)]
-    return refs
-
-
-def _spread(n: int, wanted: int) -> list[int]:
-    """At most `wanted` evenly spaced indices of a list of `n`, first and last included."""
-    return [int(i) for i in np.unique(np.linspace(0, n - 1, min(wanted, n)).round())] if wanted > 0 else []
-
-
-def _mean_colour(root: Path, layout: str, marker: Marker, refs: Sequence[PatchRef]) -> Stainer:
+def _mean_colour(chosen: Chosen) -> Stainer:
     """The mean-colour baseline from the training split; from the evaluated patches where there is none."""
-    try:
-        train = [r for r in list_patches(layout, root, marker, "train", paired=False) if r.he and r.ihc]
-    except DataError:
-        train = []
-    return mean_colour(train, "the training split") if train else mean_colour(refs, "the evaluated split itself")
+    if chosen.train:
+        return mean_colour(chosen.train, "the training split")
+    return mean_colour(chosen.refs, "the evaluated split itself")
 
 
 class _Runs:
@@ -175,9 +159,9 @@ class _Runs:
         progress: OnProgress | None,
         pictures: int,
     ) -> None:
-        self._refs, self._deep, self._size, self._workers, self._progress = list(refs), deep, size, workers, progress
+        self._refs, self._deep, self.size, self._workers, self._progress = list(refs), deep, size, workers, progress
         self._truth, self._marker = truth, marker
-        self._shown = frozenset(refs[i].name for i in _spread(len(refs), pictures))
+        self._shown = frozenset(refs[i].name for i in spread(len(refs), pictures))
         self.facts: dict[str, dict[str, Any]] = {}
         self.results: list[PatchResult] = []
         self.unusable: list[Unusable] = []
@@ -186,7 +170,8 @@ class _Runs:
         """One pass with `stainers` and the generators of `candidates`, which are loaded for this pass only."""
         rows = [*stainers, *(c.load(device, mpp) for c in candidates)]
         names = " and ".join(s.name for s in rows)
-        work = Pass(rows, self._marker, self._deep, self._shown, self._truth.places if self._truth else {}, self._size)
+        cells = self._truth.places if self._truth else {}
+        work = Pass(rows, self._marker, self._deep, self._shown, cells, self.size, mpp)
         report = self._progress
         started = time.monotonic()
         results, unusable = run_pass(
@@ -200,6 +185,8 @@ class _Runs:
             raise DataError(f"none of {len(unusable)} patches can be used: {first}")
         for row in rows:
             self.facts[row.name] = {**row.facts(), "pass_seconds": round(time.monotonic() - started, 1)}
+            if row.name == "mean_colour":  # after the other baselines
+                self.facts["real"] = {"kind": "baseline", "note": "the real IHC of the neighbouring section"}
         # The first pass decides which patches can be used; the others go over just those.
         if not self.results:
             self.results, self.unusable = results, unusable
@@ -259,7 +246,7 @@ def _results(runs: _Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker:
             "metrics": _json_table(table),
             "levels": {level: _json_table(t) for level, t in by_level.items()},
             "slides": _by_slide(slides, columns, real),
-            "psnr_infinite": int(np.isinf(columns["psnr"]).sum()),
+            "psnr_infinite": int(np.isinf(columns.get("psnr", np.zeros(0))).sum()),
         }
 
     # Made for what it says about intervals, not for its draws.
@@ -289,7 +276,7 @@ def _results(runs: _Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker:
 def _columns(runs: _Runs, name: str, deep: DeepMetrics) -> dict[str, NDArray[np.float64]]:
     """Every per-picture number of one system."""
     columns = {m: runs.column(name, m) for m in runs.results[0].measures.systems[name]}
-    if deep.phv_net is not None:
+    if deep.phv_net is not None and name != "real":
         widths = [w * runs.features(name, "phv").shape[1] // 3840 for w in (256, 512, 1024, 2048)]
         values = phv(runs.features(name, "phv"), runs.features("real", "phv"), widths=widths)
         columns |= {f"phv_{k + 1}": values[:, k] for k in range(4)}
@@ -312,15 +299,17 @@ def _table(
         {k: v[pick] for k, v in columns.items()}, {k: v[pick] for k, v in real.items()}, slides, seed=seed
     )
     n = len(pick)
+    if name == "real":
+        return table
     if n >= 2 and deep.fid_net is not None:
         ours, theirs = runs.features(name, "fid")[pick], runs.features("real", "fid")[pick]
         table["fid"] = Estimate(frechet_distance(theirs, ours), None, None, n)
-        mean, _ = kernel_distance(theirs, ours, subset_size=1000, seed=seed)
-        table["kid"] = Estimate(1000 * mean, None, None, n)
+        mean, spread = kernel_distance(theirs, ours, subset_size=1000, seed=seed)
+        table["kid"] = Estimate(1000 * mean, None, None, n, 1000 * spread)
     if n >= 2 and deep.kid_net is not None:
         ours, theirs = (asp_subset(runs.features(s, "kid_asp")[pick]) for s in (name, "real"))
-        mean, _ = kernel_distance(theirs, ours, seed=seed)
-        table["kid_asp"] = Estimate(1000 * mean, None, None, len(ours))
+        mean, spread = kernel_distance(theirs, ours, seed=seed)
+        table["kid_asp"] = Estimate(1000 * mean, None, None, len(ours), 1000 * spread)
     return table
 
 
@@ -340,7 +329,7 @@ def _by_slide(
             "real_positive_fraction": real["positive_fraction"][here].mean(),
             "h_score": columns["h_score"][here].mean(),
             "real_h_score": real["h_score"][here].mean(),
-            "ssim": columns["ssim"][here].mean(),
+            **({"ssim": columns["ssim"][here].mean()} if "ssim" in columns else {}),
         }
         rows[slide] = {"n": int(here.sum()), **{k: float(v) for k, v in values.items()}}
     return rows
@@ -365,7 +354,13 @@ def _notes(runs: _Runs, boot: SlideBootstrap, n: int) -> list[str]:
     if n < 2048:
         notes.append(f"FID of {n} pictures is biased upward (2048 dimensions): compare it at equal n only.")
     for name, facts in runs.facts.items():
-        if facts.get("patches_resampled_by", 1.0) != 1.0:
+        seen = facts.get("stained_px", [])
+        if runs.size is not None and seen and seen != [f"{runs.size} x {runs.size}"]:
+            notes.append(
+                f"{name} stains at {facts['mpp']} um per px: it was given patches of {', '.join(seen)} px, and what it "
+                f"returned was resized to {runs.size} px."
+            )
+        elif runs.size is None and facts.get("patches_resampled_by", 1.0) != 1.0:
             notes.append(
                 f"{name} stains at {facts['mpp']} um per px: patches were resampled by {facts['patches_resampled_by']} "
                 "for it and back."

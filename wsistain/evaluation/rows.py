@@ -13,10 +13,11 @@ from wsistain.errors import DataError, WeightsError
 if TYPE_CHECKING:
     from wsistain.data.layouts import PatchRef
     from wsistain.generators.spec import Generator, GeneratorSpec
+    from wsistain.weights.file import TrainedOn
 
 RGB = NDArray[np.uint8]
 
-BASELINES = ("identity", "mean_colour")
+BASELINES = ("identity", "mean_colour", "real")
 MPP_TOLERANCE = 0.1
 """Patches are resampled for a generator whose um per px differs from theirs by more than this share."""
 
@@ -32,9 +33,16 @@ class Stainer(Protocol):
         """What the results say of it."""
         ...
 
-    def stain(self, he: RGB) -> RGB:
-        """The virtual IHC of a patch, uint8 (h, w, 3); thread-safe."""
+    def stain(self, he: RGB, size: int | None = None) -> RGB:
+        """The virtual IHC of a patch, uint8 (h, w, 3), or (size, size, 3) where a size is given; thread-safe."""
         ...
+
+
+def resized(picture: RGB, size: int | None) -> RGB:
+    """`picture` with edges of `size` px; as it is without."""
+    from wsistain.data.pictures import resize
+
+    return picture if size is None else resize(picture, size, size)
 
 
 class Identity:
@@ -45,8 +53,8 @@ class Identity:
     def facts(self) -> dict[str, Any]:
         return {"kind": "baseline", "note": "the H&E itself"}
 
-    def stain(self, he: RGB) -> RGB:
-        return he
+    def stain(self, he: RGB, size: int | None = None) -> RGB:
+        return resized(he, size)
 
 
 class MeanColour:
@@ -71,7 +79,8 @@ class MeanColour:
             "ihc_mean": self.ihc_mean.round(2).tolist(),
         }
 
-    def stain(self, he: RGB) -> RGB:
+    def stain(self, he: RGB, size: int | None = None) -> RGB:
+        he = resized(he, size)
         return np.stack([self._table[he[..., c], c] for c in range(3)], axis=2)
 
 
@@ -109,6 +118,7 @@ class Network:
         wanted = self._spec.mpp
         scale = patch_mpp / wanted if patch_mpp and wanted else 1.0
         self.scale = scale if abs(scale - 1) > MPP_TOLERANCE else 1.0
+        self._seen: set[tuple[int, int]] = set()
 
     def facts(self) -> dict[str, Any]:
         spec = self._spec
@@ -122,28 +132,41 @@ class Network:
             "licence": spec.licence,
             "note": spec.note,
             "patches_resampled_by": round(self.scale, 4),
+            "stained_px": [f"{h} x {w}" for h, w in sorted(self._seen)],
         }
 
-    def stain(self, he: RGB) -> RGB:
-        """The virtual IHC, of the size of `he` (resampled to the generator's um per px and back where they differ)."""
+    def stain(self, he: RGB, size: int | None = None) -> RGB:
+        """The virtual IHC, of the size of `he` (resampled to the generator's um per px and back where they differ).
+
+        size : edge of what is wanted. A network to whose scale that size belongs is given H&E of it, and its own output
+               comes back; any other stains at its scale and what it returns is resized.
+        """
         from wsistain.data.pictures import resize
 
         height, width = he.shape[:2]
         m = self._spec.size_multiple
-        seen = (max(round(n * self.scale), 1) for n in (height, width))
+        seen = tuple(max(round(n * self.scale), 1) for n in (height, width))
+        if size is not None and all(abs(n / size - 1) <= MPP_TOLERANCE for n in seen):
+            seen = (size, size)
+        self._seen.add((seen[0], seen[1]))
         tile = resize(he, *seen)
         padding = [(0, -n % m) for n in tile.shape[:2]]
         padded = np.pad(tile, [*padding, (0, 0)], mode="symmetric")
         stained = self._generator.stain(padded[None], [(0, 0)])[0]
-        return resize(np.ascontiguousarray(stained[: tile.shape[0], : tile.shape[1]]), height, width)
+        out = (height, width) if size is None else (size, size)
+        return resize(np.ascontiguousarray(stained[: tile.shape[0], : tile.shape[1]]), *out)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights that were found and fit the marker; `name` is unique in the table."""
+    """Weights that were found and fit the marker; `name` is unique in the table.
+
+    trained_on : what their header says of layout, scale and split; None where it says nothing.
+    """
 
     name: str
     spec: "GeneratorSpec"
+    trained_on: "TrainedOn | None" = None
 
     def load(self, device: str, patch_mpp: float | None) -> Network:
         """The generator, ready to stain patches of `patch_mpp` um per px."""
@@ -197,5 +220,5 @@ def find_candidates(
             while name in names or name in BASELINES:
                 name, k = f"{shown}-{k}", k + 1
             names.add(name)
-            found.append(Candidate(name, spec))
+            found.append(Candidate(name, spec, read_header(Path(spec.weights)).trained_on))
     return found

@@ -20,12 +20,14 @@ IOD_UNIT = 1e-7
 
 MEANS = (
     "ssim",
+    "ssim_float",
     "ssim_gauss",
     "psnr",
     "css",
     "vif",
     "hist_corr",
     "lpips_alex",
+    "stlpips_alex",
     "phv_1",
     "phv_2",
     "phv_3",
@@ -50,16 +52,21 @@ MEANS = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its 95 % interval (None where slides are unknown or fewer than two), and how many pictures it is of."""
+    """A number, its 95 % interval (None where slides are unknown or fewer than two), and how many pictures it is of.
+
+    spread : what papers print after the plus-minus: the standard deviation over pictures of a mean of pictures, over
+             subsets of KID; None of what is neither. It is no error of the number.
+    """
 
     value: float
     low: float | None
     high: float | None
     n: int
+    spread: float | None = None
 
     def as_json(self) -> dict[str, float | int | None]:
         value = self.value if np.isfinite(self.value) else None
-        return {"value": value, "ci_low": self.low, "ci_high": self.high, "n": self.n}
+        return {"value": value, "spread": self.spread, "ci_low": self.low, "ci_high": self.high, "n": self.n}
 
 
 class SlideBootstrap:
@@ -108,12 +115,13 @@ def _ratio(a: Values, b: Values) -> Values:
 
 
 def mean_estimate(values: Values, boot: SlideBootstrap) -> Estimate:
-    """Mean of the finite values, and its interval."""
+    """Mean of the finite values, its interval, and their standard deviation."""
     finite = np.isfinite(values)
     total, drawn = boot.sums(np.where(finite, values, 0.0))
     count, drawn_count = boot.sums(finite.astype(np.float64))
     value = total / count if count else float("nan")
-    return Estimate(value, *boot.interval(_ratio(drawn, drawn_count)), n=int(count))
+    spread = float(values[finite].std()) if count else None
+    return Estimate(value, *boot.interval(_ratio(drawn, drawn_count)), n=int(count), spread=spread)
 
 
 def _pearson_from(n: Values, x: Values, y: Values, xx: Values, yy: Values, xy: Values) -> Values:
@@ -142,12 +150,20 @@ def pearson_estimate(x: Values, y: Values, boot: SlideBootstrap) -> Estimate:
     return Estimate(value, *boot.interval(drawn), n=n)
 
 
+def _sum_of(values: Values, boot: SlideBootstrap) -> tuple[float, Values]:
+    """The sum over all pictures and over each draw, which holds more or fewer pictures and is brought to their number."""
+    total, drawn = boot.sums(values)
+    n = len(values)
+    return total, drawn * _ratio(np.full(len(drawn), n), boot.sums(np.ones(n))[1])
+
+
 def summarise(
     values: Mapping[str, Values], real: Mapping[str, Values], slides: Sequence[str | None], *, seed: int = 0
 ) -> dict[str, Estimate]:
     """Every statistic that follows from numbers of single pictures.
 
-    values : metric to float (n,) of one system; real: "int_den", "positive_fraction" (and "positive_fraction_truth").
+    values : metric to float (n,) of one system; real: "int_den", "int_den_cells", "positive_fraction" (and
+             "positive_fraction_truth").
     slides : slide of each picture.
 
     R_avg is taken in the same draw of slides as R_c and R_p. IoD is a sum over pictures; draws are scaled to n.
@@ -156,12 +172,12 @@ def summarise(
     table = {name: mean_estimate(values[name], boot) for name in MEANS if name in values}
     n = len(slides)
     if "int_den" in values:
-        difference = values["int_den"] - real["int_den"]
-        total, drawn = boot.sums(difference)
-        # A draw of slides holds more or fewer pictures than the set; the sum is brought back to its size.
-        drawn = drawn * _ratio(np.full(len(drawn), n), boot.sums(np.ones(n))[1])
+        total, drawn = _sum_of(values["int_den"] - real["int_den"], boot)
         table["iod"] = Estimate(abs(total) * IOD_UNIT, *boot.interval(np.abs(drawn) * IOD_UNIT), n=n)
         table["iod_signed"] = Estimate(total * IOD_UNIT, *boot.interval(drawn * IOD_UNIT), n=n)
+        if "int_den_cells" in values:
+            total, drawn = _sum_of(values["int_den_cells"] - real["int_den_cells"], boot)
+            table["iod_cells"] = Estimate(total * IOD_UNIT, *boot.interval(drawn * IOD_UNIT), n=n)
         table["r_p"] = pearson_estimate(values["int_den"], real["int_den"], boot)
         if "r_c" in values:
             content = values["r_c"]
@@ -171,10 +187,10 @@ def summarise(
             _, drawn_r_p, _ = _pearson(values["int_den"], real["int_den"], boot)
             value = (table["r_c"].value + table["r_p"].value) / 2
             table["r_avg"] = Estimate(value, *boot.interval((_ratio(drawn_sum, drawn_count) + drawn_r_p) / 2), n=n)
-    if "positive_fraction" in values:
+    if "positive_fraction" in values and "int_den" in values:  # the real IHC agrees with itself
         table["area_r"] = pearson_estimate(values["positive_fraction"], real["positive_fraction"], boot)
-        if "positive_fraction_truth" in real:
-            table["area_r_truth"] = pearson_estimate(values["positive_fraction"], real["positive_fraction_truth"], boot)
+    if "positive_fraction" in values and "positive_fraction_truth" in real:
+        table["area_r_truth"] = pearson_estimate(values["positive_fraction"], real["positive_fraction_truth"], boot)
     return table
 
 

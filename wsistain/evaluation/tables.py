@@ -33,10 +33,17 @@ def best_of(results: Results, name: str) -> float | None:
 
 
 def formatted(value: float | None, metric: Metric) -> str:
-    """A number as the tables print it; a dash where there is none."""
+    """A number as the tables print it (percent where the metric says so); a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.{metric.decimals}f}"
+    return f"{value * metric.scale:.{metric.decimals}f}"
+
+
+def with_spread(entry: Mapping[str, Any] | None, metric: Metric) -> str:
+    """A number as papers print it, with the plus-minus where there is one: see `Estimate.spread`."""
+    text = formatted(entry["value"] if entry else None, metric)
+    spread = entry.get("spread") if entry else None
+    return text if spread is None or text == "–" else f"{text} ± {formatted(spread, metric)}"
 
 
 def with_interval(entry: Mapping[str, Any] | None, metric: Metric) -> str:
@@ -54,7 +61,7 @@ def to_csv(results: Results) -> str:
     names = [n for n in METRICS if any(n in s["metrics"] for s in results["systems"].values())]
     columns = ["system", "kind", "level"]
     for name in names:
-        columns += [name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n"]
+        columns += [name, f"{name}_spread", f"{name}_ci_low", f"{name}_ci_high", f"{name}_n"]
     rows = []
     for system, facts in results["systems"].items():
         for level, table in {"all": facts["metrics"], **facts["levels"]}.items():
@@ -62,7 +69,8 @@ def to_csv(results: Results) -> str:
             for name in names:
                 entry = table.get(name)
                 if entry is not None:
-                    row |= {name: entry["value"], **{f"{name}_{k}": entry[k] for k in ("ci_low", "ci_high", "n")}}
+                    beside = ("spread", "ci_low", "ci_high", "n")
+                    row |= {name: entry["value"], **{f"{name}_{k}": entry.get(k) for k in beside}}
             rows.append(row)
     return csv_text(columns, rows)
 
@@ -88,7 +96,7 @@ def _system_rows(results: Results, names: Sequence[str], *, intervals: bool) -> 
         row = [system["label"]]
         for name in names:
             metric, entry = METRICS[name], system["metrics"].get(name)
-            text = with_interval(entry, metric) if intervals else formatted(entry["value"] if entry else None, metric)
+            text = with_interval(entry, metric) if intervals else with_spread(entry, metric)
             is_best = (
                 text != "–" and system["kind"] != "baseline" and metric_value(system, name) == best_of(results, name)
             )
@@ -103,9 +111,7 @@ def _level_tables(results: Results, names: Sequence[str]) -> list[str]:
         rows = []
         for system in results["systems"].values():
             table = system["levels"].get(level, {})
-            rows.append(
-                [system["label"], *(formatted(table[m]["value"] if m in table else None, METRICS[m]) for m in names)]
-            )
+            rows.append([system["label"], *(with_spread(table.get(m), METRICS[m]) for m in names)])
         parts += [f"### Level {level} ({n} pictures)\n", markdown_table(["", *(METRICS[m].label for m in names)], rows)]
     return parts
 
@@ -127,7 +133,9 @@ def to_markdown(results: Results) -> str:
     slides = f"{data['n_slides']} slides" if data["n_slides"] else "slides not known"
     parts = [
         title,
-        f"{slides}; pictures {', '.join(data['sizes'])} px; {results['measured_at']}. Bold: best of the weights.\n",
+        f"{slides}; pictures {', '.join(data['sizes'])} px; {results['measured_at']}. Bold: best of the weights. ±: standard deviation over "
+        "pictures (KID: over subsets), as papers print it.\n",
+        *(f"> **Note**: {warning}.\n" for warning in results.get("warnings", [])),
     ]
 
     # A table for each group of metrics that was measured; the papers' without intervals, as papers print theirs.

@@ -1,5 +1,8 @@
 """LPIPS: the learned perceptual distance of Zhang et al. (CVPR 2018), version 0.1, on plain torch.
 
+A shift-tolerant net ("alex_st", "vgg_st": Ghildyal and Liu, ECCV 2022) has the same heads over a backbone that does not
+alias, so that sections that lie a pixel apart are not called different for it.
+
 Both images are shifted and scaled, pass through a frozen backbone, each feature map is normalised to unit length
 over its channels, squared differences are weighted by one non-negative number a channel, averaged over space and
 summed over five layers.
@@ -12,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from wsistain.networks.alexnet import AlexNetFeatures
+from wsistain.networks.shift_tolerant import ShiftTolerantFeatures
 from wsistain.networks.vgg import Vgg16Features
+from wsistain.numerics import check_choice
 from wsistain.published.tensors import load_into, read_published
 
-Backbone = Literal["vgg", "alex"]
+Backbone = Literal["vgg", "alex", "vgg_st", "alex_st"]
 
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
@@ -44,7 +49,7 @@ class _Linear(nn.Module):
 class Lpips(nn.Module):
     """Perceptual distance of two images; frozen, in evaluation mode, differentiable in its inputs.
 
-    net           : backbone, "vgg" (as a training loss) or "alex" (as a metric).
+    net           : backbone, "vgg" (as a training loss) or "alex" (as a metric); with "_st" the shift-tolerant one.
     width_divisor : backbone channels divided by this; 1 is the published size.
 
     The weights are random until `load_published` is called: such a net is for tests only.
@@ -55,12 +60,13 @@ class Lpips(nn.Module):
 
     def __init__(self, net: Backbone = "vgg", width_divisor: int = 1) -> None:
         super().__init__()
-        if net not in ("vgg", "alex"):
-            raise ValueError(f"net {net!r} is not known; wanted 'vgg' or 'alex'")
+        check_choice("net", net, Backbone)
         self.name = net
-        self.net: Vgg16Features | AlexNetFeatures = (
-            Vgg16Features(width_divisor) if net == "vgg" else AlexNetFeatures(width_divisor)
-        )
+        self.net: Vgg16Features | AlexNetFeatures | ShiftTolerantFeatures
+        if net == "vgg_st" or net == "alex_st":
+            self.net = ShiftTolerantFeatures("vgg" if net == "vgg_st" else "alex", width_divisor)
+        else:
+            self.net = Vgg16Features(width_divisor) if net == "vgg" else AlexNetFeatures(width_divisor)
         for index, channels in enumerate(self.net.channels):
             self.add_module(f"lin{index}", _Linear(channels))
         self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1), persistent=False)
@@ -91,13 +97,20 @@ class Lpips(nn.Module):
     def load_published(self, backbone_path: Path | str, lin_path: Path | str) -> None:
         """Load torchvision's backbone file and the `lpips` package's v0.1 file of the same net, tensor by tensor.
 
-        Raises WeightsError when a file is missing or does not match; nothing is changed in that case.
+        Raises WeightsError when a file is missing or does not match; nothing is changed in that case. ValueError for a
+        shift-tolerant net, whose one file `load_whole` loads.
         """
+        if isinstance(self.net, ShiftTolerantFeatures):
+            raise ValueError(f"{self.name} is published in one file: load_whole")
         linear = nn.ModuleDict({f"lin{i}": _Linear(c) for i, c in enumerate(self.net.channels)})
         load_into(linear, read_published(lin_path), str(lin_path))
         self.net.load_published(backbone_path)
         for name, module in linear.items():
             self.get_submodule(name).load_state_dict(module.state_dict())
+
+    def load_whole(self, path: Path | str) -> None:
+        """Load a shift-tolerant net from the one file of the package stlpips-pytorch. Raises WeightsError."""
+        load_into(self, read_published(path), str(path), ignore=("scaling_layer.",))
 
     @classmethod
     def tiny(cls, net: Backbone = "vgg") -> "Lpips":

@@ -145,13 +145,15 @@ def fiji_dab(rgb: RGB, chromogen: Chromogen = DAB) -> NDArray[np.uint8]:
     return picture
 
 
-def integrated_density(rgb: RGB, chromogen: Chromogen = DAB) -> float:
+def integrated_density(rgb: RGB, chromogen: Chromogen = DAB, where: NDArray[np.bool_] | None = None) -> float:
     """Integrated DAB density of a whole picture as USIGAN's Fiji macro measures it: sum over pixels of OD, >= 0.
 
-    rgb : uint8 (h, w, 3).
+    rgb   : uint8 (h, w, 3).
+    where : bool (h, w), the pixels that are summed; None: all of them, as the macro does.
 
     Fiji: Colour Deconvolution "H DAB", Colour_2, "Uncalibrated OD" (log10(255 / v), v = 0 counted as 0.5), Measure
     without "Limit to threshold"; one pixel is one unit of area. 0 for a white picture.
     """
-    counts = np.bincount(fiji_dab(rgb, chromogen).ravel(), minlength=256)
+    values = fiji_dab(rgb, chromogen)
+    counts = np.bincount((values if where is None else values[where]).ravel(), minlength=256)
     return float(counts @ _fiji_tables(FIJI_DAB)[1])

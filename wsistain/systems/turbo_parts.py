@@ -51,7 +51,7 @@ from wsistain.networks.turbo import (
     recompute_activations,
     store_frozen,
 )
-from wsistain.published.places import require_net
+from wsistain.published.places import check_net, require_net
 
 
 class TurboModel(Strict):
@@ -266,7 +266,10 @@ def build_lpips(cfg: TurboCritic) -> Lpips:
     if cfg.lpips == "tiny":
         return Lpips.tiny("vgg")
     lpips = Lpips("vgg")
-    lpips.load_published(require_net("vgg16"), require_net("lpips_vgg"))
+    files = [require_net(name) for name in ("vgg16", "lpips_vgg")]
+    for name, path in zip(("vgg16", "lpips_vgg"), files, strict=True):
+        check_net(name, path)
+    lpips.load_published(*files)
     return lpips
 
 

@@ -61,6 +61,7 @@ class GridConfig(Strict):
     set: dict[str, Any] = Field(default_factory=dict, description="keys that all rows share")
     markers: list[str] = Field(default_factory=list, description="each row is trained for each; none: the base's own")
     metrics: list[str] = Field(min_length=1, description="columns of the table, as `evaluate` calls them")
+    plus_minus: bool = Field(False, description="print the standard deviation over pictures, as some papers do")
     rows: list[GridRow] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -286,4 +287,4 @@ def table_facts(grid: GridConfig, plans: Sequence[RowPlan]) -> dict[str, Any]:
         }
         for row in grid.rows
     ]
-    return {"title": grid.title, "metrics": grid.metrics, "rows": rows}
+    return {"title": grid.title, "metrics": grid.metrics, "plus_minus": grid.plus_minus, "rows": rows}

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from wsistain.config import TrainConfig
-from wsistain.data.layouts import PatchRef
+from wsistain.data.layouts import SPLIT_HERE, PatchRef
 from wsistain.errors import ConfigError
 from wsistain.networks.facts import facts_of
 from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.systems.base import Reversible
 from wsistain.training.setup import Material, network_mpp
-from wsistain.weights.file import Header, make_header, stated_halo
+from wsistain.weights.file import Header, TrainedOn, make_header, stated_halo
 
 
 def check_crop(cfg: TrainConfig, system: Any) -> None:
@@ -53,6 +53,7 @@ def header_of(cfg: TrainConfig, system: Any, material: Material) -> Header:
         halo_px=stated_halo(facts.halo_px),
         norm=facts.norm,
         training_data=describe_data(cfg, material.patches),
+        trained_on=trained_on(cfg),
         licence=cfg.licence,
     )
 
@@ -69,6 +70,16 @@ def reverse_header(header: Header, system: Reversible) -> Header:
             "norm": facts.norm,
         }
     )
+
+
+def trained_on(cfg: TrainConfig) -> TrainedOn | None:
+    """Layout, scale and split of the training data, by which `evaluate` finds the patches that were held out."""
+    data = cfg.data
+    if data.mpp is None:
+        return None
+    if data.layout not in SPLIT_HERE:
+        return TrainedOn(layout=data.layout, mpp=data.mpp)
+    return TrainedOn(layout=data.layout, mpp=data.mpp, val_share=data.val_share, split_seed=data.split_seed)
 
 
 def describe_data(cfg: TrainConfig, patches: Sequence[PatchRef]) -> str:

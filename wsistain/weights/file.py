@@ -33,6 +33,19 @@ AROUND_BASES = ("cyclegan_turbo", "pix2pix_turbo", "ot_stainnet")
 """Systems whose files hold what was trained around a base model that lies elsewhere: their size is the base's."""
 
 
+class TrainedOn(Strict):
+    """The patches that a network learned from, as far as `evaluate` must know them to measure it on the same data set.
+
+    mpp        : um per px of the patches as stored.
+    val_share  : share of the patients that was held out, and `split_seed` which; None where the data set has a split.
+    """
+
+    layout: str = Field(max_length=100)
+    mpp: float = Field(ge=0.05, le=20)
+    val_share: float | None = Field(None, gt=0, lt=1)
+    split_seed: int | None = Field(None, ge=0)
+
+
 class Header(Strict):
     """What a weights file says of itself (design: one file, nothing else needed).
 
@@ -55,6 +68,7 @@ class Header(Strict):
     norm: Literal["instance", "tile", "frozen"] = "instance"
     direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
     training_data: str = Field("unstated", max_length=4000)
+    trained_on: TrainedOn | None = None
     step: int = Field(0, ge=0, le=10**12)
     wsistain_version: str = Field(__version__, max_length=100)
     licence: str = Field("unstated", max_length=4000)
