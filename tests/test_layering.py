@@ -177,12 +177,14 @@ TESTED_IN: dict[str, str] = {
     # commands: through the command line that people type
     "cli.batch": "test_docs.py",
     "cli.commands": "cli/test_run.py",
+    "cli.figures": "evaluation/test_figures.py",
     "cli.markers": "test_markers.py",
     "cli.phantom": "phantom/test_products.py",
     "cli.train": "training/test_grid.py",
     # parts of a reader, a writer or a table: through the whole that has no other parts
     "batch.dicom": "batch/test_scan.py",
     "batch.workflow": "batch/test_batch.py",
+    "evaluation.drawing": "evaluation/test_figures.py",
     "evaluation.grid_table": "training/test_grid.py",
     "evaluation.leaderboard": "evaluation/test_report.py",
     "evaluation.metrics": "evaluation/test_report.py",

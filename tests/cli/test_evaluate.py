@@ -32,7 +32,7 @@ def test_several_weights_after_one_option_make_one_table(mist, tmp_path, capsys)
     assert code == 0
     assert out.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.html'}"
     results = json.loads((tmp_path / "o" / "results.json").read_text())
-    assert list(results["systems"]) == ["identity", "mean_colour", "a", "b"]
+    assert list(results["systems"]) == ["identity", "mean_colour", "real", "a", "b"]
     assert {p.name for p in (tmp_path / "o").iterdir()} >= {"results.json", "results.csv", "results.md", "report.html"}
     assert "missing: " in out and "Identity" in out
 

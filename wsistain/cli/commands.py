@@ -14,6 +14,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "weights",
     "nets",
     "evaluate",
+    "figures",
     "markers",
     "config",
 )

@@ -150,7 +150,11 @@ def _scale(wanted: Wanted, refs: Sequence[PatchRef], candidates: Sequence[Candid
     for c in candidates:
         # What weights took the scale of these patches to be is all there is where nobody else says it. IHC4BC is one
         # data set, so that it holds there in any case.
-        if c.trained_on is None or c.trained_on.layout != wanted.layout or (is_said and wanted.layout not in SPLIT_HERE):
+        if (
+            c.trained_on is None
+            or c.trained_on.layout != wanted.layout
+            or (is_said and wanted.layout not in SPLIT_HERE)
+        ):
             continue
         found = found or c.trained_on.mpp
         if abs(c.trained_on.mpp / found - 1) > _ALIKE:

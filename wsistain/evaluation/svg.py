@@ -1,8 +1,9 @@
-"""Small plots as inline SVG: no scripts, no fonts, no files. Colours come from the page's style sheet."""
+"""Small plots as inline SVG: no scripts, no fonts, no files. Colours come from the page's style sheet, or `standalone`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 SIZE = 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 34
@@ -176,4 +177,75 @@ def curve(points: Sequence[tuple[float, float]], *, x_label: str, mark: float | 
             parts.append(
                 f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.2" class="dot"><title>{x:.0f}: {y:.6g}</title></circle>'
             )
+    return "".join(parts) + "</svg>"
+
+
+WIDE = 520
+_STYLE = (
+    "text{font:11px system-ui,sans-serif;fill:#1b1f24}.tick{font-size:10px;fill:#5b6470}.grid{stroke:#d9dee4;stroke-width:.6}"
+    ".dot{fill:#8a4b16;fill-opacity:.75}.ring{fill:none;stroke:#2f5d8a;stroke-width:1.4}"
+)
+
+
+def standalone(plot: str) -> str:
+    """A plot of this module as a file of its own: white ground, colours inside."""
+    opening, rest = plot.split(">", 1)
+    named = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return f'{named}><style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+
+
+def clouds(groups: Mapping[str, tuple[Any, Sequence[str]]], title: str) -> str:
+    """Two groups of points in a plane without units, dots and rings: name to (places float (n, 2), names of the points)."""
+    every = [(float(x), float(y)) for places, _ in groups.values() for x, y in places]
+    lows = [min(p[k] for p in every) for k in (0, 1)]
+    span = max(max(p[k] for p in every) - lows[k] for k in (0, 1)) or 1.0
+    inner = WIDE - 40
+    parts = [f'<svg viewBox="0 0 {WIDE} {WIDE}" class="plot" role="img">', _text(WIDE / 2, 14, title, kind="axis")]
+    for k, (name, (places, labels)) in enumerate(groups.items()):
+        kind = ("dot", "ring")[k % 2]
+        parts.append(f'<circle cx="26" cy="{WIDE - 12 - 16 * k}" r="4" class="{kind}"/>')
+        parts.append(_text(36, WIDE - 8 - 16 * k, name, "start", "axis"))
+        for (x, y), label in zip(places, labels, strict=True):
+            cx, cy = (20 + (float(v) - low) / span * inner for v, low in zip((x, y), lows, strict=True))
+            parts.append(
+                f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="3.5" class="{kind}"><title>{escape(f"{name}: {label}")}</title></circle>'
+            )
+    return "".join(parts) + "</svg>"
+
+
+def named_points(rows: Sequence[tuple[str, float, float]], *, x_label: str, y_label: str) -> str:
+    """Points with their names beside them, axes from the least to the most with a little room.
+
+    rows : (name, x, y), finite.
+    """
+    ends = []
+    for k in (1, 2):
+        values = [row[k] for row in rows]
+        room = max((max(values) - min(values)) * 0.12, 1.0)
+        ends.append((min(values) - room, max(values) + room))
+    left, bottom, top, right = 52, 40, 14, 110
+    spans = WIDE - left - right, WIDE - bottom - top
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        (x0, x1), (y0, y1) = ends
+        return left + (x - x0) / (x1 - x0) * spans[0], WIDE - bottom - (y - y0) / (y1 - y0) * spans[1]
+
+    parts = [f'<svg viewBox="0 0 {WIDE} {WIDE}" class="plot" role="img">']
+    for k in range(5):
+        x, y = (low + k / 4 * (high - low) for low, high in ends)
+        px, py = place(x, y)
+        parts.append(f'<line x1="{left}" x2="{WIDE - right}" y1="{py:.1f}" y2="{py:.1f}" class="grid"/>')
+        parts.append(f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{top}" y2="{WIDE - bottom}" class="grid"/>')
+        parts += [_text(left - 5, py + 3, f"{y:.1f}", "end"), _text(px, WIDE - bottom + 13, f"{x:.1f}")]
+    for name, x, y in rows:
+        px, py = place(x, y)
+        parts.append(
+            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" class="dot"><title>{escape(f"{name}: {x:.2f}, {y:.2f}")}</title></circle>'
+        )
+        parts.append(_text(px + 7, py + 4, name if len(name) <= 24 else name[:23] + "…", "start", "axis"))
+    parts.append(_text(left + spans[0] / 2, WIDE - 10, x_label, kind="axis"))
+    mid = top + spans[1] / 2
+    parts.append(
+        f'<text transform="translate(14 {mid:.1f}) rotate(-90)" text-anchor="middle" class="axis">{escape(y_label)}</text>'
+    )
     return "".join(parts) + "</svg>"
