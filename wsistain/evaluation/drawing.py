@@ -25,7 +25,8 @@ def heat(values: NDArray[Any]) -> RGB:
     part = (at - low)[..., None]
     colours = _STOPS[low] * (1 - part) + _STOPS[low + 1] * part
     colours[np.isnan(v)] = 170
-    return np.rint(colours).astype(np.uint8)
+    rgb: RGB = np.rint(colours).astype(np.uint8)
+    return rgb
 
 
 def fitted(picture: RGB, px: int = CELL_PX) -> Image.Image:

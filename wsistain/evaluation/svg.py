@@ -219,8 +219,7 @@ def named_points(rows: Sequence[tuple[str, float, float]], *, x_label: str, y_la
     rows : (name, x, y), finite.
     """
     ends = []
-    for k in (1, 2):
-        values = [row[k] for row in rows]
+    for values in ([row[1] for row in rows], [row[2] for row in rows]):
         room = max((max(values) - min(values)) * 0.12, 1.0)
         ends.append((min(values) - room, max(values) + room))
     left, bottom, top, right = 52, 40, 14, 110
