@@ -71,7 +71,7 @@ def test_a_scale_that_nobody_states_is_asked_for_and_a_split_that_nobody_states_
     root: Path, tmp_path: Path
 ) -> None:
     silent = trained(tmp_path / "a.safetensors", None, data="IHC4BC ER, the authors' split")
-    with pytest.raises(ConfigError, match="stated nowhere.*pass --mpp"):
+    with pytest.raises(ConfigError, match=r"stated nowhere.*pass --mpp"):
         choose_patches(wanted(root), [silent])
     chosen = choose_patches(wanted(root, mpp=0.25), [silent])
     assert len(chosen.warnings) == 1 and "does not say which patients it held out" in chosen.warnings[0]
@@ -91,7 +91,7 @@ def test_the_scale_is_the_users_the_manifests_the_data_sets_or_the_weights(tmp_p
     assert choose_patches(wish, []).mpp is None
     assert choose_patches(wish, [trained_here]).mpp == 0.5
     elsewhere = trained(tmp_path / "b.safetensors", TrainedOn(layout="bci", mpp=0.46))
-    with pytest.raises(ConfigError, match="stated nowhere.*pass --mpp"):
+    with pytest.raises(ConfigError, match=r"stated nowhere.*pass --mpp"):
         choose_patches(wish, [elsewhere])
     assert choose_patches(Wanted(mist, "mist", ER, "val", mpp=0.4), [elsewhere]).mpp == 0.4
 
