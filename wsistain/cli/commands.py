@@ -13,6 +13,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "phantom",
     "weights",
     "nets",
+    "read",
     "evaluate",
     "figures",
     "markers",

@@ -69,7 +69,7 @@ def read_roi(path: Path, classes: Sequence[str] = ()) -> Roi:
     class that was asked for, or a corner beyond `FAR_PX`.
     """
     found = _Found(str(path), tuple(dict.fromkeys(name.strip() for name in classes if name.strip())))
-    for document in _documents(Path(path)):
+    for document in read_documents(Path(path)):
         try:
             _collect(document, found, {})
         except RecursionError:
@@ -84,8 +84,22 @@ def read_roi(path: Path, classes: Sequence[str] = ()) -> Roi:
     return Roi(tuple(found.wanted), str(path), tuple(found.ignored), found.classes, _notes(found))
 
 
-def _documents(path: Path) -> list[Any]:
-    """The JSON documents of a file: one, or one for each member of a .zip."""
+def roi_classes(path: Path) -> tuple[str, ...]:
+    """The classes of the areas in a GeoJSON file, in the order in which they appear first; `unclassified` among them.
+
+    ConfigError as `read_roi`. Classes that QuPath ignores are none.
+    """
+    found = _Found(str(path), ())
+    for document in read_documents(Path(path)):
+        try:
+            _collect(document, found, {})
+        except RecursionError:
+            raise ConfigError(f"{path} is not GeoJSON as QuPath exports it: it is nested too deep") from None
+    return tuple(found.taken)
+
+
+def read_documents(path: Path) -> list[Any]:
+    """The JSON documents of a file, plain or packed: one, or one for each member of a .zip. Raises ConfigError."""
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path} is no file; wanted a GeoJSON file, as QuPath exports it")
     try:

@@ -1,0 +1,207 @@
+"""How well and how fast cells are read, on phantom slides whose cells are known.
+
+    python benchmarks/read.py cells       # precision and recall at several um per px; speed, memory; any block size
+    python benchmarks/read.py classes     # class agreement and score error for each marker, on the aligned truth's stain
+
+The detector was trained on slides 5000 to 5047; here are slides from 7100 on. A nucleus is found when a found centre lies
+within 4 um, one to one. "Any slice" counts nuclei of which less than 2 um lie in the section, which no cell table has.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import tifffile
+from common import report
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from wsistain.config import RunConfig
+from wsistain.markers import MARKERS, Marker
+from wsistain.output.reading import read_stain
+from wsistain.phantom.biology import MODERATE_LEVEL, POSITIVE_LEVEL, STRONG_LEVEL
+from wsistain.phantom.config import PhantomConfig
+from wsistain.phantom.products import make_slide
+from wsistain.phantom.render import Phantom
+from wsistain.pipeline.job import peak_rss_mb
+from wsistain.pipeline.run import run
+from wsistain.reading.grid import make_grid
+from wsistain.reading.nuclei import NucleusMaps
+from wsistain.reading.read import Found, read_blocks
+from wsistain.reading.regions import Regions
+from wsistain.reading.scores import score_cells
+from wsistain.reading.stain import StainReader
+from wsistain.slide.base import Slide
+from wsistain.slide.reader import open_slide
+from wsistain.slide.tissue import find_tissue
+
+NEAR_UM = 4.0
+
+
+def matched(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int64]:
+    """For each place of `a` (n, 2) the one of `b` that is its own, -1 where none: nearest pairs first, one to one."""
+    pairs = cKDTree(a).sparse_distance_matrix(cKDTree(b), NEAR_UM, output_type="coo_matrix")
+    mine, taken = np.full(len(a), -1), np.zeros(len(b), bool)
+    for k in np.argsort(pairs.data, kind="stable"):
+        i, j = pairs.row[k], pairs.col[k]
+        if mine[i] < 0 and not taken[j]:
+            mine[i], taken[j] = j, True
+    return mine
+
+
+class NoStain:
+    """Reads nothing."""
+
+    def read(self, nuclei: Any, labels: Any, box: Any) -> None:
+        """None."""
+
+
+def find(slide: Slide, readers: Any = None, *, block: int = 1024) -> list[Any]:
+    """The rows of every block."""
+    grid, tissue = make_grid(slide.info, block=block), find_tissue(slide).dilated(16 / slide.info.mpp)
+    source = Found(NucleusMaps(slide, grid, tissue), grid)
+    readers = [StainReader(s, m, grid) for s, m in readers] if readers else [NoStain()]
+    return list(read_blocks(slide, grid, tissue, source, readers, Regions(), list(grid.blocks(tissue))))
+
+
+def written(pixels: NDArray[np.uint8], mpp: float, folder: Path) -> Path:
+    path = folder / f"{mpp}.tif"
+    resolution = (1e4 / mpp, 1e4 / mpp)
+    tifffile.imwrite(
+        path, pixels, photometric="rgb", tile=(256, 256), resolution=resolution, resolutionunit="CENTIMETER"
+    )
+    return path
+
+
+def cells(args: argparse.Namespace) -> dict[str, Any]:
+    """Precision, recall, speed and equality of the detector."""
+    rows = []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for mpp in (0.25, 0.5, 1.0, 1.6):
+            sums = np.zeros(5)
+            for seed in range(7100, 7100 + args.slides):
+                size = round(450 / mpp)
+                phantom = Phantom(PhantomConfig(height=size, width=size, mpp=mpp, seed=seed, whole=True))
+                slide = open_slide(written(phantom.render("he_a", 0, 0, size, size), mpp, folder))
+                begin = time.process_time()
+                found = [r[0].nuclei for r in find(slide)]
+                seconds = time.process_time() - begin
+                slide.close()
+                places = np.concatenate([np.stack([n.y, n.x], 1) for n in found])
+                known, y, x = phantom.cells_um("a", 0, 0, size * mpp, size * mpp)
+                on, path = phantom.on_glass("a", known), phantom.path_um("a", known)
+                truth = np.stack([y, x], 1)
+                counted, some = truth[on & (path >= 2)], truth[on & (path > 0.3)]
+                hits = int((matched(counted, places) >= 0).sum())
+                slices = int((matched(some, places) >= 0).sum())
+                sums += [len(places), hits, len(counted), slices, seconds]
+            n, hits, n_true, slices, seconds = sums
+            rows.append(
+                {
+                    "mpp": mpp,
+                    "found": int(n),
+                    "truth": int(n_true),
+                    "recall": round(hits / n_true, 3),
+                    "precision": round(hits / n, 3),
+                    "precision_any_slice": round(slices / n, 3),
+                    "cells_per_cpu_second": round(n / seconds),
+                    "mm2_per_cpu_minute": round(60 * args.slides * 0.45**2 / seconds, 2),
+                }
+            )
+            print(rows[-1], flush=True)
+        slide = open_slide(folder / "0.5.tif")
+        sets = []
+        for block in (64, 101, 450):
+            nuclei = [r[0].nuclei for r in find(slide, block=block)]
+            table = np.concatenate([np.column_stack([n.y, n.x, n.area_um2, n.haematoxylin]) for n in nuclei])
+            sets.append(table[np.lexsort(table.T)])
+        slide.close()
+    same = all(np.array_equal(sets[0], other) for other in sets[1:])
+    return {"cells": rows, "equal_for_blocks_of_64_101_450_px": same, "peak_rss_mb": round(peak_rss_mb())}
+
+
+def true_grades(levels: NDArray[Any], marker: Marker) -> NDArray[np.int8]:
+    """Grade of each cell in the phantom's own terms: levels of nuclear markers, ring scores of membranous ones."""
+    cuts = (0.5, 1.5, 2.5) if marker.compartment == "membranous" else (POSITIVE_LEVEL, MODERATE_LEVEL, STRONG_LEVEL)
+    return np.searchsorted(np.array(cuts), levels, side="right").astype(np.int8)
+
+
+def classes(args: argparse.Namespace) -> dict[str, Any]:
+    """How cells are classed on the stain of the aligned truth, and how far scores are from the cell table's."""
+    rows = []
+    for marker in MARKERS.values():
+        each = []
+        for seed in range(7200, 7200 + args.slides):
+            with TemporaryDirectory() as name:
+                folder = Path(name)
+                config = PhantomConfig(
+                    height=args.size, width=args.size, mpp=0.5, seed=seed, marker=marker.name, her2_score=seed % 4
+                )
+                make_slide(folder, config)
+                stain = read_stain(
+                    run(folder / "ihc_a.tiff", marker.name, folder, config=RunConfig(weights="identity"))[0].output
+                )
+                slide = open_slide(folder / "he_a.tiff")
+                parts = [r[0] for r in find(slide, [(stain, marker)])]
+                slide.close()
+                table = pq.read_table(folder / "cells_a.parquet")
+            each.append(compare(parts, table, marker))
+        means = {k: [e[k] for e in each] for k in each[0]}
+        rows.append(
+            {"marker": marker.name, "slides": len(each), **{k: round(float(np.mean(v)), 3) for k, v in means.items()}}
+        )
+        print(rows[-1], flush=True)
+    return {"classes": rows}
+
+
+def compare(parts: list[Any], table: Any, marker: Marker) -> dict[str, float]:
+    """Agreement of one slide's cells, and differences of its scores."""
+    y, x = (np.concatenate([getattr(p.nuclei, name) for p in parts]) for name in ("y", "x"))
+    grade = np.concatenate([p.readings.grade for p in parts])
+    complete = np.concatenate([p.readings.complete for p in parts]) if marker.compartment == "membranous" else None
+    ty, tx = table["y_um"].to_numpy(), table["x_um"].to_numpy()
+    truth = true_grades(table[f"level_{marker.name}"].to_numpy(), marker)
+    is_positive = table[f"positive_{marker.name}"].to_numpy()
+    of = matched(np.stack([y, x], 1), np.stack([ty, tx], 1))
+    both = (of >= 0) & (grade >= 0)
+    called, real = grade[both] >= marker.cell_positive, is_positive[of[both]]
+    read_scores = score_cells(y, x, grade, complete, marker).numbers
+    whole = None if complete is None else np.where(truth >= 2, 1.0, 0.0)
+    true_scores = score_cells(ty, tx, truth, whole, marker).numbers
+    known = score_cells(ty, tx, np.where(is_positive, 3, 0).astype(np.int8), whole, marker).numbers["percent_positive"]
+    found: dict[str, float] = {
+        "cells": len(y),
+        "share_matched": float(both.mean()),
+        "positive_agree": float((called == real).mean()),
+        "sensitivity": float(called[real].mean()) if real.any() else np.nan,
+        "specificity": float((~called[~real]).mean()) if (~real).any() else np.nan,
+        "class_agree": float((grade[both] == truth[of[both]]).mean()),
+        "percent_true": float(known.value or 0),
+        "percent_error": float((read_scores["percent_positive"].value or 0) - (known.value or 0)),
+    }
+    for name in read_scores:
+        if name not in ("percent_positive", "ki67_index"):
+            found[f"{name}_error"] = float((read_scores[name].value or 0) - (true_scores[name].value or 0))
+    estimate = read_scores["percent_positive"]
+    if estimate.low is not None:
+        found["interval_holds_truth"] = float(estimate.low <= (known.value or 0) <= (estimate.high or 0))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cells", "classes"))
+    parser.add_argument("--slides", type=int, default=4)
+    parser.add_argument("--size", type=int, default=1536)
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    args = parser.parse_args()
+    report(f"read_{args.what}", {"cells": cells, "classes": classes}[args.what](args), args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""`wsistain read` on a finished run: files that agree with one another, and refusals before anything is written."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+
+from tests.reading.made import MPP, result, tissue
+from wsistain.errors import ConfigError, OutputError, SlideError
+from wsistain.reading.project import make_project
+from wsistain.reading.read import read
+
+
+@pytest.fixture(scope="module")
+def stained(tmp_path_factory):
+    return result(tmp_path_factory.mktemp("stained"))
+
+
+@pytest.fixture(scope="module")
+def reading(stained):
+    return read([stained[1]])[0]
+
+
+def test_the_files_of_a_reading_agree(reading):
+    table = pq.read_table(reading.files["table"])
+    features = json.loads(reading.files["objects"].read_text())["features"]
+    assert table.num_rows == len(features) == reading.n_cells > 100
+    assert np.allclose(table["y_um"].to_numpy(), table["y_px"].to_numpy() * MPP)
+    classes = table["class"].to_pylist()
+    positive = sum(c in ("1+", "2+", "3+") for c in classes) / len(classes)
+    with reading.files["scores"].open() as file:
+        line = next(csv.DictReader(file))
+    assert line["region"] == "slide" and int(line["cells"]) == len(classes)
+    assert float(line["percent_positive"]) == pytest.approx(100 * positive, abs=1e-3)
+    told = json.loads(reading.files["facts"].read_text())
+    assert told["scores"]["slide"]["percent_positive"]["value"] == float(line["percent_positive"])
+    assert "research" in told["provenance"]["statement"]
+    assert told["provenance"]["stain"]["marker"] == "ER" and told["provenance"]["slide"]["fingerprint"]
+
+
+def test_cells_lie_where_the_phantom_s_do(reading):
+    table, truth = pq.read_table(reading.files["table"]), tissue()[2]
+    found = np.stack([table["y_px"].to_numpy(), table["x_px"].to_numpy()], 1)
+    for cell in truth.to_pylist()[::20]:  # the phantom's first pixel has its middle at 0, ours at 0.5
+        assert np.hypot(*(found - [cell["y_px"] + 0.5, cell["x_px"] + 0.5]).T).min() < 10
+
+
+def test_a_second_reading_and_other_slides_are_refused(stained, reading, tmp_path):
+    he, stain = stained
+    with pytest.raises(OutputError, match="exists; pass --overwrite"):
+        read([stain])
+    with pytest.raises(OutputError, match="does not exist"):
+        read([tmp_path / "none.ome.zarr"])
+    with pytest.raises(ConfigError, match="name every stain once"):
+        read([stain, stain], overwrite=True)
+    with pytest.raises(SlideError, match="virtual"):
+        read([stain], slide=stain, overwrite=True)
+    other = tmp_path / "other.tif"
+    picture = tifffile.imread(he)
+    picture[0, 0] = 7
+    tifffile.imwrite(
+        other, picture, photometric="rgb", tile=(256, 256), resolution=(2e4, 2e4), resolutionunit="CENTIMETER"
+    )
+    with pytest.raises(SlideError, match="is not the slide of which"):
+        read([stain], slide=other, overwrite=True)
+
+
+def test_the_slide_is_looked_for_and_missed_in_one_sentence(stained, tmp_path):
+    he, stain = stained
+    moved = tmp_path / "moved" / stain.name
+    shutil.copytree(stain, moved)
+    shutil.copy(he, tmp_path / he.name)  # the folder above the results
+    assert read([moved])[0].n_cells > 100
+    (tmp_path / he.name).unlink()
+    with pytest.raises(SlideError, match="--slide"):
+        read([moved], overwrite=True)
+    assert (tmp_path / "moved" / "he.ER.cells.parquet").is_file()  # of the first reading
+
+
+def test_the_qupath_folder_is_whole(reading):
+    folder = make_project(reading)
+    assert sorted(p.name for p in folder.iterdir()) == ["cells.geojson", "he.ER.ome.tif", "make_project.groovy"]
+    assert str(reading.facts["slide"]["path"]) in (folder / "make_project.groovy").read_text()
+    with pytest.raises(OutputError, match="overwrite"):
+        make_project(reading)
+
+
+def test_the_command_reads_and_says_what(stained, capsys):
+    from wsistain.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["read", str(stained[1]), "--overwrite", "--threads", "1"])
+    assert ended.value.code == 0 and "percent positive" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["read", str(stained[1]), "--without", "Necrosis"])
+    assert ended.value.code == 2 and "--roi" in capsys.readouterr().err

@@ -1,0 +1,101 @@
+"""`wsistain read`: cells, classes and scores of finished stains."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from wsistain.runtime.say import say
+
+if TYPE_CHECKING:
+    from wsistain.reading.read import Reading
+
+EXAMPLES = """
+Find the cells of a stained slide, class them by their stain, and score them. For research, not for diagnosis.
+
+Examples:
+
+  wsistain read slide.ER.ome.zarr
+
+  wsistain read slide.ER.ome.zarr slide.PR.ome.zarr --roi annotations.geojson --roi-class Tumor --without Necrosis
+
+  wsistain read slide.Ki67.ome.zarr --cells stardist.geojson --slide scans/slide.svs
+
+Writes, beside each stain: cells.parquet (GeoParquet), cells.geojson (QuPath), scores.csv, read.json.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("read", help=EXAMPLES)(read)
+
+
+def read(
+    stains: list[Path] = typer.Argument(..., metavar="RESULT.ome.zarr", help="Finished stains of one slide."),
+    slide: str | None = typer.Option(None, "--slide", help="The H&E. Default: the one that the stain was made of."),
+    cells: Path | None = typer.Option(
+        None, "--cells", metavar="FILE", help="Your own nuclei: GeoJSON in level-0 px, or a label image (.tif, .npy)."
+    ),
+    cells_mpp: float | None = typer.Option(None, "--cells-mpp", help="um per px of a label image."),
+    roi: Path | None = typer.Option(None, "--roi", metavar="FILE.geojson", help="Drawn regions (QuPath export)."),
+    roi_class: str | None = typer.Option(
+        None, "--roi-class", metavar="NAMES", help="Only cells in shapes of these classes count, as Tumor,DCIS."
+    ),
+    without: str | None = typer.Option(
+        None, "--without", metavar="NAMES", help="Cells in shapes of these classes do not count, as Necrosis,Benign."
+    ),
+    qupath: bool = typer.Option(False, "--qupath", help="Also a folder from which QuPath makes a project."),
+    threads: int = typer.Option(2, "--threads", min=1, max=64, help="Threads that read."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace what is there."),
+) -> None:
+    """Read finished stains; see EXAMPLES for the help text."""
+    from wsistain.errors import ConfigError
+    from wsistain.reading.read import read as read_stains
+    from wsistain.runtime.progress import ProgressBar
+
+    if roi is None and (roi_class is not None or without is not None):
+        raise ConfigError(
+            "--roi-class and --without name classes of drawn shapes; give the shapes with --roi FILE.geojson"
+        )
+    say(f"Reading {', '.join(map(str, stains))}")
+    with ProgressBar("blocks") as bar:
+        readings = read_stains(
+            stains,
+            slide=slide,
+            cells=cells,
+            cells_mpp=cells_mpp,
+            roi=roi,
+            roi_class=_names(roi_class),
+            without=_names(without),
+            threads=threads,
+            overwrite=overwrite,
+            progress=lambda done, n: bar("reading", done, n),
+        )
+    for sentence in dict.fromkeys(note for r in readings for note in r.facts["notes"]):
+        say(f"Note: {sentence}")
+    for reading in readings:
+        if qupath:
+            from wsistain.reading.project import make_project
+
+            say(f"{make_project(reading, overwrite=overwrite)}: run make_project.groovy in QuPath")
+        say(summary(reading))
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def summary(reading: "Reading") -> str:
+    """What was read of one stain, in one line."""
+    numbers = []
+    for name, estimate in reading.slide.numbers.items():
+        if estimate.value is None:
+            continue
+        interval = "" if estimate.low is None else f" ({estimate.low:.1f} to {estimate.high:.1f})"
+        numbers.append(f"{name.replace('_', ' ')} {estimate.value:.1f}{interval}")
+    category = f", {reading.slide.category}" if reading.slide.category else ""
+    unread = f", {reading.slide.not_read} not read" if reading.slide.not_read else ""
+    return (
+        f"{reading.files['scores']}: {reading.slide.n_cells} cells{unread} in {reading.seconds:.1f} s, "
+        f"{', '.join(numbers)}{category}"
+    )

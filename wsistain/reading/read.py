@@ -1,0 +1,282 @@
+"""`read`: cells of one slide under one or several of its stains, block by block, to tables, objects and scores."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsistain import __version__
+from wsistain.errors import OutputError
+from wsistain.reading.cells import I32, Nuclei, measure_nuclei
+from wsistain.reading.given import read_cells
+from wsistain.reading.grid import BLOCK_PX, Box, Grid, make_grid
+from wsistain.reading.nuclei import LEAST_UM2, NucleusMaps, find_centres, haematoxylin, label_nuclei
+from wsistain.reading.qupath import object_writer
+from wsistain.reading.regions import Regions, read_regions
+from wsistain.reading.scores import Hotspot, Scores, find_hotspot, score_cells
+from wsistain.reading.source import Result, open_he, open_results
+from wsistain.reading.stain import StainReader
+from wsistain.reading.table import Rows, table_writer
+from wsistain.reading.told import write_scores
+from wsistain.runtime.ahead import in_order, thread_pool
+from wsistain.slide.base import Slide
+from wsistain.slide.resample import read_window
+from wsistain.slide.tissue import TissueMask, find_tissue
+
+TISSUE_MARGIN_UM = 16.0
+STATEMENT = "Read from a virtual stain computed from an H&E slide; for research use only, not for diagnosis."
+
+F64 = NDArray[np.float64]
+OnRows = Callable[[int, int], None]
+
+
+class CellSource(Protocol):
+    """What says where the cells are: labels of a window, exact in its middle."""
+
+    def labels(self, box: Box) -> I32:
+        """int32 (2h, 2w), a number on each nucleus."""
+        ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """The package's own detector as a source of cells."""
+
+    maps: NucleusMaps
+    grid: Grid
+
+    def labels(self, box: Box) -> I32:
+        """int32 (2h, 2w) of a grid window."""
+        answer = self.maps.window(box)
+        return label_nuclei(answer[1], find_centres(answer[0], self.grid.mpp, box), self.grid.mpp, box)
+
+
+@dataclass
+class Kept:
+    """What is kept of every cell for scores and pictures: about 24 bytes."""
+
+    y: list[NDArray[np.float32]] = field(default_factory=list)
+    x: list[NDArray[np.float32]] = field(default_factory=list)
+    od: list[NDArray[np.float32]] = field(default_factory=list)
+    grade: list[NDArray[np.int8]] = field(default_factory=list)
+    complete: list[NDArray[np.float32]] = field(default_factory=list)
+    region: list[NDArray[np.object_]] = field(default_factory=list)
+    counted: list[NDArray[np.bool_]] = field(default_factory=list)
+
+    def add(self, rows: Rows) -> None:
+        """Keep a block."""
+        n, r = rows.nuclei, rows.readings
+        self.y.append(n.y.astype(np.float32))
+        self.x.append(n.x.astype(np.float32))
+        self.od.append(r.od.astype(np.float32))
+        self.grade.append(r.grade)
+        self.complete.append((np.zeros(len(n)) if r.complete is None else r.complete).astype(np.float32))
+        self.region.append(rows.region)
+        self.counted.append(rows.counted)
+
+    def joined(self, name: str, dtype: Any) -> NDArray[Any]:
+        """One property of all cells."""
+        parts = getattr(self, name)
+        return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read of one stain. cells: places, densities and classes of all cells; files: by what they are."""
+
+    result: Result
+    n_cells: int
+    slide: Scores
+    regions: dict[str, Scores]
+    hotspot: Hotspot | None
+    seconds: float
+    kept: Kept
+    facts: dict[str, Any]
+    files: dict[str, Path]
+
+
+def read(
+    stains: Sequence[Path | str],
+    *,
+    slide: str | Path | None = None,
+    cells: Path | None = None,
+    cells_mpp: float | None = None,
+    roi: Path | None = None,
+    roi_class: Sequence[str] = (),
+    without: Sequence[str] = (),
+    block: int = BLOCK_PX,
+    threads: int = 1,
+    overwrite: bool = False,
+    progress: OnRows | None = None,
+) -> list[Reading]:
+    """Cells, classes and scores of the finished stains of one slide, one reading a stain; the cells are found once.
+
+    stains    : OME-Zarr folders of `wsistain run`; the files are written beside each.
+    slide     : the H&E; None: the one that the provenance names.
+    cells     : the user's own nuclei, GeoJSON in level-0 px or a label image of the whole slide; None: found here.
+    cells_mpp : um per px of a label image, where its size does not tell.
+    roi       : drawn regions (QuPath GeoJSON); `roi_class`: those whose cells alone count, `without`: those left out.
+    block     : edge of a block, um; the cells do not depend on it.
+    progress  : called with (blocks done, of how many).
+
+    Raises WsistainError children; nothing is written before the whole slide was read, and then all of it.
+    """
+    results = open_results(stains)
+    for result in results:
+        _check_place(result, overwrite)
+    begin = time.perf_counter()
+    with ExitStack() as stack:
+        opened = stack.enter_context(closing(open_he(results, slide)))
+        regions = read_regions(roi, roi_class, without, opened.info) if roi is not None else Regions()
+        grid = make_grid(opened.info, block=block)
+        tissue = find_tissue(opened).dilated(TISSUE_MARGIN_UM / opened.info.mpp)
+        source: CellSource = (
+            Found(NucleusMaps(opened, grid, tissue), grid)
+            if cells is None
+            else read_cells(cells, grid, opened.info, mpp=cells_mpp)
+        )
+        facts = _facts(opened, grid, cells, roi, roi_class, without, regions)
+        # The files appear when all blocks are there.
+        readers = [StainReader(r.stain, r.marker, grid) for r in results]
+        kept = [Kept() for _ in results]
+        tables = [
+            stack.enter_context(table_writer(r.beside("cells.parquet"), opened.info.mpp, _provenance(r, facts)))
+            for r in results
+        ]
+        objects = [
+            stack.enter_context(object_writer(r.beside("cells.geojson"), r.marker, opened.info.mpp)) for r in results
+        ]
+        blocks = list(grid.blocks(tissue))
+        found = read_blocks(opened, grid, tissue, source, readers, regions, blocks, threads)
+        for k, rows in enumerate(found):
+            for row, keep, table, geojson in zip(rows, kept, tables, objects, strict=True):
+                keep.add(row)
+                table.add(row)
+                geojson.add(row)
+            if progress is not None:
+                progress(k + 1, len(blocks))
+        _check_any(kept[0], results)
+    seconds = time.perf_counter() - begin
+    readings = [
+        _scored(result, keep, regions, seconds, _provenance(result, facts))
+        for result, keep in zip(results, kept, strict=True)
+    ]
+    for reading in readings:
+        write_scores(reading)
+    return readings
+
+
+def read_blocks(
+    slide: Slide,
+    grid: Grid,
+    tissue: TissueMask,
+    source: CellSource,
+    readers: Sequence[StainReader],
+    regions: Regions,
+    blocks: Sequence[Box],
+    threads: int = 1,
+) -> Iterator[list[Rows]]:
+    """The cells of each block, one `Rows` a stain; each cell in the block that holds its centre, once."""
+
+    def one(box: Box) -> list[Rows]:
+        wide = box.grown(grid.margin)
+        labels = source.labels(wide)
+        rgb = read_window(slide, grid.sampling, wide.y, wide.x, wide.height, wide.width)
+        nuclei = measure_nuclei(labels, haematoxylin(rgb), wide, grid)
+        nuclei = nuclei.take(_here(nuclei, box, grid, tissue))
+        y, x = nuclei.y / grid.um_l0, nuclei.x / grid.um_l0
+        region, counted = regions.of(y, x)
+        return [Rows(nuclei, reader.read(nuclei, labels, wide), region, counted) for reader in readers]
+
+    with thread_pool(threads, "read") as pool:
+        yield from in_order(pool, one, blocks, threads + 1)
+
+
+def _here(nuclei: Nuclei, box: Box, grid: Grid, tissue: TissueMask) -> NDArray[np.bool_]:
+    """Nuclei of this block: centre inside, on tissue and on the slide, not a speck."""
+    y, x = nuclei.y / grid.um_l0, nuclei.x / grid.um_l0
+    here = box.holds(nuclei.y / grid.mpp, nuclei.x / grid.mpp) & (nuclei.area_um2 >= LEAST_UM2)
+    here &= (y < grid.size_l0[0]) & (x < grid.size_l0[1])
+    rows = (y / tissue.downsample).astype(np.int64).clip(0, tissue.mask.shape[0] - 1)
+    cols = (x / tissue.downsample).astype(np.int64).clip(0, tissue.mask.shape[1] - 1)
+    here &= tissue.mask[rows, cols]
+    return here
+
+
+def _check_place(result: Result, overwrite: bool) -> None:
+    there = [p for p in map(result.beside, ("cells.parquet", "cells.geojson", "scores.csv", "read.json")) if p.exists()]
+    if there and not overwrite:
+        raise OutputError(f"{there[0]} exists; pass --overwrite to read again")
+
+
+def _check_any(kept: Kept, results: Sequence[Result]) -> None:
+    """OutputError where there is not one nucleus: an empty table would pass for a slide without positive cells."""
+    if not any(len(y) for y in kept.y):
+        raise OutputError(
+            f"no nucleus was found under {results[0].stain.path}; is it an H&E of at most 2 um per px, in focus? "
+            "Cells found elsewhere can be given with --cells"
+        )
+
+
+def _facts(
+    slide: Slide, grid: Grid, cells: Path | None, roi: Path | None, wanted: Sequence[str], left_out: Sequence[str],
+    regions: Regions,
+) -> dict[str, Any]:  # fmt: skip
+    """How the cells were read: plain JSON values."""
+    return {
+        "statement": STATEMENT,
+        "wsistain": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "slide": {"path": slide.info.path, "fingerprint": slide.info.fingerprint, "mpp": slide.info.mpp},
+        "cells": "found by wsistain" if cells is None else str(cells),
+        "grid_mpp": grid.mpp,
+        "roi": None if roi is None else str(roi),
+        "roi_class": list(wanted),
+        "without": list(left_out),
+        "notes": list(regions.notes),
+    }
+
+
+def _provenance(result: Result, facts: dict[str, Any]) -> dict[str, Any]:
+    told = result.stain.provenance
+    keys = ("marker", "marker_definition", "system", "weights", "plan_hash", "date", "note")
+    return {
+        **facts,
+        "marker": result.marker.name,
+        "cutoffs_of_cells": list(result.marker.at_cells),
+        "positive_from": result.marker.cell_positive,
+        "stain": {"name": Path(result.stain.path).name, **{k: told[k] for k in keys if k in told}},
+    }
+
+
+def _scored(result: Result, kept: Kept, regions: Regions, seconds: float, facts: dict[str, Any]) -> Reading:
+    y, x, grade = kept.joined("y", float), kept.joined("x", float), kept.joined("grade", np.int8)
+    complete = kept.joined("complete", float)
+    counted, region = kept.joined("counted", bool), kept.joined("region", object)
+
+    def scores(which: NDArray[np.bool_]) -> Scores:
+        return score_cells(y[which], x[which], grade[which], complete[which], result.marker)
+
+    names = [r.name for r in regions.regions]
+    return Reading(
+        result=result,
+        n_cells=len(y),
+        slide=scores(counted),
+        regions={name: scores(region == name) for name in names},
+        hotspot=find_hotspot(y[counted], x[counted], grade[counted], complete[counted], result.marker),
+        seconds=round(seconds, 3),
+        kept=kept,
+        facts=facts,
+        files={
+            "table": result.beside("cells.parquet"),
+            "objects": result.beside("cells.geojson"),
+            "scores": result.beside("scores.csv"),
+            "facts": result.beside("read.json"),
+        },
+    )

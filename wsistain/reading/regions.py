@@ -1,0 +1,126 @@
+"""Which drawn region each cell lies in, and which cells count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsistain.errors import ConfigError
+from wsistain.slide.base import SlideInfo
+from wsistain.slide.roi import Polygon, Ring
+from wsistain.slide.roi_file import UNCLASSIFIED, read_roi, roi_classes
+
+F64 = NDArray[np.float64]
+_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Region:
+    """The areas of one drawn class, level-0 px; `counts`: whether its cells count in the scores of the slide."""
+
+    name: str
+    polygons: tuple[Polygon, ...]
+    ignored: tuple[Polygon, ...]
+    counts: bool
+
+    def holds(self, y: F64, x: F64) -> NDArray[np.bool_]:
+        """Which places, level-0 px, lie in it, bool (n,)."""
+        inside = np.zeros(len(y), bool)
+        for polygon in self.polygons:
+            inside |= _in_polygon(polygon, y, x)
+        for polygon in self.ignored:
+            inside &= ~_in_polygon(polygon, y, x)
+        return inside
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Drawn regions of a slide.
+
+    regions : by class; of two that overlap the first one in the file has the cell.
+    only    : cells outside every region that counts do not count.
+    notes   : what was read and left out, for the user.
+    """
+
+    regions: tuple[Region, ...] = ()
+    only: bool = False
+    notes: tuple[str, ...] = ()
+
+    def of(self, y: F64, x: F64) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
+        """(name of the region, whether it counts) of each place, level-0 px.
+
+        A class that does not count wins over one that does: what is left out may be drawn inside what is asked for.
+        """
+        name = np.full(len(y), "", dtype=object)
+        counts = np.full(len(y), not self.only)
+        for region in sorted(self.regions, key=lambda r: r.counts):
+            here = region.holds(y, x) & (name == "")
+            name[here], counts[here] = region.name, region.counts
+        return name, counts
+
+
+def read_regions(path: Path, wanted: Sequence[str], left_out: Sequence[str], info: SlideInfo) -> Regions:
+    """The regions of a GeoJSON file as QuPath exports it.
+
+    wanted   : classes whose cells alone count; empty: every class in the file that is not left out.
+    left_out : classes whose cells do not count: benign ducts, folds, necrosis. Where nothing but those is drawn, all the
+               rest of the slide counts.
+
+    ConfigError as `read_roi`; for a class that is not there, or asked for and left out; when no area touches the slide.
+    """
+    names = roi_classes(path)
+    both = sorted({n.lower() for n in wanted} & {n.lower() for n in left_out})
+    if both:
+        raise ConfigError(f"class {both[0]!r} is both asked for and left out; name it in one of --roi-class, --without")
+    for one in (*wanted, *left_out):
+        read_roi(path, [one])  # refuses a class that is not there, and names those that are
+
+    def among(name: str, classes: Sequence[str]) -> bool:
+        return any(name.lower() == c.lower() or name.lower().startswith(c.lower() + ":") for c in classes)
+
+    regions, notes = [], []
+    for name in names:
+        roi = read_roi(path, [name])
+        # `unclassified` and names that begin alike: the areas of this class alone
+        counts = not among(name, left_out) and (not wanted or among(name, wanted))
+        if roi.n_outside(info) == len(roi.polygons):
+            notes.append(f"{path}: class {name} lies outside the slide")
+        regions.append(Region(name or UNCLASSIFIED, roi.polygons, roi.ignored, counts))
+    if notes and len(notes) == len(names):
+        raise ConfigError(
+            f"{path} lies outside the slide of {info.size_l0[1]} x {info.size_l0[0]} px; give level-0 px of this slide"
+        )
+    if not names:
+        read_roi(path)  # refuses a file without areas
+    only = bool(wanted) or any(r.counts for r in regions)
+    said = ", ".join(f"{r.name} ({'counts' if r.counts else 'left out'})" for r in regions)
+    return Regions(tuple(regions), only, (f"{path}: {said}", *notes))
+
+
+def _in_polygon(polygon: Polygon, y: F64, x: F64) -> NDArray[np.bool_]:
+    outline = polygon[0]
+    (y0, x0), (y1, x1) = outline.min(axis=0), outline.max(axis=0)
+    near = np.flatnonzero((y >= y0) & (y <= y1) & (x >= x0) & (x <= x1))
+    inside = np.zeros(len(y), bool)
+    if near.size:
+        found = in_ring(outline, y[near], x[near])
+        for hole in polygon[1:]:
+            found &= ~in_ring(hole, y[near], x[near])
+        inside[near] = found
+    return inside
+
+
+def in_ring(ring: Ring, y: F64, x: F64) -> NDArray[np.bool_]:
+    """Round which places a ring (k, 2) of (y, x) winds at least once, bool (n,)."""
+    (ay, ax), (by, bx) = ring.T, np.roll(ring, -1, axis=0).T
+    winding = np.zeros(len(y), np.int64)
+    step = max(1, _AT_ONCE // max(len(ring), 1))
+    for first in range(0, len(y), step):
+        py, px = y[first : first + step, None], x[first : first + step, None]
+        side = (bx - ax) * (py - ay) - (by - ay) * (px - ax)
+        up, down = (ay <= py) & (by > py) & (side > 0), (ay > py) & (by <= py) & (side < 0)
+        winding[first : first + step] = up.sum(axis=1) - down.sum(axis=1)
+    inside: NDArray[np.bool_] = winding != 0
+    return inside

@@ -1,0 +1,148 @@
+"""The stain at each cell: density of the dye in the marker's compartment, the cell's class, how complete its membrane is.
+
+**One definition.** The class of a cell comes from the marker's cut-offs of cells (`Marker.at_cells`) and nothing else;
+a cell is positive from the marker's own grade on (`Marker.positive_cell_od`). A nuclear marker is read over the nucleus
+that was found; a membranous or cytoplasmic one in the ring round its centre for which those cut-offs were measured
+(`wsistain.evaluation.pathology.cell_od`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from wsistain.evaluation.pathology import RING_UM, cell_od
+from wsistain.markers import Marker
+from wsistain.optics.scoring import stain_od
+from wsistain.output.reading import StoredStain, open_level, read_window
+from wsistain.reading.cells import I32, Nuclei, sums_by_label
+from wsistain.reading.grid import FINE, Box, Grid
+
+SECTORS = 12
+"""Directions in which a membrane is looked for."""
+
+NOT_READ = -1
+"""Class of a cell over which nothing was stained."""
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The stain at n cells.
+
+    od         : mean optical density of the marker's dye in its compartment, NaN where the stain does not reach.
+    grade      : int8, 0 negative, 1, 2, 3, and `NOT_READ`.
+    complete   : share of the directions in which a membrane is stained, 0..1; None for other compartments.
+    probability: what the generator itself says that the cell is positive, 0..1; None where it says nothing.
+    """
+
+    od: F64
+    grade: NDArray[np.int8]
+    complete: F64 | None
+    probability: F64 | None
+
+
+class StainReader:
+    """A finished stain, to be read at the cells of any window. Memory is that of the window.
+
+    stain : as `read_stain` tells it; marker: of the stain; grid: of its H&E.
+    """
+
+    def __init__(self, stain: StoredStain, marker: Marker, grid: Grid) -> None:
+        self.stain, self.marker, self.grid = stain, marker, grid
+        self._array: zarr.Array[Any] = open_level(stain.path, 0)
+        self._origin = stain.origin_um
+
+    def read(self, nuclei: Nuclei, labels: I32, box: Box) -> Readings:
+        """The stain at `nuclei`, whose labels int32 (2h, 2w) lie in the grid window `box`."""
+        mpp, (height, width) = self.stain.mpp, self.stain.levels[0]
+        oy, ox = self._origin
+        # The window of the stain under the box, cut at the stain's edge.
+        y0, x0 = (int(np.floor((n * self.grid.mpp - o) / mpp)) for n, o in ((box.y, oy), (box.x, ox)))
+        y1, x1 = (
+            int(np.ceil((n * self.grid.mpp - o) / mpp)) for n, o in ((box.y + box.height, oy), (box.x + box.width, ox))
+        )
+        y0, x0, y1, x1 = max(y0, 0), max(x0, 0), min(y1, height), min(x1, width)
+        if not len(nuclei) or y1 <= y0 or x1 <= x0:
+            return self._nothing(len(nuclei))
+        rgb = read_window(self._array, y0, x0, y1 - y0, x1 - x0)
+        # Clear glass over a nucleus is no negative cell: nothing was stained there.
+        density = stain_od(rgb, self.marker.chromogen)
+        blank = (rgb == 255).all(axis=2)
+        centre_y = np.floor((nuclei.y - oy) / mpp).astype(np.int64) - y0
+        centre_x = np.floor((nuclei.x - ox) / mpp).astype(np.int64) - x0
+        over = self._over_labels(labels, box, y0, x0, density, blank, nuclei)
+        if self.marker.compartment == "nuclear":
+            od, complete = over, None
+        else:
+            ringed = cell_od(density, centre_y, centre_x, compartment=self.marker.compartment, mpp=mpp)
+            od = np.where(np.isfinite(over), ringed, np.nan)
+            complete = (
+                ring_share(density, centre_y, centre_x, self.marker.positive_od, mpp)
+                if self.marker.compartment == "membranous"
+                else None
+            )
+        return Readings(od, grades(od, self.marker), complete, None)
+
+    def _nothing(self, n: int) -> Readings:
+        od = np.full(n, np.nan)
+        complete = np.full(n, np.nan) if self.marker.compartment == "membranous" else None
+        return Readings(od, grades(od, self.marker), complete, None)
+
+    def _over_labels(
+        self, labels: I32, box: Box, y0: int, x0: int, density: NDArray[np.float32], blank: NDArray[np.bool_],
+        nuclei: Nuclei,
+    ) -> F64:  # fmt: skip
+        """Mean density over each nucleus; NaN where less than half of it was stained."""
+        rows = self._pixels(box.y, labels.shape[0], self._origin[0]) - y0
+        cols = self._pixels(box.x, labels.shape[1], self._origin[1]) - x0
+        inside = ((rows >= 0) & (rows < density.shape[0]))[:, None] & ((cols >= 0) & (cols < density.shape[1]))
+        at = np.ix_(rows.clip(0, density.shape[0] - 1), cols.clip(0, density.shape[1] - 1))
+        stained = inside & ~blank[at]
+        n = int(labels.max())
+        count = np.bincount(labels.ravel(), minlength=n + 1)[1:]
+        known = sums_by_label(labels, stained.astype(np.float64), n)
+        total = sums_by_label(labels, np.where(stained, density[at], 0).astype(np.float64), n)
+        enough = (2 * known >= count) & (known > 0)
+        mean = np.where(enough, total / np.maximum(known, 1), np.nan)
+        picked: F64 = mean[nuclei.label - 1]
+        return picked
+
+    def _pixels(self, start: int, n: int, origin: float) -> NDArray[np.int64]:
+        """The stain px under the middle of each of n label px from grid px `start` on."""
+        um = (FINE * start + np.arange(n) + 0.5) * self.grid.label_mpp
+        pixels: NDArray[np.int64] = np.floor((um - origin) / self.stain.mpp).astype(np.int64)
+        return pixels
+
+
+def grades(od: F64, marker: Marker) -> NDArray[np.int8]:
+    """Class of each cell, int8 (n,): how many of the marker's cut-offs of cells it reaches; `NOT_READ` where NaN."""
+    reached = np.searchsorted(np.array(marker.at_cells), od, side="right")
+    return np.where(np.isfinite(od), reached, NOT_READ).astype(np.int8)
+
+
+def ring_share(od: NDArray[np.float32], y: NDArray[np.int64], x: NDArray[np.int64], positive: float, mpp: float) -> F64:
+    """Share of `SECTORS` directions round each cell in which the ring of membranes holds a stained pixel, 0..1.
+
+    od       : float (h, w); y, x: px of the centres; positive: density from which a pixel counts.
+    """
+    inner, outer = RING_UM[0] / mpp, max(RING_UM[1] / mpp, RING_UM[0] / mpp + 1)
+    reach = int(np.floor(outer))
+    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    distance = np.hypot(dy, dx)
+    ring = (distance >= inner) & (distance <= outer)
+    dy, dx = dy[ring], dx[ring]
+    sector = np.floor((np.arctan2(dy, dx) / (2 * np.pi) + 0.5) * SECTORS).astype(np.int64) % SECTORS
+    order = np.argsort(sector, kind="stable")
+    dy, dx, starts = dy[order], dx[order], np.searchsorted(sector[order], np.arange(SECTORS))
+    is_stained = np.pad(od >= positive, 1)  # outside the picture nothing is stained
+    share = np.zeros(len(y))
+    for first in range(0, len(y), 4096):
+        rows = (y[first : first + 4096, None] + dy + 1).clip(0, is_stained.shape[0] - 1)
+        cols = (x[first : first + 4096, None] + dx + 1).clip(0, is_stained.shape[1] - 1)
+        seen = np.logical_or.reduceat(is_stained[rows, cols], starts, axis=1)
+        share[first : first + 4096] = seen.mean(axis=1)
+    return share
