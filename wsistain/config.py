@@ -144,8 +144,17 @@ class DataConfig(Strict):
     )
     stain_jitter: float = Field(0.0, ge=0, le=1, description="strength of H&E colour augmentation; 0: none")
     workers: int = Field(2, ge=0, le=64, description="decoding processes")
-    val_share: float = Field(0.1, gt=0, lt=1, description="share of patients held out where a layout has no split")
-    split_seed: int = Field(0, ge=0, description="which patients those are")
+    split: Literal["official", "slide", "patient", "file"] = Field(
+        "official",
+        description="who is held out: as the data set came, or whole slides or patients by hash, or by a table",
+    )
+    split_file: str | None = Field(
+        None, description="with split file: table with the columns slide (or patch) and part"
+    )
+    val_share: float = Field(
+        0.1, gt=0, lt=1, description="share of slides or patients held out where the data set's own split is not used"
+    )
+    split_seed: int = Field(0, ge=0, description="which ones those are")
     names: str | None = Field(
         None, description="text file, one a line, of the training patches to use; None: all of them"
     )
@@ -158,6 +167,8 @@ class DataConfig(Strict):
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "DataConfig":
+        if (self.split == "file") != (self.split_file is not None):
+            raise ValueError("split file needs split_file, and split_file needs split file")
         if self.load_px is not None and self.load_px < self.crop_px:
             raise ValueError(f"load_px {self.load_px} is smaller than crop_px {self.crop_px}")
         return self

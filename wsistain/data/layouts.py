@@ -5,14 +5,13 @@ plain side-by-side pairs. H&E is A, IHC is B. A patch is paired with the one of 
 list. Splits are those the data set came with; where there is none (IHC4BC), whole patients are held out.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from wsistain.data.pictures import SUFFIXES
 from wsistain.errors import DataError
@@ -65,7 +64,7 @@ def list_patches(
     layout    : "mist", "bci", "bci_ab", "ihc4bc" or "ab".
     split     : "train", "val" or "test"; data sets with a single held-out part give it for both of the latter.
     paired    : every H&E must have an IHC of the same name and the reverse; False lists both sides as they are.
-    val_share : share of the patients that is held out, and `split_seed` which; IHC4BC only.
+    val_share : share of the patients that is held out, about, and `split_seed` which; IHC4BC only.
 
     Raises DataError for folders that are missing or empty and for names that do not match.
     """
@@ -255,16 +254,28 @@ def _ihc4bc(wanted: _Wanted) -> list[PatchRef]:
     return [r for r in refs if (r.slide in held) == (wanted.split != "train")]
 
 
-def held_out(patients: set[str], share: float, seed: int) -> set[str]:
-    """Which of `patients` are kept from training: `share` of them, at least one; a function of the set and the seed.
+def place_of(name: str, seed: int) -> float:
+    """Where a slide or patient stands between 0 and 1: the first 52 bits of a SHA-256 of name and seed.
 
-    Raises DataError where there are fewer than two.
+    >>> round(place_of("10M2102916", 0), 4)
+    0.4664
     """
-    if len(patients) < 2:
-        raise DataError(f"found {len(patients)} patient, wanted at least 2: one has to be held out")
-    order = np.random.default_rng([seed, len(patients)]).permutation(sorted(patients))
-    n_held = min(max(1, round(share * len(patients))), len(patients) - 1)
-    return {str(p) for p in order[:n_held]}
+    return int(hashlib.sha256(f"{name} {seed}".encode()).hexdigest()[:13], 16) / 16**13
+
+
+def held_out(names: set[str], share: float, seed: int) -> set[str]:
+    """Which slides or patients are held out: those whose `place_of` is below `share`, whoever the others are.
+
+    Where that would hold out none, or all, of a handful, the one that is nearest is moved: only then does a name decide
+    about another. Raises DataError where there are fewer than two.
+    """
+    if len(names) < 2:
+        raise DataError(f"found {len(names)} slide or patient, wanted at least 2: one has to be held out")
+    places = {name: place_of(name, seed) for name in sorted(names)}
+    held = {name for name, place in places.items() if place < share}
+    if not held:
+        return {min(places, key=lambda name: places[name])}
+    return held if len(held) < len(places) else held - {max(places, key=lambda name: places[name])}
 
 
 LAYOUTS: dict[str, Callable[[_Wanted], list[PatchRef]]] = {

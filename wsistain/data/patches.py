@@ -5,10 +5,11 @@ Nothing depends on how many worker processes decode, nor on where a run was inte
 
 import math
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from wsistain.config import DataConfig
 from wsistain.data.augment import stain_jitter
 from wsistain.data.layouts import PatchRef, Split, list_patches, with_masks
 from wsistain.data.pictures import SUFFIXES, Unreadable, picture_size, read_mask, read_picture, resize_short
+from wsistain.data.splits import choose_part
 from wsistain.data.stated import check_stated
 from wsistain.errors import DataError
 from wsistain.markers import Marker
@@ -84,19 +86,44 @@ def _permutation(seed: int, stream: int, epoch: int, n: int) -> np.ndarray:
 def load_patches(cfg: DataConfig, marker: Marker, split: Split) -> list[PatchRef]:
     """The patches of a training configuration, with their masks where it names them. Raises DataError."""
     root = Path(cfg.root).expanduser()
-    refs = list_patches(
-        cfg.layout,
-        root,
-        marker,
-        split,
-        paired=cfg.pairing == "weak",
-        val_share=cfg.val_share,
-        split_seed=cfg.split_seed,
-    )
+    refs = _of_split(cfg, root, marker, split)
     check_stated(refs, root, marker, cfg.mpp)
     if cfg.names is not None and split == "train":
         refs = _chosen(refs, Path(cfg.names).expanduser())
     return with_masks(refs, root / cfg.masks) if cfg.masks else refs
+
+
+def _of_split(cfg: DataConfig, root: Path, marker: Marker, split: Split) -> list[PatchRef]:
+    def listed(part: Split) -> list[PatchRef]:
+        is_paired = cfg.pairing == "weak"
+        return list_patches(
+            cfg.layout, root, marker, part, paired=is_paired, val_share=cfg.val_share, split_seed=cfg.split_seed
+        )
+
+    if cfg.split == "official":
+        return listed(split)
+    listing = Path(cfg.split_file).expanduser() if cfg.split_file else None
+    return choose_part(
+        all_patches(listed), cfg.split, split, share=cfg.val_share, seed=cfg.split_seed, root=root, listing=listing
+    )
+
+
+def all_patches(listed: Callable[[Split], list[PatchRef]]) -> list[PatchRef]:
+    """The patches of both parts of a data set, sorted by name; DataError where a name is in both, or both are missing."""
+    refs, faults = [], []
+    parts: tuple[Split, ...] = ("train", "val")
+    for part in parts:
+        try:
+            refs += listed(part)
+        except DataError as error:
+            faults.append(error)
+    if len(faults) == len(parts):
+        raise faults[0]
+    names = sorted(ref.name for ref in refs)
+    twice = [a for a, b in pairwise(names) if a == b]
+    if twice:
+        raise DataError(f"{len(twice)} patches are in both parts of the data set ({twice[0]}); rename or remove them")
+    return sorted(refs, key=lambda ref: ref.name)
 
 
 def _chosen(refs: list[PatchRef], listing: Path) -> list[PatchRef]:

@@ -54,14 +54,14 @@ def _manifest(ref: PatchRef) -> Path | None:
 
 
 def read_truth(refs: Sequence[PatchRef], marker: Marker, split: str) -> PhantomTruth | None:
-    """The truth that lies beside `refs`, None where they are no phantom patches.
+    """The truth that lies beside `refs`, None where they are no phantom patches, or of its training part, which has none.
 
     Raises DataError when the manifest or a cell table cannot be read, or a patch has no table.
     """
     # The manifest, which says whether these are phantom patches.
     path = _manifest(refs[0]) if refs else None
-    if path is None:
-        return None
+    if path is None or any(ref.he is not None and ref.truth is None for ref in refs):
+        return None  # without the picture of the same section there is nothing to read the cells in
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         parameters = manifest["parameters"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsistain.config import TrainConfig, dump_yaml
+from wsistain.data.splits import split_table
 from wsistain.errors import OutputError
 from wsistain.runtime.files import local_path, reporting, write_json, write_text
 from wsistain.runtime.lock import locked
@@ -33,7 +34,7 @@ _FREE = {
     "val_patches", "val_metrics", "best_metric", "patience", "trackers", "tracker_options",
 }  # fmt: skip
 """Keys that change no number of a run once it has begun."""
-_FREE_DATA = {"root", "workers", "names"}  # of names the digest of patches tells
+_FREE_DATA = {"root", "workers", "names", "split_file"}  # of both the digest of patches tells
 _FREE_OPTIONS = {"start_from"}
 _STEERED = {
     "steps", "epochs", "decay_epochs", "batch_size", "precision", "data.crop_px", "data.flip", "data.stain_jitter",
@@ -94,12 +95,14 @@ def claim_output(output: Path, *, resume: bool, overwrite: bool) -> Iterator[Non
 def write_record(cfg: TrainConfig, output: Path, material: Material) -> None:
     """`config.yaml` (everything resolved: it trains the same run again), `data.json` (the split, and what the marker is).
 
-    `not_used.txt` names the files beside the patches that are none of them, where there are such.
+    `split.csv` says of every slide (or patch, where names tell no slide) in which part it is; it serves as
+    `data.split_file`. `not_used.txt` names the files beside the patches that are none of them, where there are such.
     """
     resolved = cfg.model_copy(update={"options": material.options.model_dump(mode="json")})
     write_text(output / "config.yaml", dump_yaml(resolved))
     if material.unused:
         write_text(output / "not_used.txt", "".join(f"{u.path}\t{u.why}\n" for u in material.unused))
+    write_text(output / "split.csv", split_table(material.patches, material.held_out))
     write_json(output / "data.json", {**material.report, "marker": material.marker.facts()}, indent=1)
 
 

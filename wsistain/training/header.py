@@ -6,12 +6,16 @@ from typing import Any
 
 from wsistain.config import TrainConfig
 from wsistain.data.layouts import SPLIT_HERE, PatchRef
+from wsistain.data.splits import slide_hashes
 from wsistain.errors import ConfigError
 from wsistain.networks.facts import facts_of
 from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.systems.base import Reversible
 from wsistain.training.setup import Material, network_mpp
 from wsistain.weights.file import Header, TrainedOn, make_header, stated_halo
+
+_MOST_SLIDES = 20_000
+"""More than any data set of today has; a header has to stay small."""
 
 
 def check_crop(cfg: TrainConfig, system: Any) -> None:
@@ -54,6 +58,7 @@ def header_of(cfg: TrainConfig, system: Any, material: Material) -> Header:
         norm=facts.norm,
         training_data=describe_data(cfg, material.patches),
         trained_on=trained_on(cfg),
+        slides=slide_hashes(material.patches)[:_MOST_SLIDES],
         licence=cfg.licence,
     )
 
@@ -77,7 +82,7 @@ def trained_on(cfg: TrainConfig) -> TrainedOn | None:
     data = cfg.data
     if data.mpp is None:
         return None
-    if data.layout not in SPLIT_HERE:
+    if data.layout not in SPLIT_HERE or data.split == "file":
         return TrainedOn(layout=data.layout, mpp=data.mpp)
     return TrainedOn(layout=data.layout, mpp=data.mpp, val_share=data.val_share, split_seed=data.split_seed)
 
@@ -88,4 +93,5 @@ def describe_data(cfg: TrainConfig, patches: Sequence[PatchRef]) -> str:
     origin = f" of {len(slides)} slides" if slides else ""
     return (
         f"{len(patches)} {cfg.data.layout} patches{origin} from {Path(cfg.data.root).name}, pairing {cfg.data.pairing}"
+        + (f", split by {cfg.data.split}" if cfg.data.split != "official" else "")
     )

@@ -118,6 +118,9 @@ class Validation:
                 raise DataError(
                     "validation needs held-out pairs of H&E and IHC, and there are none; leave val_every away"
                 )
+            own = [
+                r for r in own if r.truth is not None
+            ] or own  # where a part of them has a truth, that part tells most
             picked = np.unique(np.linspace(0, len(own) - 1, min(len(own), cfg.val_patches)).round().astype(int))
             chosen = [own[i] for i in picked]
             self._parts.append((marker, chosen, read_truth(chosen, marker, "val")))

@@ -55,6 +55,7 @@ class Header(Strict):
     halo_px       : receptive-field radius where it is finite and known, else None.
     norm          : as in `networks.facts.NetworkFacts`, which also says `size_multiple` and `halo_px`.
     direction     : "he-to-ihc" or its reverse.
+    slides        : of each slide that was trained on a hash of its name (`data.splits.slide_hash`); none: not known.
     """
 
     format: Literal[1] = 1
@@ -69,6 +70,7 @@ class Header(Strict):
     direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
     training_data: str = Field("unstated", max_length=4000)
     trained_on: TrainedOn | None = None
+    slides: list[Annotated[str, Field(max_length=64)]] = Field(default_factory=list, max_length=20_000)
     step: int = Field(0, ge=0, le=10**12)
     wsistain_version: str = Field(__version__, max_length=100)
     licence: str = Field("unstated", max_length=4000)
