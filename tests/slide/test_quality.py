@@ -7,12 +7,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tests.slide.drawn import drawn
 from tests.slide.made import write_tiff
-from tests.slide.scenes import INKS, SHAPE, box, he, picture, piece, texture
+from tests.slide.scenes import HAEMATOXYLIN, INKS, SHAPE, box, he, picture, piece, texture
 from wsistain import open_slide
 from wsistain.phantom.quick_slide import render_quick, write_quick_slide
 from wsistain.slide.quality import Quality, examine, folds, is_sharp
-from wsistain.slide.tissue import find_tissue
+from wsistain.slide.segment import segment_all
+from wsistain.slide.tissue import find_tissue, read_thumbnail
 
 TISSUE = box(70, 120, 110, 150)
 
@@ -56,6 +58,30 @@ def test_a_fold_is_found_where_it_lies() -> None:
     assert (found & fold).sum() > 0.5 * fold.sum()
     assert (found & ~fold).sum() < 0.2 * fold.sum()
     assert not folds(picture(piece(he(), TISSUE)), TISSUE, 8.0).any()
+
+
+def test_a_narrow_fold_is_found_and_a_dark_rim_or_crowded_nuclei_are_none() -> None:
+    od = piece(he(), TISSUE)
+    fold, nuclei, rim = box(100, 140, 4, 110), box(140, 140, 4, 110), box(70, 120, 4, 150)
+    od[fold] *= 2.4
+    od[nuclei] += 0.45 * HAEMATOXYLIN
+    od[rim] *= 2.4
+    found = folds(picture(od), TISSUE, 8.0)
+    assert (found & fold).sum() > 0.6 * fold.sum()
+    assert (found & nuclei).sum() < 0.1 * nuclei.sum()
+    assert (found & rim).sum() < 0.25 * rim.sum()
+
+
+def test_folds_drawn_by_eye_are_found(real_data: Path) -> None:
+    for picture_drawn in drawn():
+        if "fold" not in picture_drawn.shapes:
+            continue
+        with open_slide(real_data / picture_drawn.picture, mpp=picture_drawn.mpp) as slide:
+            thumbnail, mpp = read_thumbnail(slide)
+        fold = picture_drawn.mask("fold", thumbnail.shape[:2])
+        shown = segment_all(thumbnail, mpp)
+        found = folds(thumbnail, shown.tissue & ~shown.pen, mpp)
+        assert (found & fold).sum() > 0.6 * fold.sum(), picture_drawn.name
 
 
 @pytest.mark.parametrize(("blur_um", "out"), [(0.0, 0.0), (2.5, 1.0), (4.0, 1.0)])

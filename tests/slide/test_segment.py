@@ -137,6 +137,15 @@ def test_a_grey_frame_of_dots_is_not_tissue() -> None:
     assert not segment(picture(od), MPP)[dots].any()
 
 
+@pytest.mark.parametrize("ink", ["red", "green", "blue"])
+def test_a_very_pale_stroke_on_glass_is_no_tissue(ink: str) -> None:
+    od = piece(he(), TISSUE)
+    od[215:240, 20:380] += np.array(INKS[ink]) * (0.035 + 0.01 * texture((25, 360), 8, 5))[..., None]
+    mask = segment(picture(od), MPP)
+    assert mask[210:245].mean() < 0.02
+    assert dice(mask, TISSUE) > 0.97
+
+
 def test_a_blue_stain_all_over_is_no_pen() -> None:
     blue = (0.1 + 0.6 * texture(SHAPE, 2, 7))[..., None] * np.array([1.0, 0.55, 0.12])
     shown = segment_all(picture(blue), MPP)

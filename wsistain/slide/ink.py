@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from wsistain.slide.base import RGB
+
 F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Colours = NDArray[np.uint8]
@@ -22,6 +24,8 @@ _BLACK_SPREAD = 0.33  # spread of OD per OD of black ink, on tissue too; tissue 
 _GROW_UM, _CLOSE_UM = 96.0, 40.0  # pale ink reaches so far from certain ink; streaks of one stroke lie so close
 _FRINGE_UM = 32.0  # ink thins out at its edge and tints the glass
 _MIN_AREA_UM2 = 600.0  # less is a blood cell or a crystal
+_BLOCK_UM, _FAINT, _MOST_FAINT = 24.0, 0.02, 0.12  # blocks averaged; optical density from and up to which ink is faint
+_MIN_FAINT_UM2, _ALL_ROUND = 30_000.0, 0.7  # area; share of what lies round it that is glass
 _AROUND_UM = 160.0  # width of the window that tells what lies beside a stroke
 
 
@@ -62,6 +66,40 @@ def sort_out_stains(certain: Colours, pale: Colours) -> tuple[Mask, Mask]:
     """Where ink is certain and where it may be, bool (h, w) each, without colours that are the stain of the slide."""
     kept = sum(bit for bit in (RED, GREEN, BLUE, BLACK) if np.mean(certain & bit > 0) <= _STAIN_SHARE)
     return certain & kept > 0, pale & kept > 0
+
+
+def faint(rgb: RGB, glass: F32, barred: Mask, mpp: float) -> Mask:
+    """Pale ink without any that is certain by its px, bool (h, w): of the colour of an ink on the average of some 80 um.
+
+    One px of pale ink is as uncertain as scanner noise makes it; of a window that is as pale, the colour is known.
+    """
+    step = max(1, round(_BLOCK_UM / mpp))
+    h, w = (-(-n // step) for n in barred.shape)
+    edges = [np.arange(0, n, step) for n in barred.shape]
+    counts = np.outer(*(np.diff([*edge, n]) for edge, n in zip(edges, barred.shape, strict=True)))
+    od = np.empty((h, w, 3), np.float32)
+    for c in range(3):
+        light = np.add.reduceat(rgb[..., c], edges[0], axis=0, dtype=np.float32)
+        light = np.add.reduceat(light, edges[1], axis=1) / counts
+        od[..., c] = -np.log10(np.maximum(ndimage.uniform_filter(light, 3, mode="nearest"), 1) / glass[c])
+    red, green, blue = od[..., 0], od[..., 1], od[..., 2]
+    inked = (green > _FAINT) & (blue > 0.75 * green) & (red < 0.12 * green)
+    inked |= (red > _FAINT) & (green < 0.55 * red)
+    inked |= (red > _FAINT) & (blue < 0.2 * red) & (green < 0.75 * red)
+    inked &= (od.mean(axis=2) < _MOST_FAINT) & (od.min(axis=2) > -_FAINT / 2)
+    labels, n = ndimage.label(inked, np.ones((3, 3)))
+    near, far = (ndimage.maximum_filter(labels, size) for size in (5, 11))
+    around = np.where(near > 0, 0, far)  # two to five blocks away
+    sides = np.bincount(around.ravel(), minlength=n + 1)
+    clear = np.bincount(around.ravel(), weights=(np.abs(od).max(axis=2) < _FAINT / 2).ravel(), minlength=n + 1)
+    large = np.bincount(labels.ravel(), minlength=n + 1) * (step * mpp) ** 2 >= _MIN_FAINT_UM2
+    large &= clear > _ALL_ROUND * sides
+    large[0] = False
+    inked = ndimage.binary_dilation(large[labels], np.ones((3, 3)))
+    found: Mask = (
+        np.repeat(np.repeat(inked, step, axis=0), step, axis=1)[: barred.shape[0], : barred.shape[1]] & ~barred
+    )
+    return found if found.mean() <= _STAIN_SHARE else np.zeros_like(found)
 
 
 def strokes(certain: Mask, pale: Mask, mpp: float) -> Mask:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from wsistain.slide import ink
 from wsistain.slide.base import RGB
 from wsistain.slide.glass import glass_colour, optical_density, unscanned
+from wsistain.slide.printed import printed_dots, straight_edges
 
 _BAND_ROWS, _HALO_ROWS = 512, 4  # rows worked on in floating point at once, and what smoothing reaches beyond them
 
@@ -32,6 +33,7 @@ _MIN_HAZE_UM2 = 100_000.0  # hazy islands without a dyed pixel are tissue from t
 _MAX_HOLE_UM2 = 500_000.0  # larger holes enclosed by tissue are left glass,
 _SPRINKLED = 0.06  # unless this share of them is faint
 _CLOSE_UM = 32.0
+_BLUR_PX = 2  # what smoothing makes of a printed mark beyond its edge
 _EDGE_LENGTH_UM = 1500.0  # edges of a coverslip are longer, and straight:
 _EDGE_SD_UM, _EDGE_SD_SHARE, _EDGE_MOST_SD_UM = 24.0, 0.01, 80.0  # standard deviation across, more where they are long
 
@@ -75,18 +77,29 @@ def segment_all(rgb: RGB, mpp: float) -> Segmented:
     for whole in (*maps, *colours):
         whole[black] = 0
     dyed, faint_light, faint_dye, grey = maps
+    made = _printed(dyed | grey, mpp)
+    for part in maps:
+        part[made] = False
     dull = _dull(grey, dyed)
     for part in (dyed, faint_light, faint_dye):
         part[dull] = False
     certain_ink, pale_ink = ink.sort_out_stains(colours[0], colours[1])
-    pen = ink.strokes(certain_ink, pale_ink, mpp)
+    pen = ink.strokes(certain_ink, pale_ink, mpp) | ink.faint(rgb, glass, black | made, mpp)
     on_tissue = ink.on_tissue(pen, dyed, mpp)
     on_glass = pen & ~on_tissue
     tinted = ink.fringe(on_glass, mpp) & ~on_tissue
     dyed = (dyed & ~on_glass & ~(tinted & pale_ink)) | on_tissue
-    haze = _haze(rgb, glass, dyed, tinted | black, mpp)
+    haze = _haze(rgb, glass, dyed, tinted | black | made, mpp)
     tissue = _solid(dyed, faint_light & ~tinted, faint_dye & ~tinted, haze, grey, on_glass | black, mpp)
     return Segmented(tissue, pen, on_tissue & tissue, black)
+
+
+def _printed(marks: Mask, mpp: float) -> Mask:
+    """Printed dots and edges of a coverslip, with the blurred px round them."""
+    made = printed_dots(marks, mpp)
+    made |= straight_edges(marks & ~made, mpp)
+    found: Mask = ndimage.binary_dilation(made, iterations=_BLUR_PX) if made.any() else made
+    return found
 
 
 def _dye_maps(od: F32) -> tuple[Mask, Mask, Mask, Mask]:
