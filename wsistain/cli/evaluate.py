@@ -14,13 +14,18 @@ Examples:
 
   wsistain evaluate --weights runs/cut runs/usigan --data MIST --layout mist --marker ER --split val --output report
 
+  wsistain evaluate runs/cut --output report
+
+  wsistain evaluate --data MIST --marker ER --pictures made/by/others --output report
+
   wsistain evaluate --slides a.ER.ome.zarr --reference a_ihc.svs --output report
 
   wsistain evaluate --leaderboard reports --output board
 
   wsistain evaluate --grid runs/usigan-table-4 --data MIST --output table-4
 
---weights and --slides take one or several names; a folder of runs stands for all of them. Identity and mean-colour
+--weights and --slides take one or several names; a folder of runs stands for all of them. Data, layout and marker that are
+not said are those of the first run. Identity and mean-colour
 transfer are always in the table. Metrics whose published networks are not at hand are listed with the command that
 fetches them.
 """
@@ -37,9 +42,15 @@ def evaluate(
         None, "--weights", "-w", help="Weights: file, folder, folder of runs, hub id, or built-in name; repeatable."
     ),
     data: Path | None = typer.Option(None, "--data", "-d", help="Folder of the patch data set."),
-    layout: str = typer.Option("mist", "--layout", help="mist, bci, bci_ab, ihc4bc or ab."),
-    marker: str = typer.Option("ER", "--marker", "-m", help="Marker that is stained."),
-    split: str = typer.Option("val", "--split", help="train, val or test."),
+    layout: str | None = typer.Option(
+        None, "--layout", help="mist, bci, bci_ab, ihc4bc or ab.  [default: that of the run, else mist]"
+    ),
+    marker: str | None = typer.Option(
+        None, "--marker", "-m", help="Marker that is stained.  [default: that of the run, else ER]"
+    ),
+    split: str | None = typer.Option(
+        None, "--split", help="train, val, test, or slide: slides that no weights saw.  [default: val]"
+    ),
     output: Path = typer.Option(Path("evaluation"), "--output", "-o", help="Folder of the report."),
     nets: Path | None = typer.Option(
         None, "--nets", help="Folder of published network files.  [default: WSISTAIN_MODELS or the cache]"
@@ -56,7 +67,12 @@ def evaluate(
         None, "--split-seed", help="Which patients those are.  [default: that of the weights]"
     ),
     limit: int | None = typer.Option(None, "--limit", help="At most so many patches, evenly spaced."),
-    pictures: int = typer.Option(6, "--pictures", help="Patches shown in the report."),
+    pictures: list[str] | None = typer.Option(
+        None,
+        "--pictures",
+        metavar="FOLDER",
+        help="Folder of pictures that another program made, measured too; repeatable. A number: patches shown in the report.",
+    ),
     workers: int | None = typer.Option(None, "--workers", help="Measuring processes.  [default: one a core]"),
     sets: list[str] | None = typer.Option(
         None, "--set", help="How diffusion models stain, as --set sampling.n_steps=300; repeatable."
@@ -75,12 +91,25 @@ def evaluate(
     from wsistain.runtime.progress import ProgressBar
 
     # One thing at a time: patches, slides, or earlier results side by side.
+    if more and not (weights or slides):
+        strays = [name for name in more if not Path(name.removesuffix("@best").removesuffix("@last")).exists()]
+        if strays:
+            raise ConfigError(
+                f"{strays[0]!r} belongs to no option, and no run lies there; weights come after --weights, slides after --slides"
+            )
+        weights, more = more, None
+    # What is not said is that of the run whose weights are named.
+    run: dict[str, Any] = _of_run(weights[0]) if weights and not (slides or board or grid) else {}
+    data = run.get("data") if data is None else data
+    of_layout: str = layout or run.get("layout", "mist")
+    of_marker: str = marker or run.get("marker", "ER")
+    of_split: str = split or run.get("split", "val")
+    shown = [int(p) for p in pictures or [] if p.isdigit()]
+    folders = [p for p in pictures or [] if not p.isdigit()]
     jobs = [name for name, given in (("--data", data), ("--slides", slides), ("--leaderboard", board)) if given]
     if len(jobs) != 1:
         found = " and ".join(jobs) or "none of them"
         raise ConfigError(f"give one of --data (with --weights), --slides or --leaderboard; found {found}")
-    if more and not (weights or slides):
-        raise ConfigError(f"{more[0]!r} belongs to no option; weights come after --weights, slides after --slides")
     # Finished slides, each by itself and against a real one.
     if slides:
         from wsistain.evaluation.slides import evaluate_slides
@@ -90,7 +119,7 @@ def evaluate(
                 [*slides, *(more or [])],
                 reference=reference,
                 output=output,
-                marker=marker,
+                marker=of_marker,
                 mpp=mpp,
                 overwrite=overwrite,
                 progress=progress,
@@ -104,7 +133,7 @@ def evaluate(
     else:
         from wsistain.evaluation.report import evaluate as evaluate_patches
 
-        if not weights and grid is None:
+        if not weights and grid is None and not folders:
             raise ConfigError("--weights is missing; name weights, or 'identity' for the baselines alone")
         if data is None:
             raise ConfigError("--data is missing; name the folder of the patches")
@@ -116,9 +145,9 @@ def evaluate(
                 return evaluate_patches(
                     names,
                     root,
-                    layout=layout,
+                    layout=of_layout,
                     marker=of,
-                    split=split,
+                    split=of_split,
                     output=folder,
                     nets=nets,
                     device=device,
@@ -127,7 +156,8 @@ def evaluate(
                     val_share=val_share,
                     split_seed=split_seed,
                     limit=limit,
-                    pictures=pictures,
+                    pictures=shown[-1] if shown else 6,
+                    given=folders,
                     workers=workers,
                     seed=seed,
                     sampling=sampling,
@@ -144,8 +174,22 @@ def evaluate(
             say(text)
             say(f"table: {output / 'table.md'}" + (f" ({len(missing)} rows are not trained yet)" if missing else ""))
             return
-        _print_results(measure([*(weights or []), *(more or [])], marker, output))
+        _print_results(measure([*(weights or []), *(more or [])], of_marker, output))
     say(f"report: {output / 'report.html'}")
+
+
+def _of_run(name: str) -> dict[str, Any]:
+    """What a run's folder says of its data (data, layout, marker, split); {} for a name that is no run."""
+    from wsistain.config import TrainConfig, load_config
+
+    folder = Path(name.removesuffix("@best").removesuffix("@last"))
+    folder = folder.parent if folder.is_file() else folder
+    if not (folder / "config.yaml").is_file() or not (folder / "weights.safetensors").is_file():
+        return {}
+    cfg = load_config(TrainConfig, folder / "config.yaml")
+    split = "val" if cfg.data.split == "official" else "slide"
+    first = cfg.marker.split(",")[0].strip()
+    return {"data": Path(cfg.data.root).expanduser(), "layout": cfg.data.layout, "marker": first, "split": split}
 
 
 def _sampling(overrides: list[str]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from wsistain.data.layouts import SPLIT_HERE, PatchRef, Split, list_patches
+from wsistain.data.patches import all_patches
 from wsistain.data.stated import check_stated, published_mpp, stated_mpp
 from wsistain.errors import ConfigError, DataError
 from wsistain.evaluation.rows import Candidate
+from wsistain.evaluation.seen import leaks, unseen
 from wsistain.markers import Marker
 
 VAL_SHARE, SPLIT_SEED = 0.1, 0
@@ -63,16 +65,25 @@ def choose_patches(wanted: Wanted, candidates: Sequence[Candidate]) -> Chosen:
     Raises DataError for data that are not there, ConfigError where weights disagree with each other or with what the
     user says, and where a network would stain patches of unknown scale.
     """
-    if wanted.split not in ("train", "val", "test"):
-        raise ConfigError(f"split {wanted.split!r} is not known; wanted train, val or test")
+    if wanted.split not in ("train", "val", "test", "slide"):
+        raise ConfigError(f"split {wanted.split!r} is not known; wanted train, val, test or slide")
     share, seed, warnings = _split(wanted, candidates)
-    refs = _listed(wanted, wanted.split, share, seed, paired=True)  # type: ignore[arg-type]
+    if wanted.split == "slide":
+        refs = all_patches(lambda part: _listed(wanted, part, share, seed, paired=True))
+    else:
+        refs = _listed(wanted, wanted.split, share, seed, paired=True)  # type: ignore[arg-type]
     check_stated(refs, wanted.root, wanted.marker, wanted.mpp)
     mpp = _scale(wanted, refs, candidates)
     try:
         train = [r for r in _listed(wanted, "train", share, seed, paired=False) if r.he and r.ihc]
     except DataError:
         train = []
+    if wanted.split == "slide":
+        refs = unseen(refs, candidates, train)
+        kept = {ref.name for ref in refs}
+        train = [ref for ref in train if ref.name not in kept]
+    elif wanted.split != "train":
+        warnings = (*warnings, *leaks(refs, candidates, train))
     if wanted.limit is not None:
         if wanted.limit < 1:
             raise ConfigError(f"limit {wanted.limit} leaves no patch; wanted at least 1")

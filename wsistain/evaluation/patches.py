@@ -1,5 +1,6 @@
 """One pass over the patches: read, stain, measure. Memory holds a few patches, whatever their number."""
 
+import hashlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from wsistain.data.patches import read_pair
 from wsistain.data.pictures import read_picture, resize
 from wsistain.errors import DataError, WsistainError
 from wsistain.evaluation.deep import DeepMetrics
+from wsistain.evaluation.given import GivenPictures
 from wsistain.evaluation.pair import CellPlaces, PairMeasures, measure_pair
 from wsistain.evaluation.rows import Stainer
 from wsistain.markers import Marker
@@ -32,11 +34,15 @@ _INLINE_PAIRS = 12
 
 @dataclass
 class PatchResult:
-    """What is kept of one patch: numbers, features of networks, and thumbnails where it is shown in the report."""
+    """What is kept of one patch: numbers, features of networks, and thumbnails where it is shown in the report.
+
+    digest : SHA-256 of its name and of the pixels of its H&E and IHC as stored.
+    """
 
     ref: PatchRef
     measures: PairMeasures
     size: tuple[int, int]
+    digest: str = ""
     features: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
     pictures: dict[str, RGB] = field(default_factory=dict)
 
@@ -152,8 +158,9 @@ def run_pass(
                 he, ihc, truth = read_patch(ref)
             except DataError as error:
                 return Unusable(ref.name, str(error))
+            digest = hashlib.sha256(ref.name.encode() + he.tobytes() + ihc.tobytes()).hexdigest()
             # Each network stains at its own scale; the real pictures are resized to what is measured.
-            virtual = {s.name: s.stain(he, work.size) for s in work.stainers}
+            virtual = {s.name: _picture(s, ref, he, work.size) for s in work.stainers}
             cells, mpp = work.cells.get(ref.name), work.mpp
             if work.size is not None:
                 px = work.size
@@ -162,7 +169,7 @@ def run_pass(
                 he, ihc = resize(he, px, px), resize(ihc, px, px)
                 truth = None if truth is None else resize(truth, px, px)
             measures = measure(he, ihc, virtual, work.marker, truth, cells, mpp)
-            result = PatchResult(ref, measures, (he.shape[0], he.shape[1]))
+            result = PatchResult(ref, measures, (he.shape[0], he.shape[1]), digest)
             with one_at_a_time:  # a network's activations of one patch at a time
                 _deep(work.deep, result, ihc, virtual)
             if ref.name in work.shown:
@@ -179,6 +186,12 @@ def run_pass(
             if progress is not None:
                 progress(done, len(refs))
     return results, unusable
+
+
+def _picture(stainer: Stainer, ref: PatchRef, he: RGB, size: int | None) -> RGB:
+    if isinstance(stainer, GivenPictures):
+        return stainer.picture(ref, he.shape[0], he.shape[1], size)
+    return stainer.stain(he, size)
 
 
 def _deep(deep: DeepMetrics, result: PatchResult, ihc: RGB, virtual: Mapping[str, RGB]) -> None:

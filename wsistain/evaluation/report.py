@@ -1,5 +1,6 @@
 """`evaluate`: every metric of the papers for any number of weights on one set of patches, written as four files."""
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,11 @@ from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.evaluation.chosen import Chosen, Wanted, choose_patches, spread
 from wsistain.evaluation.deep import DeepMetrics, load_deep, phv
 from wsistain.evaluation.distribution import asp_subset, frechet_distance, kernel_distance
+from wsistain.evaluation.given import GivenPictures
 from wsistain.evaluation.metrics import LONG_NAMES, METRICS
 from wsistain.evaluation.page import to_html
 from wsistain.evaluation.patches import Pass, PatchResult, Unusable, run_pass
-from wsistain.evaluation.rows import Candidate, Identity, Stainer, find_candidates, mean_colour
+from wsistain.evaluation.rows import BASELINES, Candidate, Identity, Stainer, find_candidates, mean_colour
 from wsistain.evaluation.summary import Estimate, SlideBootstrap, summarise
 from wsistain.evaluation.tables import Results, pairs_to_csv, to_csv, to_markdown
 from wsistain.evaluation.truth import PhantomTruth, cell_table, gather_cells, read_truth, truth_facts
@@ -52,6 +54,7 @@ def evaluate(
     sampling: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: OnProgress | None = None,
+    given: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """The results of `weights`, identity and mean-colour transfer on one split of a patch data set.
 
@@ -69,6 +72,7 @@ def evaluate(
     workers   : measuring processes; None: one a core; 1: none are started.
     sampling  : how diffusion models stain, in place of what their weights say.
     progress  : called with (what, patches done, of how many).
+    given     : folders of pictures that another program made of the patches, one row of the tables each.
 
     The dictionary is what results.json holds. Metrics whose networks are not at hand are listed under "missing" with
     the command that fetches them. Raises DataError, WeightsError, ConfigError or OutputError.
@@ -81,8 +85,8 @@ def evaluate(
         _refuse_existing(folder, overwrite)
     if size is not None and size < 64:
         raise ConfigError(f"size {size} is too small; wanted at least 64 px")
-    given = [weights] if isinstance(weights, str | Path) else list(weights)
-    candidates = find_candidates(given, known.name, sampling)
+    named = [weights] if isinstance(weights, str | Path) else list(weights)
+    candidates = find_candidates(named, known.name, sampling)
     wanted = Wanted(Path(data_root), layout, known, split, limit, mpp, val_share, split_seed)
     chosen = choose_patches(wanted, candidates)
     refs, patch_mpp = chosen.refs, chosen.mpp
@@ -91,7 +95,7 @@ def evaluate(
 
     # The baselines share the pass of the first weights; each further generator is loaded for a pass of its own.
     runs = _Runs(refs, known, deep, truth, size, workers, progress, pictures)
-    baselines: list[Stainer] = [Identity(), _mean_colour(chosen)]
+    baselines: list[Stainer] = [Identity(), _mean_colour(chosen), *_given(given, refs, [c.name for c in candidates])]
     runs.add(baselines, candidates[:1], device, patch_mpp)
     for candidate in candidates[1:]:
         runs.add([], [candidate], device, patch_mpp)
@@ -114,6 +118,19 @@ def evaluate(
     if folder is not None:
         write_results(results, folder, pair_rows(runs), runs.sheets())
     return results
+
+
+def _given(folders: Sequence[str | Path], refs: Sequence[PatchRef], taken: Sequence[str]) -> list[GivenPictures]:
+    rows: list[GivenPictures] = []
+    names = {*taken, *BASELINES, "real", "truth", "he"}
+    for folder in map(Path, folders):
+        shown, k = folder.resolve().name, 2
+        name = shown
+        while name in names:
+            name, k = f"{shown}-{k}", k + 1
+        names.add(name)
+        rows.append(GivenPictures(name, folder, refs))
+    return rows
 
 
 def finite(value: Any) -> Any:
@@ -262,6 +279,7 @@ def _results(runs: _Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker:
             "n_slides": len({s for s in slides if s is not None}),
             "levels": {level: sum(r.ref.level == level for r in runs.results) for level in levels},
             "sizes": [f"{h} x {w}" for h, w in sizes],
+            "pictures_sha256": hashlib.sha256("".join(sorted(r.digest for r in runs.results)).encode()).hexdigest(),
             "unreadable": [{"name": u.name, "why": u.why} for u in runs.unusable],
         },
         "systems": systems,

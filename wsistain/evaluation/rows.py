@@ -162,11 +162,13 @@ class Candidate:
     """Weights that were found and fit the marker; `name` is unique in the table.
 
     trained_on : what their header says of layout, scale and split; None where it says nothing.
+    slides     : hashes of the names of the slides that they were trained on; empty where that is not known.
     """
 
     name: str
     spec: "GeneratorSpec"
     trained_on: "TrainedOn | None" = None
+    slides: frozenset[str] = frozenset()
 
     def load(self, device: str, patch_mpp: float | None) -> Network:
         """The generator, ready to stain patches of `patch_mpp` um per px."""
@@ -220,5 +222,6 @@ def find_candidates(
             while name in names or name in BASELINES:
                 name, k = f"{shown}-{k}", k + 1
             names.add(name)
-            found.append(Candidate(name, spec, read_header(Path(spec.weights)).trained_on))
+            header = read_header(Path(spec.weights))
+            found.append(Candidate(name, spec, header.trained_on, frozenset(header.slides)))
     return found
