@@ -5,16 +5,19 @@ from pathlib import Path
 
 import typer
 
+from wsistain.errors import OutputError
 from wsistain.runtime.say import say
 
 EXAMPLES = """
-Write a finished stain as a pyramidal OME-TIFF that QuPath, OpenSlide and tifffile open as brightfield.
+Write a finished stain as a pyramidal OME-TIFF that QuPath, OpenSlide and tifffile open as brightfield, or as DICOM.
 
 Examples:
 
   wsistain export slide.ER.ome.zarr slide.ER.ome.tif
 
   wsistain export slide.ER.ome.zarr slide.ER.ome.tif --lossless --overwrite
+
+  wsistain export slide.ER.ome.zarr slide.ER.dicom --as dicom
 """
 
 
@@ -25,7 +28,10 @@ def register(app: typer.Typer) -> None:
 
 def export(
     source: Path = typer.Argument(..., metavar="OUT.ome.zarr", help="A finished stain."),
-    target: Path = typer.Argument(..., metavar="OUT.ome.tif", help="The file to write."),
+    target: Path = typer.Argument(..., metavar="OUT.ome.tif", help="The file to write; for DICOM the folder."),
+    form: str = typer.Option(
+        "ome-tiff", "--as", help="ome-tiff, or dicom: a folder with one file a level (pip install 'wsistain[dicom]')."
+    ),
     quality: int = typer.Option(90, "--quality", help="JPEG quality, 1 to 100."),
     subsampling: str = typer.Option(
         "4:4:4", "--subsampling", help="Of JPEG's colours: 4:4:4, 4:2:2 or 4:2:0. Below 4:4:4 DAB cannot be measured."
@@ -35,10 +41,32 @@ def export(
     threads: int = typer.Option(2, "--threads", min=1, max=64, help="Threads that read and compress."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace what is there."),
 ) -> None:
-    """Write a finished stain as a pyramidal OME-TIFF."""
+    """Write a finished stain as a pyramidal OME-TIFF or a DICOM series."""
     from wsistain.output.export import export_ome_tiff
     from wsistain.runtime.progress import ProgressBar
 
+    if form not in ("ome-tiff", "dicom"):
+        raise OutputError(f"--as {form!r} is not known; wanted ome-tiff or dicom")
+    if form == "dicom":
+        if lossless or subsampling != "4:4:4":
+            raise OutputError(
+                "DICOM is written as RGB JPEG at full colour resolution; leave --lossless and --subsampling out"
+            )
+        from wsistain.output.dicom import export_dicom
+
+        say(f"exporting {source} to {target}: DICOM, JPEG quality {quality}, tiles of {tile} px")
+        with ProgressBar("tiles") as bar:
+            done = export_dicom(
+                source,
+                target,
+                quality=quality,
+                tile=tile,
+                overwrite=overwrite,
+                threads=threads,
+                progress=partial(bar, "exporting"),
+            )
+        say(f"{done.path}: {done.levels} levels, {done.size / 1e6:.1f} MB")
+        return
     codec = "lossless" if lossless else f"JPEG quality {quality} {subsampling}"
     say(f"exporting {source} to {target}: {codec}, tiles of {tile} px")
     with ProgressBar("tiles") as bar:

@@ -86,7 +86,7 @@ def export_ome_tiff(
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists; pass --overwrite to replace it or choose another name")
     # Classic or big is decided by the raw size: that of the encoded tiles is known only when it is too late.
-    encode = _deflate_tile if lossless else _jpeg_encoder(quality, subsampling)
+    encode = _deflate_tile if lossless else jpeg_encoder(quality, subsampling)
     raw = sum(3 * -(-h // tile) * -(-w // tile) * tile * tile for h, w in stain.levels)
     bigtiff = raw > _CLASSIC_BYTES
     with reporting(target, retry="export again"), replacing(target) as part:
@@ -124,7 +124,7 @@ def _write_levels(
         per_cm = 1e4 / (stain.mpp * 2**level)
         array = open_level(stain.path, level)
         writer.write(
-            counted(_encoded_tiles(array, height, width, tile, encode, threads)),
+            counted(encoded_tiles(array, height, width, tile, encode, threads)),
             shape=(height, width, 3),
             dtype=np.uint8,
             tile=(tile, tile),
@@ -142,7 +142,7 @@ def _write_levels(
         )
 
 
-def _encoded_tiles(
+def encoded_tiles(
     array: zarr.Array,
     height: int,
     width: int,
@@ -171,14 +171,16 @@ def _whole_tile(pixels: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def _jpeg_encoder(quality: int, subsampling: str) -> Callable[[NDArray[np.uint8]], bytes]:
+def jpeg_encoder(quality: int, subsampling: str, *, as_rgb: bool = False) -> Callable[[NDArray[np.uint8]], bytes]:
+    """What makes a JPEG of a tile; `as_rgb` keeps red, green and blue as its components."""
+
     def encode(pixels: NDArray[np.uint8]) -> bytes:
         return bytes(
             imagecodecs.jpeg8_encode(
                 pixels,
                 level=quality,
                 colorspace="RGB",
-                outcolorspace="YCBCR",
+                outcolorspace="RGB" if as_rgb else "YCBCR",
                 subsampling=subsampling.replace(":", ""),
                 optimize=False,
             )

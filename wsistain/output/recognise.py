@@ -1,4 +1,5 @@
-"""Is this file a virtual stain of ours? One test for every form in which a stain leaves: OME-Zarr, OME-TIFF, picture.
+"""Is this file a virtual stain of ours? One test for every form in which a stain leaves: OME-Zarr, OME-TIFF, DICOM,
+picture.
 
 A stain stained again is the fault that nobody sees: the result looks like tissue. So every form carries where it comes
 from inside, and whoever wants an H&E slide asks here. The name of a file makes it none, with one exception: previews
@@ -23,6 +24,9 @@ from PIL.PngImagePlugin import PngInfo
 from wsistain import __version__
 from wsistain.errors import SlideError
 from wsistain.slide.place import local_place
+
+DICOM_CREATOR = "wsistain virtual stain"
+"""Of the private element that holds the provenance in a DICOM file."""
 
 KEY = "wsistain"
 """Under this key the metadata of every form holds the provenance."""
@@ -104,12 +108,26 @@ def _of_zarr(folder: Path, depth: int = 0) -> dict[str, Any] | None:
 def _of_file(path: Path) -> dict[str, Any] | None:
     with path.open("rb") as file:
         head = file.read(8)
+        file.seek(128)
+        if file.read(4) == b"DICM":
+            return _of_dicom(file.read(_MOST_BYTES))
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         with tifffile.TiffFile(path) as tiff:
             return _of_text(str(tiff.pages.first.description))
     if head.startswith(b"\xff\xd8\xff") and _PREVIEW.fullmatch(path.name):
         return _of_picture(path) or {}
     return _of_picture(path) if head.startswith((b"\xff\xd8\xff", b"\x89PNG")) else None
+
+
+def _of_dicom(header: bytes) -> dict[str, Any] | None:
+    """From the private element of ours, whose text (explicit VR, UT) follows its creator's name."""
+    place = header.find(DICOM_CREATOR.encode("ascii"))
+    start = header.find(b"UT\0\0", place) + 4 if place >= 0 else 3
+    if start < 4 or start + 4 > len(header):
+        return None
+    length = int.from_bytes(header[start : start + 4], "little")
+    facts = json.loads(header[start + 4 : start + 4 + length].decode("utf-8"))
+    return facts if isinstance(facts, dict) and facts.get("virtual") is True else None
 
 
 def _of_picture(path: Path) -> dict[str, Any] | None:
