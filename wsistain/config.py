@@ -119,6 +119,7 @@ class RunConfig(Strict):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
     batch_size: int | None = Field(None, ge=1, le=4096)
+    probability: bool = Field(False, description="store p of the marker beside the stain, where the system tells it")
     strict: bool = Field(False, description="undecodable native tiles end the run with exit code 2")
     tiling: TilingConfig = TilingConfig()
     output: OutputConfig = OutputConfig()

@@ -8,7 +8,7 @@ from wsistain.networks.expression import ExpressionNet
 from wsistain.optics.dyes import Dyes
 from wsistain.optics.restain import restained
 from wsistain.systems.base import Batch, Progress
-from wsistain.systems.lpstain import Config, LPStain, generator_network, section_label
+from wsistain.systems.lpstain import Config, LPStain, generator_network
 from wsistain.training.schedule import set_learning_rates
 
 DYES = Dyes(
@@ -131,9 +131,32 @@ def test_the_label_of_a_section_counts_brown_nuclei_as_nuclei():
     layer = LPStain(_config(), find_marker("ER")).G.layers[0]
     h, d = torch.zeros(1, 1, 24, 24), torch.zeros(1, 1, 24, 24)
     h[..., 2:8, 2:8], d[..., 14:20, 14:20] = 0.5, 0.8
-    brown, place, nuclei = section_label(layer, (layer.light(h, d) + 1) / 2)[0]
+    brown, place, nuclei = layer.section(*layer.amounts((layer.light(h, d) + 1) / 2))[0]
     assert brown[17, 17] == 1 and brown[5, 5] == 0
     assert place[17, 17] == 1 and place[5, 5] > 0.9 and torch.equal(place, nuclei)
+
+
+def test_a_nucleus_that_is_brown_throughout_has_a_share_of_one_and_a_faint_one_none():
+    layer = LPStain(_config(), find_marker("ER")).G.layers[0]
+    h, d = torch.zeros(1, 1, 40, 40), torch.zeros(1, 1, 40, 40)
+    near = (torch.arange(40) - 20).square() / 64
+    shape = torch.exp(-(near[:, None] + near).square())  # its rim is pale, as a nucleus' is
+    h[0, 0] = 0.5 * shape
+    shares = []
+    for amount in (0.0, 0.05, 0.6):
+        d[0, 0] = amount * shape
+        brown, place, _ = layer.section(h, d)[0]
+        shares.append(float(brown.sum() / place.sum()))
+    assert shares[0] == shares[1] == 0 and shares[2] > 0.9
+
+
+def test_pale_nuclei_beside_dark_ones_are_found_and_dark_ground_is_none():
+    layer = LPStain(_config(), find_marker("ER")).G.layers[0]
+    h = torch.full((1, 1, 128, 128), 0.15)  # as dark as the cut, throughout
+    h[..., 40:56, 40:56], h[..., 40:56, 72:88] = 0.6, 0.3
+    nuclei = layer.nuclei(h)[0, 0]
+    assert nuclei[48, 48] > 0.9 and nuclei[48, 80] > 0.9
+    assert nuclei[100, 20] == 0 and nuclei[48, 64] == 0
 
 
 def test_the_rate_rises_and_falls_in_one_cycle():

@@ -77,6 +77,9 @@ def run(
         None, "--roi-class", metavar="NAMES", help="Only shapes of these classes, as Tumor,Stroma."
     ),
     all_tiles: bool | None = typer.Option(None, "--all-tiles", help="Stain glass too.", show_default=False),
+    probability: bool | None = typer.Option(
+        None, "--probability", help="Store p of each marker beside the stain (LPStain).", show_default=False
+    ),
     norm: str | None = typer.Option(None, "--norm", help="Instance-norm statistics: tile, slide, field; auto chooses."),
     reader: str | None = typer.Option(None, "--reader", help="auto, tiff, openslide, tiffslide, zarr or picture."),
     series: int | None = typer.Option(
@@ -116,6 +119,7 @@ def run(
             "mpp": mpp,
             "roi_class": roi_class,
             "all_tiles": all_tiles,
+            "probability": probability,
             "norm": norm,
             "reader": reader,
             "series": series,

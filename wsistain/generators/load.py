@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from wsistain.weights.file import Header
 
 
+_NO_PROBABILITY = (
+    "{} stains and tells no probability: of the systems only lpstain does; leave --probability out, or name weights of it "
+    "with --weights"
+)
+
+
 class IdentityGenerator:
     """Returns the H&E; for checks and benchmarks."""
 
@@ -133,9 +139,11 @@ def build_generator(
     beside : generators on the same device; a network of several markers that one of them holds is shared with it.
     """
     if spec.weights == "identity":
+        if spec.probability:
+            raise ConfigError(_NO_PROBABILITY.format("identity"))
         return IdentityGenerator(spec)
     from wsistain.generators.network import NetworkGenerator
-    from wsistain.networks.facts import ManyMarkers, Seeded
+    from wsistain.networks.facts import ManyMarkers, Seeded, TellsChance
     from wsistain.weights.file import load_network
 
     for other in beside:
@@ -146,6 +154,8 @@ def build_generator(
         ):
             return other.for_marker(spec)
     network, _ = load_network(Path(spec.weights), json.loads(spec.sampling) if spec.sampling else None)
+    if spec.probability and not isinstance(network, TellsChance):
+        raise ConfigError(_NO_PROBABILITY.format(f"{spec.name} ({Path(spec.weights).name})"))
     if spec.seed is not None and isinstance(network, Seeded):
         network.seed = spec.seed
     return NetworkGenerator(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wsistain.errors import ConfigError, WsistainError
 from wsistain.generators.spec import PRECISIONS, GeneratorSpec
-from wsistain.networks.facts import ManyMarkers, facts_of
+from wsistain.networks.facts import ManyMarkers, TellsChance, facts_of
 from wsistain.networks.slide_norm import NormField, Where, freeze, norm_layers, pooled_statistics
 from wsistain.runtime.heap import keep_freed_memory
 
@@ -47,6 +47,12 @@ def _to_pixels(y: Tensor) -> RGB:
     grey = y.float().add_(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     out: RGB = grey.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return out
+
+
+def _with_chance(y: Tensor, p: Tensor) -> RGB:
+    """uint8 (n, h, w, 4) of a picture as for `_to_pixels` and of chances (n, 1, h, w) in [0, 1]: 255 where 0, as glass."""
+    left = 255 - p.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    return np.concatenate([_to_pixels(y), left.permute(0, 2, 3, 1).cpu().numpy()], axis=3)
 
 
 def _joined(parts: Sequence[tuple[RGB, ...]]) -> tuple[RGB, ...]:
@@ -87,6 +93,10 @@ class NetworkGenerator:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._is_panel = isinstance(network, ManyMarkers)
         call: Callable[..., Any] = network.stain if isinstance(network, ManyMarkers) else self.network
+        if spec.probability:
+            if not isinstance(network, TellsChance):
+                raise TypeError(f"{type(network).__name__} tells no chances")
+            call = network.stain_and_tell
         self._call = torch.compile(call) if compiled else call
 
     def for_marker(self, spec: GeneratorSpec) -> "NetworkGenerator":
@@ -112,7 +122,7 @@ class NetworkGenerator:
         return {name: value.numpy() for name, value in statistics.items()}
 
     def stain(self, tiles: RGB, positions: Sequence[tuple[int, int]]) -> RGB:
-        """Stained tiles, uint8 (n, h, w, 3); `positions` are the (y, x) of their corners, output px.
+        """Stained tiles, uint8 (n, h, w, channels of the spec); `positions` are the (y, x) of their corners, output px.
 
         Raises WsistainError when even one tile does not fit on the device.
         """
@@ -158,6 +168,8 @@ class NetworkGenerator:
         if self._where is not None:
             self._where.boxes = [(y, x0, tiles.shape[1], tiles.shape[2]) for y, x0 in positions]
         with torch.autocast(self._device.type, getattr(torch, self.precision), enabled=self.precision != "float32"):
+            if self.spec.probability:
+                return tuple(_with_chance(y, p) for y, p in self._call(x, list(markers)))
             if self._is_panel:
                 found = self._call(x, list(markers))
             else:

@@ -33,6 +33,7 @@ class GeneratorSpec:
     training_data : what it was trained on.
     note          : a sentence that is printed with every run and kept in the provenance; may be empty.
     seed          : of the noise of a diffusion model; None: the one in the weights.
+    probability   : its tiles have a fourth channel: 255 less 255 p, p the chance that a place is positive.
     sampling      : JSON of how a diffusion model samples where that differs from the weights' header; "": it does not.
     """
 
@@ -54,6 +55,12 @@ class GeneratorSpec:
     note: str = ""
     seed: int | None = None
     sampling: str = ""
+    probability: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Channels of its stained tiles: red, green, blue, and one more where it tells p; 255 is glass in all."""
+        return 4 if self.probability else 3
 
 
 @runtime_checkable
@@ -92,5 +99,5 @@ class Generator(Protocol):
     device: str
 
     def stain(self, tiles: RGB, positions: Sequence[tuple[int, int]]) -> RGB:
-        """Stained tiles, uint8 (n, h, w, 3) like `tiles`; `positions` are the (y, x) of their corners, output px."""
+        """Stained tiles, uint8 (n, h, w, channels of the spec); `positions` are the (y, x) of their corners, output px."""
         ...

@@ -16,8 +16,14 @@ from wsistain.optics.dyes import FILL_UM, NUCLEUS_BLUR_UM, RING_UM, Dyes
 from wsistain.optics.stains import optical_density
 
 _LN10 = math.log(10)
-_PEAK_UM = 11.0  # a nucleus is about as wide
-_OF_PEAK, _LEAST = 0.6, 0.6
+_PEAK_UM, _GROUND_UM = 7.0, 31.0
+"""Edges of the squares in which a nucleus' own darkest place, and the ground on which it lies, are looked for."""
+
+_OF_PEAK, _LEAST, _OF_GROUND = 0.45, 0.4, 0.8
+"""A nucleus is cut at this part of its darkest place, or of the usual cut at least, less this part of the ground."""
+
+_CELL_UM, _OF_POSITIVE = 5.0, 0.65
+"""A place is positive by the mean of DAB over this square of its nucleus, from this part of a positive pixel's amount."""
 
 
 def ramp(amount: Tensor, cut: float | Tensor) -> Tensor:
@@ -38,10 +44,20 @@ def box(x: Tensor, edge: int) -> Tensor:
     return F.avg_pool2d(F.avg_pool2d(padded, (edge, 1), stride=1), (1, edge), stride=1)
 
 
+def largest(x: Tensor, edge: int) -> Tensor:
+    """Largest value in a square of odd `edge`, cut off at the border: (b, c, h, w) to the same."""
+    across = F.max_pool2d(x, (1, edge), stride=1, padding=(0, edge // 2))
+    return F.max_pool2d(across, (edge, 1), stride=1, padding=(edge // 2, 0))
+
+
 def _filled(x: Tensor, edge: int) -> Tensor:
     """Morphological closing with a square of odd `edge`: dark rims close over the pale middle they surround."""
-    widest = F.max_pool2d(x, edge, stride=1, padding=edge // 2)
-    return -F.max_pool2d(-widest, edge, stride=1, padding=edge // 2)
+    return -largest(-largest(x, edge), edge)
+
+
+def _ground(x: Tensor, edge: int) -> Tensor:
+    """Morphological opening with a square of odd `edge`: what is left where everything narrower is taken off."""
+    return largest(-largest(-x, edge), edge)
 
 
 class DyeLayer(nn.Module):
@@ -64,6 +80,7 @@ class DyeLayer(nn.Module):
         super().__init__()
         self.dyes, self.mpp, self.is_round = dyes, mpp, compartment in RING_UM
         self.fill_px, self.peak_px = odd_px(FILL_UM, mpp), odd_px(_PEAK_UM, mpp)
+        self.ground_px, self.cell_px = odd_px(_GROUND_UM, mpp), odd_px(_CELL_UM, mpp)
         self.nucleus_px, self.ring_px = odd_px(NUCLEUS_BLUR_UM, mpp), odd_px(RING_UM.get(compartment, 0.0), mpp)
         colours = torch.tensor([dyes.haematoxylin, dyes.dab], dtype=torch.float64)
         he = torch.tensor([dyes.he_haematoxylin, dyes.he_eosin], dtype=torch.float64)
@@ -116,18 +133,32 @@ class DyeLayer(nn.Module):
         even : pictures are first brought to one strength (half to twice), told by their darkest places: slides differ,
                and a weak stain has no fewer nuclei.
 
-        Pale middles are filled, and a nucleus is cut by its own darkest place: pale ones are no smaller.
+        Pale middles are filled, the ground is taken off, and a nucleus is cut by its own darkest place: pale ones are
+        no smaller, and fibres that are dark throughout are none.
         """
         if even:
             dark = torch.quantile(F.avg_pool2d(h, 4).flatten(1), 0.97, dim=1)[:, None, None, None]
             h = h * (self.dyes.dark / dark.clamp_min(1e-3)).clamp(0.5, 2)
-        h = box(_filled(h, self.fill_px), self.nucleus_px)
-        peak = F.max_pool2d(h, self.peak_px, stride=1, padding=self.peak_px // 2)
-        return ramp(h, (_OF_PEAK * peak).clamp(_LEAST * self.dyes.nucleus, self.dyes.nucleus))
+        return self._spots(h, self.dyes.nucleus)
 
-    def positive(self, d: Tensor) -> Tensor:
-        """How surely an amount of DAB counts as positive, 0..1."""
-        return ramp(d, self.dyes.positive)
+    def _spots(self, amount: Tensor, cut: float) -> Tensor:
+        amount = box(_filled(amount, self.fill_px), self.nucleus_px)
+        amount = amount - _OF_GROUND * _ground(amount, self.ground_px)
+        own = _OF_PEAK * largest(amount, self.peak_px)
+        return ramp(amount, own.clamp(_LEAST * cut, cut))
+
+    def section(self, h: Tensor, d: Tensor) -> Tensor:
+        """What amounts (b, 1, h, w) of an IHC say, 0..1: where it is positive, where it may be, where nuclei are.
+
+        Returns (b, 3, h, w). A nucleus counts as a whole, by its mean of DAB: one that is brown throughout has a share of 1,
+        though its rim is pale. Membranes are brown pixel by pixel, and fill part of their ring (`Dyes.fill`).
+        """
+        if self.is_round:
+            nuclei = self.nuclei(h)
+            return torch.cat([ramp(d, self.dyes.positive), self.place(nuclei), nuclei], dim=1)
+        nuclei = torch.maximum(self.nuclei(h), self._spots(d, self.dyes.positive))
+        mean = box(d * nuclei, self.cell_px) / box(nuclei, self.cell_px).clamp_min(0.05)
+        return torch.cat([nuclei * ramp(mean, _OF_POSITIVE * self.dyes.positive), nuclei, nuclei], dim=1)
 
     def place(self, nuclei: Tensor, pool: int = 1) -> Tensor:
         """Where the marker may lie, 0..1: in nuclei, or in the ring round them; `nuclei` in px of `pool` x `mpp`."""

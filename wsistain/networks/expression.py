@@ -139,10 +139,19 @@ class ExpressionNet(nn.Module):
 
     def stain(self, x: Tensor, markers: Sequence[str]) -> list[Tensor]:
         """Pictures of several markers of one pass through the trunk; ValueError for one that it was not trained for."""
+        return [picture for picture, _ in self._stained(x, markers)]
+
+    def stain_and_tell(self, x: Tensor, markers: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        """As `stain`, each picture with its p, float (b, 1, h, w) in [0, 1]."""
+        return [(picture, self.full_size(p)) for picture, p in self._stained(x, markers)]
+
+    def _stained(self, x: Tensor, markers: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        """Pictures, and p at the trunk's scale."""
         unknown = [name for name in markers if name not in self.markers]
         if unknown:
             raise ValueError(f"this network stains {', '.join(self.markers)}, not {unknown[0]}")
         numbers = [self.markers.index(name) for name in markers]
-        p = self.logits(x, numbers).sigmoid()
-        h = self.paint(x)
-        return [self.picture(h, p[:, k : k + 1], p[:, -1:], number) for k, number in enumerate(numbers)]
+        chances = self.logits(x, numbers).sigmoid()
+        h, nuclei = self.paint(x), chances[:, -1:]
+        of_each = [(chances[:, k : k + 1], number) for k, number in enumerate(numbers)]
+        return [(self.picture(h, p, nuclei, number), p) for p, number in of_each]

@@ -56,6 +56,15 @@ class ManyMarkers(Protocol):
 
 
 @runtime_checkable
+class TellsChance(Protocol):
+    """A network that also tells how likely each place is positive."""
+
+    def stain_and_tell(self, x: Tensor, markers: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        """As `ManyMarkers.stain`, each picture with p, float (b, 1, h, w) in [0, 1]."""
+        ...
+
+
+@runtime_checkable
 class AroundBase(Protocol):
     """A network around a base model that a weights file does not hold."""
 

@@ -17,9 +17,27 @@ WORK = ".wsistain"
 """Folder inside an unfinished output: journal, lock and pieces. A finished output has none."""
 
 GLASS = 255
-"""Value of a pixel that nothing was written to."""
+"""Value of a pixel of the stain that nothing was written to."""
 
 V2_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One pyramid of an output.
+
+    folder   : in which it lies inside the output; "": the output itself.
+    channels : of its pixels. blank : value of what nothing was written to.
+    """
+
+    folder: str
+    channels: int
+    blank: int
+
+
+STAIN = Layer("", 3, GLASS)
+PROBABILITY = Layer("probability", 1, 0)
+"""Beside the stain, of the same size: how likely each place is positive, 0..255 for 0..1."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,7 @@ class OutputSpec:
     storage       : the user's options. A shard is what one task writes at a time, an even multiple of 1 chunk or more.
                     ngff "0.5": Zarr v3, a shard is one file; "0.4": Zarr v2, a chunk of one colour is one file.
     origin_um     : (y, x) of the top left corner of level 0 from the top left corner of the slide, um.
+    layer         : the pyramid that is written; all layers of an output share its path, sizes and blocks.
 
     Raises OutputError when the sizes do not fit together.
     """
@@ -44,6 +63,7 @@ class OutputSpec:
     block: int = 4096
     storage: OutputConfig = field(default_factory=OutputConfig)
     origin_um: tuple[float, float] = (0.0, 0.0)
+    layer: Layer = STAIN
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -112,20 +132,25 @@ class OutputSpec:
     def shard_files(self, level: int, row: int, col: int) -> tuple[str, ...]:
         """Paths, relative to the output, of the files that may hold a shard: one in 0.5, one a chunk in 0.4."""
         if self.storage.ngff == "0.5":
-            return (f"{level}/c/0/{row}/{col}",)
+            return (f"{self.inner}{level}/c/0/{row}/{col}",)
         per_side = self.storage.shard // self.stored_chunk
         height, width = self.levels[level]
         rows, cols = -(-height // self.stored_chunk), -(-width // self.stored_chunk)
         return tuple(
-            f"{level}/{colour}/{y}/{x}"
+            f"{self.inner}{level}/{channel}/{y}/{x}"
             for y in range(row * per_side, min((row + 1) * per_side, rows))
             for x in range(col * per_side, min((col + 1) * per_side, cols))
-            for colour in range(3)
+            for channel in range(self.layer.channels)
         )
 
     def piece_file(self, row: int, col: int) -> str:
         """Path, relative to the output, of the reduced piece of a block."""
-        return f"{WORK}/pieces/{row}_{col}.zst"
+        return f"{WORK}/pieces/{self.inner}{row}_{col}.zst"
+
+    @property
+    def inner(self) -> str:
+        """What the paths of the layer's files begin with, relative to the output: "" or "probability/"."""
+        return f"{self.layer.folder}/" if self.layer.folder else ""
 
     @property
     def folder(self) -> Path:

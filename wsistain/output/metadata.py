@@ -11,6 +11,7 @@ Source: OME-NGFF 0.4 and 0.5, sections multiscales and omero; Zarr v3 core speci
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import zarr
@@ -18,7 +19,7 @@ import zarr.storage
 
 from wsistain import __version__
 from wsistain.output.codec import zarr_codec
-from wsistain.output.layout import GLASS, OutputSpec
+from wsistain.output.layout import STAIN, OutputSpec
 from wsistain.output.ome_xml import ome_xml
 from wsistain.output.reading import StoredStain
 from wsistain.runtime.files import reporting, write_file
@@ -62,8 +63,9 @@ def multiscales(spec: OutputSpec, name: str) -> list[dict[str, Any]]:
     return [block]
 
 
-def omero(name: str) -> dict[str, Any]:
-    """The `omero` block: three channels that add up to the colours of the stain."""
+def omero(name: str, colours: Sequence[tuple[str, str]] = _COLOURS) -> dict[str, Any]:
+    """The `omero` block: channels with their colours; by default three that add up to the colours of the stain."""
+    model = "color" if len(colours) > 1 else "greyscale"
     channels = [
         {
             "label": label,
@@ -74,16 +76,17 @@ def omero(name: str) -> dict[str, Any]:
             "inverted": False,
             "window": {"min": 0, "max": 255, "start": 0, "end": 255},
         }
-        for label, colour in _COLOURS
+        for label, colour in colours
     ]
-    return {"name": name, "channels": channels, "rdefs": {"model": "color", "defaultT": 0, "defaultZ": 0}}
+    return {"name": name, "channels": channels, "rdefs": {"model": model, "defaultT": 0, "defaultZ": 0}}
 
 
 def root_attributes(
     spec: OutputSpec, provenance: dict[str, Any], name: str, key: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Attributes of the root group: OME-NGFF's own, and under `wsistain` where the stain comes from."""
-    ome: dict[str, Any] = {"multiscales": multiscales(spec, name), "omero": omero(name)}
+    colours = _COLOURS if spec.layer == STAIN else ((spec.layer.folder, "FFFFFF"),)
+    ome: dict[str, Any] = {"multiscales": multiscales(spec, name), "omero": omero(name, colours)}
     ours = {"wsistain": __version__, **provenance, "virtual": True}
     if key is not None:
         ours["key"] = key
@@ -95,7 +98,7 @@ def root_attributes(
 def write_metadata(
     spec: OutputSpec, provenance: dict[str, Any], name: str, *, key: dict[str, Any] | None = None
 ) -> None:
-    """Writes the metadata of every level and then of the root: after this the output is finished.
+    """Writes the metadata of every level and then of the root: after this the output, or a layer in it, is finished.
 
     provenance : plain JSON values, stored under `wsistain`; `virtual` is always true there.
     name       : what viewers call the image.
@@ -109,7 +112,7 @@ def write_metadata(
     root_names = [n for n in (".zgroup", ".zattrs", "zarr.json") if n in documents]
     with reporting(spec.path):
         for path in [*(n for n in documents if n not in root_names), *root_names]:
-            write_file(spec.folder, path, [documents[path]])
+            write_file(spec.folder, f"{spec.inner}{path}", [documents[path]])
 
 
 def _documents(spec: OutputSpec, attributes: dict[str, Any]) -> dict[str, bytes]:
@@ -145,25 +148,25 @@ def _describe_level(spec: OutputSpec, store: zarr.storage.MemoryStore, path: str
         zarr.create_array(
             store,
             name=path,
-            shape=(3, *size),
+            shape=(spec.layer.channels, *size),
             dtype="uint8",
             chunks=chunk,
-            shards=(3, spec.storage.shard, spec.storage.shard),
+            shards=(spec.layer.channels, spec.storage.shard, spec.storage.shard),
             compressors=zarr_codec(spec.storage),
             filters=None,
-            fill_value=GLASS,
+            fill_value=spec.layer.blank,
             dimension_names=AXES,
         )
     else:
         zarr.create_array(
             store,
             name=path,
-            shape=(3, *size),
+            shape=(spec.layer.channels, *size),
             dtype="uint8",
             chunks=chunk,
             compressors=zarr_codec(spec.storage),
             filters=None,
-            fill_value=GLASS,
+            fill_value=spec.layer.blank,
             zarr_format=2,
             chunk_key_encoding={"name": "v2", "separator": "/"},
         )

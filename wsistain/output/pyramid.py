@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain.errors import OutputError
-from wsistain.output.layout import GLASS, OutputSpec
+from wsistain.output.layout import OutputSpec
 from wsistain.output.shard import Mapper, Planes, ShardSink, decode_shard
 from wsistain.runtime.ahead import thread_pool
 from wsistain.runtime.files import reporting
@@ -48,15 +48,15 @@ def half(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def half_into(out: Planes, planes: Planes) -> None:
-    """Fills `out`, uint8 (3, ceil(h / 2), ceil(w / 2)), with the half of `planes`, uint8 (3, h, w)."""
-    for colour in range(3):
-        out[colour] = half_plane(planes[colour])
+    """Fills `out`, uint8 (c, ceil(h / 2), ceil(w / 2)), with the half of `planes`, uint8 (c, h, w)."""
+    for channel, plane in enumerate(planes):
+        out[channel] = half_plane(plane)
 
 
 def finish_pyramid(spec: OutputSpec, *, threads: int = 1) -> int:
     """Builds the levels that need more than one block from the blocks' pieces; how many files were written.
 
-    Call it when every block is written; where a block left no piece, it was glass. Depth first: a shard is halved
+    Call it when every block is written; where a block left no piece, it was blank. Depth first: a shard is halved
     into the one above as soon as it is complete, so that nothing stored is read back and memory holds a few
     shards per level. Safe to repeat: the bytes are the same. Raises OutputError.
     """
@@ -70,7 +70,7 @@ def finish_pyramid(spec: OutputSpec, *, threads: int = 1) -> int:
 
 
 def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) -> Planes | None:
-    """Planes of one shard, after it and all below it were handed to the sink; None where it is glass."""
+    """Planes of one shard, after it and all below it were handed to the sink; None where it is blank."""
     # This shard's window of its level, clipped at the edge.
     height, width = spec.levels[level]
     y, x = row * spec.storage.shard, col * spec.storage.shard
@@ -87,7 +87,7 @@ def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) ->
                 below = _build(spec, level - 1, below_row, below_col, sink)
                 if below is not None:
                     if planes is None:
-                        planes = np.full((3, *size), GLASS, np.uint8)
+                        planes = np.full((spec.layer.channels, *size), spec.layer.blank, np.uint8)
                     top, left = (
                         (below_row - 2 * row) * spec.storage.shard // 2,
                         (below_col - 2 * col) * spec.storage.shard // 2,
@@ -99,7 +99,7 @@ def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) ->
 
 
 def _from_pieces(spec: OutputSpec, y: int, x: int, size: tuple[int, int], run: Mapper) -> Planes | None:
-    """A window of the lowest level above the blocks' own, uint8 (3, *size); None where no piece meets it."""
+    """A window of the lowest level above the blocks' own, uint8 (c, *size); None where no piece meets it."""
     # Pieces are on the grid of blocks, the window is on that of shards: a piece may belong to several windows.
     height, width = spec.levels[spec.block_levels]
     edge = spec.block >> spec.block_levels
@@ -111,13 +111,12 @@ def _from_pieces(spec: OutputSpec, y: int, x: int, size: tuple[int, int], run: M
                 continue
             h, w = min(edge, height - row * edge), min(edge, width - col * edge)
             try:
-                piece = decode_shard(
-                    path.read_bytes(), h, w, spec.storage.chunk, -(-max(h, w) // spec.storage.chunk), run
-                )
+                side = -(-max(h, w) // spec.storage.chunk)
+                piece = decode_shard(path.read_bytes(), h, w, spec.storage.chunk, side, run, spec.layer)
             except (RuntimeError, ValueError) as error:
                 raise OutputError(f"{path} is damaged ({error}); run again with --overwrite") from error
             if planes is None:
-                planes = np.full((3, *size), GLASS, np.uint8)
+                planes = np.full((spec.layer.channels, *size), spec.layer.blank, np.uint8)
             top, left = max(y, row * edge), max(x, col * edge)
             bottom, right = min(y + size[0], row * edge + h), min(x + size[1], col * edge + w)
             planes[:, top - y : bottom - y, left - x : right - x] = piece[

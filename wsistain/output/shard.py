@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from wsistain.errors import OutputError
 from wsistain.output.codec import compress_piece, compressor, decompress_piece
-from wsistain.output.layout import GLASS, OutputSpec
+from wsistain.output.layout import STAIN, Layer, OutputSpec
 from wsistain.runtime.ahead import in_order
 from wsistain.runtime.files import FileDone, remove_file, write_file
 
 Planes = NDArray[np.uint8]
-"""uint8 (3, h, w): red, green, blue."""
+"""uint8 (c, h, w): red, green, blue; or one channel."""
 
 Mapper = Callable[..., Iterable[Any]]
 """`map`, or `map` of a thread pool, which begins all calls at once."""
@@ -40,81 +40,85 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def is_glass(pixels: NDArray[np.uint8]) -> bool:
-    """Whether every value is 255; True for no values."""
-    return pixels.size == 0 or bool(pixels.min() == GLASS)
+def is_blank(pixels: NDArray[np.uint8], layer: Layer) -> bool:
+    """Whether every value is that of `layer` where nothing was written; True for no values."""
+    return pixels.size == 0 or bool(pixels.min() == layer.blank == pixels.max())
 
 
-def _chunk_at(planes: Planes, edge: int, colour: int, y: int, x: int) -> NDArray[np.uint8]:
-    """Contiguous (edge, edge) copy from (y, x) of one colour; 255 beyond the planes."""
-    window = planes[colour, y : y + edge, x : x + edge]
+def _chunk_at(planes: Planes, edge: int, channel: int, y: int, x: int, blank: int) -> NDArray[np.uint8]:
+    """Contiguous (edge, edge) copy from (y, x) of one channel; `blank` beyond the planes."""
+    window = planes[channel, y : y + edge, x : x + edge]
     if window.shape == (edge, edge):
         return np.ascontiguousarray(window)
-    chunk = np.full((edge, edge), GLASS, np.uint8)
+    chunk = np.full((edge, edge), blank, np.uint8)
     chunk[: window.shape[0], : window.shape[1]] = window
     return chunk
 
 
 def encode_chunks(
-    planes: Planes, edge: int, compress: Callable[[Any], bytes], run: Mapper
+    planes: Planes, edge: int, compress: Callable[[Any], bytes], run: Mapper, layer: Layer = STAIN
 ) -> Iterable[tuple[bytes, float]]:
-    """(compressed bytes, seconds) of each chunk of `planes`, in the order (y, x, c); no bytes for a glass chunk.
+    """(compressed bytes, seconds) of each chunk of `planes`, in the order (y, x, c); no bytes for a blank chunk.
 
     The colours of a place lie side by side in the file, because a viewer asks for all three.
     """
 
     def encode(place: tuple[int, int, int]) -> tuple[bytes, float]:
         start = perf_counter()
-        y, x, colour = place
-        chunk = _chunk_at(planes, edge, colour, y, x)
-        data = b"" if is_glass(chunk) else compress(chunk)
+        y, x, channel = place
+        chunk = _chunk_at(planes, edge, channel, y, x, layer.blank)
+        data = b"" if is_blank(chunk, layer) else compress(chunk)
         return data, perf_counter() - start
 
-    _, height, width = planes.shape
-    return run(encode, [(y, x, c) for y in range(0, height, edge) for x in range(0, width, edge) for c in range(3)])
+    channels, height, width = planes.shape
+    corners = [(y, x) for y in range(0, height, edge) for x in range(0, width, edge)]
+    return run(encode, [(y, x, c) for y, x in corners for c in range(channels)])
 
 
-def shard_buffers(chunks: list[bytes], rows: int, cols: int, side: int) -> list[bytes]:
-    """The buffers of a shard file: chunks in the order given (y, x, c over `rows` x `cols` x 3), then the index.
+def shard_buffers(chunks: list[bytes], rows: int, cols: int, side: int, channels: int = 3) -> list[bytes]:
+    """The buffers of a shard file: chunks in the order given (y, x, c over `rows` x `cols` x channels), then the index.
 
     side : inner chunks along an edge of the shard; chunks beyond `rows` and `cols` are absent.
     """
-    index = np.full((3, side, side, 2), MISSING, np.uint64)
+    index = np.full((channels, side, side, 2), MISSING, np.uint64)
     offset = 0
     for number, chunk in enumerate(chunks):
         if chunk:
-            place, colour = divmod(number, 3)
+            place, channel = divmod(number, channels)
             y, x = divmod(place, cols)
-            index[colour, y, x] = offset, len(chunk)
+            index[channel, y, x] = offset, len(chunk)
             offset += len(chunk)
-    if len(chunks) != 3 * rows * cols:
-        raise ValueError(f"{len(chunks)} chunks for {rows} x {cols} x 3 places")
+    if len(chunks) != channels * rows * cols:
+        raise ValueError(f"{len(chunks)} chunks for {rows} x {cols} x {channels} places")
     table = index.astype("<u8").tobytes()
     return [*(c for c in chunks if c), table, struct.pack("<I", google_crc32c.value(table))]
 
 
-def decode_shard(data: bytes, height: int, width: int, edge: int, side: int, run: Mapper = map) -> Planes:
-    """Planes uint8 (3, height, width) of a shard file; 255 where chunks are absent.
+def decode_shard(
+    data: bytes, height: int, width: int, edge: int, side: int, run: Mapper = map, layer: Layer = STAIN
+) -> Planes:
+    """Planes uint8 (c, height, width) of a shard file; blank where chunks are absent.
 
     Raises OutputError when the index is damaged. Used for the pieces; readers of the output have zarr.
     """
-    table_size = 3 * side * side * 16
+    channels = layer.channels
+    table_size = channels * side * side * 16
     table, check = data[-table_size - 4 : -4], data[-4:]
     if len(table) != table_size or struct.pack("<I", google_crc32c.value(table)) != check:
         raise OutputError(f"a shard of {len(data)} bytes has a damaged index; run again with --overwrite")
-    index = np.frombuffer(table, "<u8").reshape(3, side, side, 2)
-    planes = np.full((3, height, width), GLASS, np.uint8)
+    index = np.frombuffer(table, "<u8").reshape(channels, side, side, 2)
+    planes = np.full((channels, height, width), layer.blank, np.uint8)
 
     def decode(place: tuple[int, int, int]) -> None:
-        colour, row, col = place
-        offset, size = (int(v) for v in index[colour, row, col])
+        channel, row, col = place
+        offset, size = (int(v) for v in index[channel, row, col])
         if offset != MISSING:
             chunk = decompress_piece(data[offset : offset + size]).reshape(edge, edge)
-            target = planes[colour, row * edge : (row + 1) * edge, col * edge : (col + 1) * edge]
+            target = planes[channel, row * edge : (row + 1) * edge, col * edge : (col + 1) * edge]
             target[...] = chunk[: target.shape[0], : target.shape[1]]
 
     rows, cols = -(-height // edge), -(-width // edge)
-    for _ in run(decode, [(c, y, x) for y in range(rows) for x in range(cols) for c in range(3)]):
+    for _ in run(decode, [(c, y, x) for y in range(rows) for x in range(cols) for c in range(channels)]):
         continue
     return planes
 
@@ -136,7 +140,7 @@ class ShardSink:
     _pending: deque[tuple[Callable[[list[bytes]], None], Iterable[tuple[bytes, float]]]] = field(default_factory=deque)
 
     def add(self, level: int, row: int, col: int, planes: Planes | None) -> None:
-        """Takes a shard, clipped at the edge of its level; None is glass. `planes` must not change afterwards."""
+        """Takes a shard, clipped at the edge of its level; None is blank. `planes` must not change afterwards."""
         names = self.spec.shard_files(level, row, col)
         if planes is None:
             for name in names:
@@ -160,7 +164,7 @@ class ShardSink:
             start = perf_counter()
 
     def add_piece(self, row: int, col: int, planes: Planes | None) -> None:
-        """Takes the reduced piece of a block, to be stored like a shard; None is glass."""
+        """Takes the reduced piece of a block, to be stored like a shard; None is blank."""
         name = self.spec.piece_file(row, col)
         if planes is None:
             remove_file(self.spec.folder, name)
@@ -177,7 +181,7 @@ class ShardSink:
 
     def _begin(self, store: Callable[[list[bytes]], None], planes: Planes, edge: int, *, piece: bool = False) -> None:
         compress = compress_piece if piece else compressor(self.spec.storage)
-        self._pending.append((store, encode_chunks(planes, edge, compress, self.pool.map)))
+        self._pending.append((store, encode_chunks(planes, edge, compress, self.pool.map, self.spec.layer)))
         if len(self._pending) > 1:
             self._store()
 
@@ -198,7 +202,7 @@ class ShardSink:
             remove_file(self.spec.folder, name)
             return
         rows, cols = (-(-n // self.spec.storage.chunk) for n in planes.shape[1:])
-        buffers = shard_buffers(chunks, rows, cols, -(-edge // self.spec.storage.chunk))
+        buffers = shard_buffers(chunks, rows, cols, -(-edge // self.spec.storage.chunk), self.spec.layer.channels)
         self.files.append(write_file(self.spec.folder, name, buffers))
 
     def _chunk_files(self, names: tuple[str, ...], chunks: list[bytes]) -> None:

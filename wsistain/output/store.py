@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.output.layout import GLASS, WORK, OutputSpec
+from wsistain.output.layout import WORK, OutputSpec
 from wsistain.output.pyramid import half_into
-from wsistain.output.shard import Planes, ShardSink, is_glass
+from wsistain.output.shard import Planes, ShardSink, is_blank
 from wsistain.runtime.ahead import thread_pool
 from wsistain.runtime.files import FileDone, reporting
 
@@ -25,7 +25,7 @@ class BlockDone:
     bytes_written  : their bytes.
     seconds_encode : spent on halving and compressing, summed over threads.
     seconds_write  : spent on files.
-    files          : every file written, the piece among them; a glass block has none.
+    files          : every file written, the piece among them; a blank block has none.
     """
 
     row: int
@@ -40,6 +40,18 @@ class BlockDone:
         """The record as plain values for a line of JSON."""
         return {**asdict(self), "files": [[f.path, f.size, f.crc] for f in self.files]}
 
+    def with_layer(self, other: "BlockDone") -> "BlockDone":
+        """The record of this block and of another layer of it."""
+        return BlockDone(
+            self.row,
+            self.col,
+            self.shards_written + other.shards_written,
+            self.bytes_written + other.bytes_written,
+            self.seconds_encode + other.seconds_encode,
+            self.seconds_write + other.seconds_write,
+            self.files + other.files,
+        )
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "BlockDone":
         """The record from `to_json`; KeyError, TypeError or ValueError when it is not one."""
@@ -48,28 +60,28 @@ class BlockDone:
 
 
 def create_output(spec: OutputSpec) -> None:
-    """Makes the folders of an output; safe to repeat. Raises OutputError.
+    """Makes the folders of a layer of an output; safe to repeat. Raises OutputError.
 
     There is no metadata yet, so that no reader takes it for finished.
     """
     with reporting(spec.path):
         for level in range(len(spec.levels)):
-            (spec.folder / str(level)).mkdir(parents=True, exist_ok=True)
-        (spec.folder / WORK / "pieces").mkdir(parents=True, exist_ok=True)
+            (spec.folder / f"{spec.inner}{level}").mkdir(parents=True, exist_ok=True)
+        (spec.folder / spec.piece_file(0, 0)).parent.mkdir(parents=True, exist_ok=True)
 
 
 def write_block(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8], *, threads: int = 1) -> BlockDone:
     """Writes one block's shards of every level that ends inside it, and its piece for the levels above.
 
-    pixels  : uint8 (h, w, 3), the block at level 0, clipped at the slide's edge.
+    pixels  : uint8 (h, w, c), the block at level 0, clipped at the slide's edge; c as the spec's layer has it.
     threads : for compression; the bytes do not depend on it.
 
-    Writing a block again replaces its files by the same bytes; what became glass is removed. Raises OutputError
+    Writing a block again replaces its files by the same bytes; what became blank is removed. Raises OutputError
     when a file cannot be written, ValueError for pixels of another shape or type.
     """
-    size = spec.block_size(row, col)
-    if pixels.shape != (*size, 3) or pixels.dtype != np.uint8:
-        raise ValueError(f"block ({row}, {col}) takes uint8 {(*size, 3)}, found {pixels.dtype} {pixels.shape}")
+    size = (*spec.block_size(row, col), spec.layer.channels)
+    if pixels.shape != size or pixels.dtype != np.uint8:
+        raise ValueError(f"block ({row}, {col}) takes uint8 {size}, found {pixels.dtype} {pixels.shape}")
     with reporting(spec.path), thread_pool(threads, "encode") as pool:
         sink = ShardSink(spec, pool)
         start = perf_counter()
@@ -77,7 +89,7 @@ def write_block(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8],
         for level in range(1, spec.block_levels):
             above = _level(spec, level, row, col, above, sink)
         if spec.has_pieces:
-            sink.add_piece(row, col, None if is_glass(above) else above)
+            sink.add_piece(row, col, None if is_blank(above, spec.layer) else above)
         sink.finish()
         total = perf_counter() - start
     # A piece lies among the work files and goes with them: it is no part of the result.
@@ -94,10 +106,10 @@ def write_block(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8],
 
 
 def _empty_above(spec: OutputSpec, level: int, height: int, width: int) -> Planes:
-    """Planes for the level above, (3, ceil(h / 2), ceil(w / 2)); nothing where no level is above."""
+    """Planes for the level above, (c, ceil(h / 2), ceil(w / 2)); nothing where no level is above."""
     if level + 1 == len(spec.levels):
-        return np.empty((3, 0, 0), np.uint8)
-    return np.empty((3, (height + 1) // 2, (width + 1) // 2), np.uint8)
+        return np.empty((spec.layer.channels, 0, 0), np.uint8)
+    return np.empty((spec.layer.channels, (height + 1) // 2, (width + 1) // 2), np.uint8)
 
 
 def _level_0(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8], sink: ShardSink, threads: int) -> Planes:
@@ -115,8 +127,8 @@ def _level_0(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8], si
         y, x = corner
         window = pixels[y : y + edge, x : x + edge]
         target = above[:, y // 2 : (y + edge) // 2, x // 2 : (x + edge) // 2]
-        if is_glass(window):
-            target[...] = GLASS
+        if is_blank(window, spec.layer):
+            target[...] = spec.layer.blank
             return None, perf_counter() - start
         planes = np.ascontiguousarray(window.transpose(2, 0, 1))
         if above.size:
@@ -139,7 +151,7 @@ def _level(spec: OutputSpec, level: int, row: int, col: int, planes: Planes, sin
         for x in range(0, width, edge):
             window = planes[:, y : y + edge, x : x + edge]
             place = level, row * side + y // edge, col * side + x // edge
-            sink.add(*place, None if is_glass(window) else window)
+            sink.add(*place, None if is_blank(window, spec.layer) else window)
             if above.size:
                 half_into(above[:, y // 2 : (y + edge) // 2, x // 2 : (x + edge) // 2], window)
     return above

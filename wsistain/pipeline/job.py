@@ -53,6 +53,11 @@ class Job:
         """Threads of this process for reading, staining on the CPU and encoding."""
         return max(1, available_cores() // self.share)
 
+    @property
+    def channels(self) -> int:
+        """Channels of stained tiles; the same for all markers of a run."""
+        return self.generators[0].channels
+
     def norm_file(self, k: int) -> Path | None:
         """Where the frozen norm statistics of generator `k` lie; None where it uses the tile's own."""
         return None if self.made[k].norm == "tile" else self.outputs[k].folder / WORK / "norm.safetensors"

@@ -97,5 +97,6 @@ def key_of(plan: RunPlan, spec: GeneratorSpec, made: MadeWith, output: OutputSpe
         "weights": spec.weights_hash,
         "marker": spec.marker,
         **made.deciding(),
+        **({"probability": True} if spec.probability else {}),  # outputs of before the layer name none
         "output": output.storage.deciding(),
     }

@@ -51,7 +51,7 @@ def norm_mode(spec: GeneratorSpec, config: RunConfig) -> str:
 def make_spec(config: RunConfig, marker: str) -> GeneratorSpec:
     """The generator for `marker` with the tiling of `config` where it names one."""
     spec = find_generator(config.weights, marker, direction=config.direction, sampling=config.sampling)
-    spec = replace(spec, seed=config.seed)
+    spec = replace(spec, seed=config.seed, probability=config.probability)
     if spec.weights != "identity" and (spec.norm == "frozen" or norm_mode(spec, config) == "slide"):
         spec = exact_tiling(spec)
     t = config.tiling

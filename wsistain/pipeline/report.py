@@ -10,6 +10,7 @@ from typing import Any
 from wsistain import __version__
 from wsistain.config import RunConfig
 from wsistain.markers import find_marker
+from wsistain.output.layout import PROBABILITY
 from wsistain.pipeline.job import Times, Written, peak_rss_mb
 from wsistain.pipeline.stain import Stain
 from wsistain.runtime.files import write_json
@@ -107,9 +108,19 @@ def provenance(info: SlideInfo, plan: RunPlan, stain: Stain, config: RunConfig) 
         "sessions": len(stain.journal.sessions),
         "config": stain.made.as_config(config, plan).model_dump(mode="json"),
         "versions": {"wsistain": __version__, "python": platform.python_version(), **_versions()},
+        "layers": [layer.layer.folder for layer in stain.layers if layer.layer.folder],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "key": stain.key,
     }
+
+
+def of_layer(source: dict[str, Any]) -> dict[str, Any]:
+    """The provenance of the probability beside a stain, from that of the stain: what it is, and in which unit."""
+    statement = (
+        f"Chance, 0 to 255 for 0 to 1, that a place is positive for {source['marker']}, predicted from an H&E slide; it means "
+        "something where the marker can lie, in nuclei or round them. For research use only, not for diagnosis."
+    )
+    return {**source, "layer": PROBABILITY.folder, "one": 255, "statement": statement, "layers": []}
 
 
 def _versions() -> dict[str, str]:

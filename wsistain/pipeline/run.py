@@ -32,7 +32,7 @@ from wsistain.pipeline.graph import build_graph
 from wsistain.pipeline.job import Job, Written
 from wsistain.pipeline.kit import check_generators, install_kit, load_generators, release_kits
 from wsistain.pipeline.planning import Group, make_spec, plan_groups
-from wsistain.pipeline.report import About, RunReport, Tally, make_report, provenance
+from wsistain.pipeline.report import About, RunReport, Tally, make_report, of_layer, provenance
 from wsistain.pipeline.stain import Stain, make_stain
 from wsistain.runtime.event import OnEvent, RunEvent, is_silent
 from wsistain.runtime.files import local_path, reporting, write_json
@@ -195,14 +195,18 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
         reports = []
         for stain in stains:
             output = stain.output
-            shards, pyramid = _timed(lambda o=output: finish_pyramid(o, threads=each.job.threads))  # type: ignore[misc]
+            shards, pyramid = _timed(
+                lambda s=stain: sum(finish_pyramid(o, threads=each.job.threads) for o in s.layers)  # type: ignore[misc]
+            )
             source = provenance(slide.info, each.plan, stain, config)
             total = time.perf_counter() - start
             times = {"total": total, **seconds, "pyramid": pyramid}
             report = make_report(stain, each.plan, tally, resumed, shards, times, source, each.about)
             with reporting(stain.report):
                 report.write(stain.report)
-            # The metadata comes last: what has metadata is finished; the preview is made from it.
+            # The metadata comes last, the stain's own after all: what has it is finished; the preview is made from it.
+            for layer in stain.layers[1:]:
+                write_metadata(layer, of_layer(source), f"{stain.name} {layer.layer.folder} (virtual)")
             write_metadata(output, source, f"{stain.name} (virtual)", key=stain.key)
             write_preview(output, stain.preview, config.output.preview_px)
             stain.write_tiff(each.job.threads)

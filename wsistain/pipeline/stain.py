@@ -1,6 +1,6 @@
 """One marker of a run: its generator, its output, with what it is made, and how far it is."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from wsistain.generators.device import Device
 from wsistain.generators.spec import GeneratorSpec
 from wsistain.output.export import export_ome_tiff
 from wsistain.output.journal import Journal, check_place, open_journal
+from wsistain.output.layout import PROBABILITY
 from wsistain.output.names import output_name
 from wsistain.output.preview import write_preview
 from wsistain.output.store import BlockDone, OutputSpec, create_output
@@ -38,6 +39,12 @@ class Stain:
     key: dict[str, Any]
     is_done: bool = False
     journal: Journal = field(init=False, repr=False)
+
+    @property
+    def layers(self) -> tuple[OutputSpec, ...]:
+        """What is written: the stain, and what lies beside it in the same folder."""
+        beside = (replace(self.output, layer=PROBABILITY),) if self.spec.probability else ()
+        return (self.output, *beside)
 
     @property
     def preview(self) -> Path:
@@ -76,7 +83,8 @@ class Stain:
             if self.tiff and not self.tiff.is_file():
                 self.write_tiff(threads=2)
             return self.journal
-        create_output(self.output)
+        for layer in self.layers:
+            create_output(layer)
         # Nothing old is taken for the new one's.
         with reporting(self.output.path):
             self.preview.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from wsistain.errors import SlideError
 from wsistain.generators.spec import stain_all
+from wsistain.output.layout import PROBABILITY
 from wsistain.output.store import write_block
 from wsistain.pipeline.job import RGB, Generated, Job, Stained, Times, Written, peak_rss_mb
 from wsistain.pipeline.kit import Kit, kit_for
@@ -27,6 +29,11 @@ def read_tile(slide: Slide, plan: RunPlan, tile: Tile) -> RGB:
     """The pixels of a tile with its halo, uint8 (tile, tile, 3); 255 outside the slide and where it was not scanned."""
     t = plan.tiling
     return plan.read(slide, tile.y_out - t.halo, tile.x_out - t.halo, t.tile, t.tile)
+
+
+def _frame(job: Job, row: int, col: int) -> Frame:
+    """Blending geometry of a block of stained tiles."""
+    return replace(job.plan.frame(row, col), channels=job.channels)
 
 
 def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, list[RGB], float, float]]:
@@ -80,7 +87,7 @@ def generate_block(
     after      : what had to be written first; its pixels are no longer held.
     """
     # The block's tiles; a block above or left of the first ones only has edges that others need.
-    frame = job.plan.frame(row, col)
+    frame = _frame(job, row, col)
     edges_only = edges_only or row < 0 or col < 0
     tiles = job.plan.tiles_in(row, col, edges_only=edges_only)
     row0, col0 = job.plan.origin[0] + row * frame.n, job.plan.origin[1] + col * frame.n
@@ -136,15 +143,20 @@ def write_block_task(
     near      : tails of `above`, `left` and `corner`; None for a neighbour without tissue; absent where the slide ends.
     """
     # One marker after the other: each is joined, measured at its seams, and written.
-    plan, frame = job.plan, job.plan.frame(row, col)
+    frame = _frame(job, row, col)
     done, seams = [], []
     seconds = 0.0
     for k, output in enumerate(job.outputs):
         start = time.perf_counter()
-        pixels = _finished_pixels(plan, row, col, None if generated is None else generated.stained[k], _of(near, k))
-        seams.append(seam_sums(pixels, frame.stride, frame.overlap))
+        pixels = _finished_pixels(job, row, col, None if generated is None else generated.stained[k], _of(near, k))
+        rgb = pixels[..., :3]
+        seams.append(seam_sums(rgb, frame.stride, frame.overlap))
         seconds += time.perf_counter() - start
-        done.append(write_block(output, row, col, pixels, threads=job.threads))
+        written = write_block(output, row, col, rgb, threads=job.threads)
+        if job.generators[k].probability:  # carried as 255 less p, so that glass is 255 in all channels
+            layer = replace(output, layer=PROBABILITY)
+            written = written.with_layer(write_block(layer, row, col, 255 - pixels[..., 3:], threads=job.threads))
+        done.append(written)
     times = Times(blend=seconds, encode=sum(d.seconds_encode for d in done), write=sum(d.seconds_write for d in done))
     return Written(
         row=row,
@@ -164,11 +176,11 @@ def _of(near: dict[str, tuple[Tails, ...] | None], k: int) -> dict[str, Tails | 
     return {name: None if tails is None else tails[k] for name, tails in near.items()}
 
 
-def _finished_pixels(plan: RunPlan, row: int, col: int, stained: Stained | None, near: dict[str, Tails | None]) -> RGB:
-    """The pixels of one marker's block as they are stored, uint8 (h, w, 3), clipped at the canvas."""
-    block, frame = plan.block(row, col), plan.frame(row, col)
+def _finished_pixels(job: Job, row: int, col: int, stained: Stained | None, near: dict[str, Tails | None]) -> RGB:
+    """The pixels of one marker's block when all is added up, uint8 (h, w, channels), clipped at the canvas."""
+    plan, block, frame = job.plan, job.plan.block(row, col), _frame(job, row, col)
     if stained is None:
-        pixels: RGB = np.full((frame.block, frame.block, 3), 255, np.uint8)
+        pixels: RGB = np.full((frame.block, frame.block, frame.channels), 255, np.uint8)
         heads = blend_pieces({}, frame, edges_only=True).heads
     elif stained.pixels is None:
         raise ValueError(f"block ({row}, {col}) was generated for its tails only")
@@ -178,7 +190,7 @@ def _finished_pixels(plan: RunPlan, row: int, col: int, stained: Stained | None,
     tails = {}
     for name, found in near.items():
         dy, dx = _NEIGHBOURS[name]
-        tails[name] = glass_tails(plan.frame(row + dy, col + dx)) if found is None else found
+        tails[name] = glass_tails(_frame(job, row + dy, col + dx)) if found is None else found
 
     # Join, clip at the canvas, and fade to glass round the tissue.
     pixels = join(pixels, heads, frame, tails.get("above"), tails.get("left"), tails.get("corner"))

@@ -167,7 +167,7 @@ class LPStain(nn.Module):
         with torch.no_grad():
             wanted = layer.counterstain(he)
             seen = layer.nuclei(wanted, even=True)
-            label, valid = self._laid_over(seen, section_label(layer, ihc))
+            label, valid = self._laid_over(seen, layer.section(*layer.amounts(ihc)))
         edges = [max(2, round(um / cfg.mpp)) for um in cfg.windows_um]
         p, nuclei = self.G.full_size(p), self.G.full_size(nuclei)
         share = share_loss(
@@ -209,14 +209,6 @@ class LPStain(nn.Module):
 
     def generator_state(self) -> dict[str, Tensor]:
         return self.G.state_dict()
-
-
-def section_label(layer: DyeLayer, ihc: Tensor) -> Tensor:
-    """What light `ihc` (b, 3, h, w) in [0, 1] says: (b, 3, h, w): where positive, where it may be, where nuclei are."""
-    h, d = layer.amounts(ihc)
-    brown, blue = layer.positive(d), layer.nuclei(h)
-    nuclei = blue if layer.is_round else torch.maximum(blue, brown)
-    return torch.cat([brown, layer.place(nuclei), nuclei], dim=1)
 
 
 def generator_network(options: dict[str, Any]) -> ExpressionNet:

@@ -94,13 +94,17 @@ class Heads:
 
 @dataclass(frozen=True)
 class Frame:
-    """Geometry of one block: `n` x `n` tiles of `stride` with `overlap`; is it first on the slide's axes?"""
+    """Geometry of one block: `n` x `n` tiles of `stride` with `overlap`; is it first on the slide's axes?
+
+    channels : of the pixels: three colours, or one more where the generators tell p too. 255 is blank in all of them.
+    """
 
     n: int
     stride: int
     overlap: int
     is_top: bool
     is_left: bool
+    channels: int = 3
 
     @property
     def block(self) -> int:
@@ -116,9 +120,9 @@ def _weigh(piece: RGB, wy: NDArray[np.uint16], wx: NDArray[np.uint16]) -> Sums:
     return piece.astype(np.uint32) * weights[..., None]
 
 
-def _glass_sums(wy: NDArray[np.uint16], wx: NDArray[np.uint16]) -> Sums:
+def _glass_sums(wy: NDArray[np.uint16], wx: NDArray[np.uint16], channels: int) -> Sums:
     weights = wy.astype(np.uint32)[:, None] * wx.astype(np.uint32)[None, :] * np.uint32(GLASS)
-    return np.broadcast_to(weights[..., None], (*weights.shape, 3))
+    return np.broadcast_to(weights[..., None], (*weights.shape, channels))
 
 
 def _part(pieces: Pieces, frame: Frame, i: int, j: int, rows: slice, cols: slice) -> Sums:
@@ -126,13 +130,13 @@ def _part(pieces: Pieces, frame: Frame, i: int, j: int, rows: slice, cols: slice
     wy = axis_weights(frame.stride, frame.overlap, frame.is_top and i == 0)[rows]
     wx = axis_weights(frame.stride, frame.overlap, frame.is_left and j == 0)[cols]
     piece = pieces.get((i, j))
-    return _glass_sums(wy, wx) if piece is None else _weigh(piece[rows, cols], wy, wx)
+    return _glass_sums(wy, wx, frame.channels) if piece is None else _weigh(piece[rows, cols], wy, wx)
 
 
 def _band_of_row(pieces: Pieces, frame: Frame, i: int, rows: slice) -> Sums:
     """Sums of tile row `i` in its own `rows` (within the core) over the block's columns: (rows, block, 3)."""
     s, core = frame.stride, frame.stride + frame.overlap
-    band = np.zeros((rows.stop - rows.start, frame.block + frame.overlap, 3), np.uint32)
+    band = np.zeros((rows.stop - rows.start, frame.block + frame.overlap, frame.channels), np.uint32)
     for j in range(frame.n):
         band[:, j * s : j * s + core] += _part(pieces, frame, i, j, rows, slice(0, core))
     return band[:, : frame.block]
@@ -147,26 +151,26 @@ def settle(sums: Sums) -> RGB:
 def _mix(first: RGB, second: RGB, w_second: NDArray[np.uint16]) -> RGB:
     """Blend of two bands whose other axis counts in full; equal to `settle` of their sums.
 
-    `w_second` broadcasts against the bands as 2-D (rows, columns * 3).
+    `w_second` broadcasts against the bands as 2-D (rows, columns * channels).
     """
-    h, w = first.shape[:2]
+    h, w, c = first.shape
     # In uint16: 255 * 256 and the half fit exactly.
-    total = first.reshape(h, w * 3) * (UNIT - w_second)
-    total += second.reshape(h, w * 3) * w_second
+    total = first.reshape(h, w * c) * (UNIT - w_second)
+    total += second.reshape(h, w * c) * w_second
     total += UNIT // 2
     total >>= 8
-    return total.astype(np.uint8).reshape(h, w, 3)
+    return total.astype(np.uint8).reshape(h, w, c)
 
 
-def _glass_piece(pieces: Pieces, key: tuple[int, int], core: int) -> RGB:
-    piece = pieces.get(key)
-    return np.broadcast_to(np.uint8(GLASS), (core, core, 3)) if piece is None else piece
+def _glass_piece(pieces: Pieces, key: tuple[int, int], frame: Frame) -> RGB:
+    piece, core = pieces.get(key), frame.stride + frame.overlap
+    return np.broadcast_to(np.uint8(GLASS), (core, core, frame.channels)) if piece is None else piece
 
 
 def _tail_below(pieces: Pieces, frame: Frame) -> NDArray[np.uint16]:
     """Trailing rows of the last tile row, weighted along x: uint16 (overlap, block, 3); at most 256 * 255."""
     s, o, last = frame.stride, frame.overlap, frame.n - 1
-    band = np.zeros((o, frame.block + o, 3), np.uint16)
+    band = np.zeros((o, frame.block + o, frame.channels), np.uint16)
     for j in range(frame.n):
         wx = axis_weights(s, o, frame.is_left and j == 0)[None, :, None]
         piece = pieces.get((last, j))
@@ -183,10 +187,10 @@ class BlockBlender:
     def __init__(self, frame: Frame, *, edges_only: bool = False) -> None:
         self._frame = frame
         side = frame.block + frame.overlap
-        self._pixels = None if edges_only else np.full((frame.block, frame.block, 3), GLASS, np.uint8)
-        self._left = np.zeros((side, frame.overlap, 3), np.uint32)
-        self._right = np.zeros((side, frame.overlap, 3), np.uint16)
-        self._top: Sums = np.zeros((frame.overlap, frame.block, 3), np.uint32)
+        self._pixels = None if edges_only else np.full((frame.block, frame.block, frame.channels), GLASS, np.uint8)
+        self._left = np.zeros((side, frame.overlap, frame.channels), np.uint32)
+        self._right = np.zeros((side, frame.overlap, frame.channels), np.uint16)
+        self._top: Sums = np.zeros((frame.overlap, frame.block, frame.channels), np.uint32)
         self._above: dict[int, RGB] = {}
         self._next = 0
         self._tails: Tails | None = None
@@ -211,7 +215,7 @@ class BlockBlender:
             self._tails = Tails(
                 below=_tail_below(pieces, frame),
                 right=self._right[: frame.block].copy(),
-                corner=np.full((o, o, 3), GLASS, np.uint8) if end is None else end[s:, s:].copy(),
+                corner=np.full((o, o, frame.channels), GLASS, np.uint8) if end is None else end[s:, s:].copy(),
             )
 
         # What it completes of the block itself; of the row only its cores are kept, for the next one.
@@ -249,7 +253,7 @@ def blend_pieces(pieces: Pieces, frame: Frame, *, edges_only: bool = False) -> B
 def _assemble_row(out: RGB, pieces: Pieces, frame: Frame, i: int) -> None:
     """Write tile row `i` into the block: a body is a copy, an edge blends two tiles, a corner four."""
     s, o, core = frame.stride, frame.overlap, frame.stride + frame.overlap
-    wx = np.repeat(ramp(o), 3)[None, :]
+    wx = np.repeat(ramp(o), frame.channels)[None, :]
     wy = ramp(o)[:, None]
     for j in range(frame.n):
         y, x = i * s, j * s
@@ -267,12 +271,12 @@ def _assemble_row(out: RGB, pieces: Pieces, frame: Frame, i: int) -> None:
             continue
         # The edge to the left, then the one above, then the corner; between two blanks the glass is there already.
         if j and not (piece is None and (i, j - 1) not in pieces):
-            left, here = _glass_piece(pieces, (i, j - 1), core), _glass_piece(pieces, (i, j), core)
+            left, here = _glass_piece(pieces, (i, j - 1), frame), _glass_piece(pieces, (i, j), frame)
             rows = slice(0 if i == 0 and frame.is_top else o, s)
             band = _mix(np.ascontiguousarray(left[rows, s:]), np.ascontiguousarray(here[rows, :o]), wx)
             out[y + rows.start : y + s, x : x + o] = band
         if i and not (piece is None and (i - 1, j) not in pieces):
-            above, here = _glass_piece(pieces, (i - 1, j), core), _glass_piece(pieces, (i, j), core)
+            above, here = _glass_piece(pieces, (i - 1, j), frame), _glass_piece(pieces, (i, j), frame)
             cols = slice(0 if j == 0 and frame.is_left else o, s)
             band = _mix(np.ascontiguousarray(above[s:, cols]), np.ascontiguousarray(here[:o, cols]), wy)
             out[y : y + o, x + cols.start : x + s] = band
