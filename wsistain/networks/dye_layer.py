@@ -22,6 +22,9 @@ _PEAK_UM, _GROUND_UM = 7.0, 31.0
 _OF_PEAK, _LEAST, _OF_GROUND = 0.45, 0.4, 0.8
 """A nucleus is cut at this part of its darkest place, or of the usual cut at least, less this part of the ground."""
 
+_NO_NUCLEUS, _SURELY = 0.05, 0.3
+"""Chances of a nucleus up to which a place takes no DAB, and from which it takes all."""
+
 _CELL_UM, _OF_POSITIVE = 5.0, 0.65
 """A place is positive by the mean of DAB over this square of its nucleus, from this part of a positive pixel's amount."""
 
@@ -159,6 +162,13 @@ class DyeLayer(nn.Module):
         nuclei = torch.maximum(self.nuclei(h), self._spots(d, self.dyes.positive))
         mean = box(d * nuclei, self.cell_px) / box(nuclei, self.cell_px).clamp_min(0.05)
         return torch.cat([nuclei * ramp(mean, _OF_POSITIVE * self.dyes.positive), nuclei, nuclei], dim=1)
+
+    def dyed(self, nuclei: Tensor) -> Tensor:
+        """Where a nucleus takes the dye in full, 0..1, of the network's chance (b, 1, h, w) that a place lies in one.
+
+        Pale nuclei, of which the network is less sure, are no less brown: what ranks them is p alone.
+        """
+        return ((nuclei - _NO_NUCLEUS) / (_SURELY - _NO_NUCLEUS)).clamp(0, 1)
 
     def place(self, nuclei: Tensor, pool: int = 1) -> Tensor:
         """Where the marker may lie, 0..1: in nuclei, or in the ring round them; `nuclei` in px of `pool` x `mpp`."""

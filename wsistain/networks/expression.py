@@ -132,7 +132,7 @@ class ExpressionNet(nn.Module):
         Returns float (b, 3, h, w) in [-1, 1].
         """
         layer = self.dye_layers()[marker]
-        return layer.light(h, self.full_size(layer.dyes.amplitude * p * layer.place(nuclei, self.pool)))
+        return layer.light(h, self.full_size(layer.dyes.amplitude * p * layer.place(layer.dyed(nuclei), self.pool)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stain(x, self.markers[:1])[0]
