@@ -124,7 +124,7 @@ def _documents(spec: OutputSpec, attributes: dict[str, Any]) -> dict[str, bytes]
         _describe_level(spec, store, str(level), size)
     _check(group, spec)
     documents = {path: _tidy(buffer.to_bytes()) for path, buffer in held.items()}
-    if spec.storage.ngff == "0.4":
+    if spec.storage.ngff == "0.4" and spec.layer == STAIN:
         documents[OME_XML] = _as_ome_xml(spec, attributes).encode("ascii")
     return documents
 
