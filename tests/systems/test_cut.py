@@ -68,3 +68,12 @@ def test_two_steps_move_the_whole_generator():
     for _ in range(2):
         system.training_step(batch(), LATE, plain_update)
     assert all(not torch.equal(a, b) for a, b in zip(before, system.G.parameters(), strict=True) if a.dim() > 1)
+
+
+def test_f_lsesim_is_the_adversarial_loss_and_self_similarity_alone():
+    system, images = build("cut", {"weights": {"nce": 0.0, "nce_idt": 0.0, "fsesim": 10.0}}), batch()
+    before = [p.clone() for p in system.vgg.parameters()]
+    terms = system.training_step(images, LATE, plain_update)
+    assert terms["nce"] == terms["nce_idt"] == 0 and 0 < terms["fsesim"] < 2
+    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, system.vgg.parameters(), strict=True))
+    assert system.concern() is None and build("cut").vgg is None

@@ -10,9 +10,10 @@ _WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512,
 
 
 class Vgg16Features(nn.Module):
-    """Five feature maps of an image: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3.
+    """Feature maps of an image; by default five: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3.
 
     width_divisor : channels are the published ones divided by this (1: VGG16 itself).
+    taps          : places in `features` after which they are taken, rising; None: `TAPS`.
 
     Keys are `features.<n>.{weight,bias}` as in torchvision's `vgg16-397923af.pth`; the last max pool and the
     classifier are left out.
@@ -20,8 +21,9 @@ class Vgg16Features(nn.Module):
 
     TAPS = (3, 8, 15, 22, 29)
 
-    def __init__(self, width_divisor: int = 1) -> None:
+    def __init__(self, width_divisor: int = 1, taps: tuple[int, ...] | None = None) -> None:
         super().__init__()
+        self.taps = self.TAPS if taps is None else taps
         layers: list[nn.Module] = []
         previous = 3
         for width in _WIDTHS:
@@ -38,8 +40,10 @@ class Vgg16Features(nn.Module):
         taps = []
         for index, layer in enumerate(self.features):
             x = layer(x)
-            if index in self.TAPS:
+            if index in self.taps:
                 taps.append(x)
+            if index == self.taps[-1]:
+                break
         return taps
 
     def load_published(self, path: Path | str) -> None:
