@@ -138,14 +138,15 @@ def _spool(path: Path, frames: Iterator[bytes]) -> list[int]:
 def _dataset(stain: StoredStain, level: int, tile: int, n_frames: int, n_bytes: int) -> "Dataset":
     """Everything but the pixels of a level."""
     from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID
 
     height, width = stain.levels[level]
     uid = _uid(stain, f"level {level}")
     data = Dataset()
     data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = _JPEG_BASELINE
-    data.file_meta.MediaStorageSOPClassUID = _WHOLE_SLIDE
-    data.file_meta.MediaStorageSOPInstanceUID = uid
+    data.file_meta.TransferSyntaxUID = UID(_JPEG_BASELINE)
+    data.file_meta.MediaStorageSOPClassUID = UID(_WHOLE_SLIDE)
+    data.file_meta.MediaStorageSOPInstanceUID = UID(uid)
     data.file_meta.ImplementationVersionName = f"wsistain {__version__}"[:16]
     data.SpecificCharacterSet = "ISO_IR 192"
     data.SOPClassUID, data.SOPInstanceUID = _WHOLE_SLIDE, uid
