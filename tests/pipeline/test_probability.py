@@ -37,7 +37,7 @@ def _bytes(folder):
     return {
         str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
         for f in sorted(folder.rglob("*"))
-        if f.is_file() and not f.name.endswith(".json") and not f.name.startswith(".z")
+        if f.is_file() and not f.name.endswith((".json", ".xml")) and not f.name.startswith(".z")
     }
 
 
