@@ -27,7 +27,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
             if done.exists():
                 continue
             log.write_text("Staining\n")
-            config = small_config(mpp=float(row["mpp"]) if row["mpp"] else None)
+            config = small_config(
+                mpp=float(row["mpp"]) if row["mpp"] else None, series=int(row["series"]) if row["series"] else None
+            )
             try:
                 run(row["path"], row["markers"], folder / row["folder"], config=config, **{mode: True})
                 done.touch()

@@ -142,3 +142,25 @@ def test_a_blank_slide_is_a_row_of_its_own_kind(tmp_path):
     for _ in range(2):
         rows = batch(source, output)
         assert {n: r.state for n, r in rows.items()} == {"a.tiff": "done", "blank.tiff": "no tissue"}
+
+
+def test_a_blank_slide_is_looked_at_again_only_when_something_changed(tmp_path):
+    import numpy as np
+
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    write_slide(source / "blank.tiff", np.full((128, 128, 3), 244, np.uint8))
+    log = output / "batch" / "logs" / "blank.ER.log"
+
+    def is_looked_at(**options):
+        if log.exists():
+            log.write_text(f"kept\n{log.read_text()}")
+        batch(source, output, **options)
+        return "kept" not in log.read_text()
+
+    assert is_looked_at()
+    assert not is_looked_at() and not is_looked_at()
+    assert is_looked_at(overwrite=True)
+    assert is_looked_at(config=RunConfig(weights="identity", mpp=None, batch_size=3))
+    write_slide(source / "blank.tiff", np.full((128, 128, 3), 243, np.uint8))
+    assert is_looked_at(config=RunConfig(weights="identity", mpp=None, batch_size=3))

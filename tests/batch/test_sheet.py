@@ -144,3 +144,16 @@ def test_areas_of_a_slide_are_checked_and_come_through_the_sheet(tmp_path):
         sheet.write_text(f"path\troi\troi_class\na.svs\t{roi}\t{classes}\n", encoding="utf-8")
         with pytest.raises(ConfigError, match=wanted):
             read_sheet(sheet, ["ER"])
+
+
+def test_a_row_names_one_of_several_pictures(tmp_path):
+    sheet = tmp_path / "s.csv"
+    sheet.write_text("path,slide,series\na.tif,one,0\na.tif,two,2\nb.tif,three,\n")
+    entries, _ = parse_sheet(sheet, ["ER"])
+    assert [e.series for e in entries] == [0, 2, None]
+    write_sheet(tmp_path / "out.tsv", entries)
+    assert parse_sheet(tmp_path / "out.tsv", ["ER"])[0] == entries
+    for cell in ("-1", "1.0", "two", "9" * 30):
+        sheet.write_text(f"path,series\na.tif,{cell}\n")
+        with pytest.raises(ConfigError, match=r"row 2: series .* is no number"):
+            parse_sheet(sheet, ["ER"])

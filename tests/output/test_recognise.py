@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import fsspec
 import numpy as np
 import pytest
 import tifffile
@@ -71,7 +72,22 @@ def test_what_is_no_stain_is_none(stains, tmp_path):
     (tmp_path / "z.zarr" / "zarr.json").write_text("[1]")
     for path in tmp_path.iterdir():
         assert virtual_stain(path) is None, path
-    assert virtual_stain(tmp_path / "none") is None and virtual_stain("https://h/x.tif") is None
+    assert virtual_stain(tmp_path / "none") is None
+
+
+def test_a_stain_behind_a_url_is_known_too(stains, tmp_path):
+    filesystem = fsspec.filesystem("memory")
+    try:
+        for name in ("jpeg.tif", "deflate.tiff", "a.tiff", "photo.jpg"):
+            filesystem.pipe_file(f"/{name}", (stains / name).read_bytes())
+        for name in ("jpeg.tif", "deflate.tiff"):
+            assert virtual_stain(f"memory://{name}") == "a virtual ER stain"
+            with pytest.raises(SlideError, match="a virtual ER stain"):
+                run(f"memory://{name}", "ER", tmp_path / "out", config=small_config(mpp=0.5))
+        for name in ("a.tiff", "photo.jpg", "none.tif"):
+            assert virtual_stain(f"memory://{name}") is None
+    finally:
+        filesystem.store.clear()
 
 
 def test_an_old_preview_is_known_by_its_name_alone(tmp_path):

@@ -108,6 +108,13 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
         open_slide(f"http://127.0.0.1:{server.getsockname()[1]}/slide.tif")
 
 
+def test_google_storage_has_the_same_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    gcsfs = pytest.importorskip("gcsfs")
+    options = tiffslide_reader.storage_options("gs://bucket/slide.tif")
+    filesystem = gcsfs.GCSFileSystem(token="anon", skip_instance_cache=True, **options)
+    assert filesystem.requests_timeout.sock_read == filesystem.requests_timeout.sock_connect == 30
+
+
 def test_a_protocol_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> None:
         raise ImportError("Install gcsfs to access Google Storage")

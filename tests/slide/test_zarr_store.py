@@ -24,6 +24,18 @@ PACKERS = {
 }
 
 
+def test_zstandard_that_does_not_state_its_size_is_unpacked_no_further_than_it_may() -> None:
+    # A frame without a content size: the header of RFC 8878 with a window of 1 MiB, then blocks of one repeated byte.
+    blocks = [(128 << 10, False)] * 400 + [(5, True)]
+    frame = b"\x28\xb5\x2f\xfd" + bytes([0, 0x50])
+    frame += b"".join(((n << 3) | (1 << 1) | last).to_bytes(3, "little") + b"\x07" for n, last in blocks)
+    size = 400 * (128 << 10) + 5
+    assert Zstd().decode(frame) == b"\x07" * size
+    assert not unpacks_past(frame, size)
+    assert unpacks_past(frame, size - 1) and unpacks_past(frame, 1 << 20)
+    assert not unpacks_past(frame[:-3], size)  # damaged: its codec says so
+
+
 @pytest.mark.parametrize("name", PACKERS)
 @pytest.mark.parametrize("content", ["blank", "noise"])
 def test_what_a_chunk_unpacks_to_is_counted(name: str, content: str) -> None:

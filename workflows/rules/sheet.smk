@@ -24,6 +24,7 @@ def read_slides(path):
             "markers": config["markers"],
             "folder": ".",
             "mpp": "",
+            "series": "",
             "roi": "",
             "roi_class": "",
             **row,

@@ -19,8 +19,9 @@ rule stain:
         folder=lambda w: JOBS[w.job]["folder"],
         markers=lambda w: JOBS[w.job]["markers"],
         mpp=lambda w: ["--mpp", JOBS[w.job]["mpp"]] if JOBS[w.job]["mpp"] else [],
+        series=lambda w: ["--series", JOBS[w.job]["series"]] if JOBS[w.job]["series"] else [],
         roi=lambda w: ["--roi", JOBS[w.job]["roi"]] if JOBS[w.job]["roi"] else [],
         roi_class=lambda w: ["--roi-class", JOBS[w.job]["roi_class"]] if JOBS[w.job]["roi_class"] else [],
     shell:
         "{resources.known_markers}wsistain run {params.slide:q} --marker {params.markers:q} --output {params.folder:q} --config {input.run:q}"
-        " {params.mpp:q} {params.roi:q} {params.roi_class:q} --{resources.mode} > {log:q} 2>&1"
+        " {params.mpp:q} {params.series:q} {params.roi:q} {params.roi_class:q} --{resources.mode} > {log:q} 2>&1"

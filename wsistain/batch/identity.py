@@ -50,12 +50,12 @@ def _fold(name: str) -> str:
 class _Known:
     """What an output folder knows of earlier batches.
 
-    rows    : of its sample sheet, by the slide's path: (name, folder, fingerprint).
+    rows    : of its sample sheet, by the slide's path and series: (name, folder, fingerprint).
     owners  : fingerprints of the slides whose results lie at a place.
     folders : names of its folders by their names in lower case.
     """
 
-    rows: dict[str, list[tuple[str, str, str]]] = field(default_factory=lambda: defaultdict(list))
+    rows: dict[tuple[str, int | None], list[tuple[str, str, str]]] = field(default_factory=lambda: defaultdict(list))
     owners: dict[Place, set[str]] = field(default_factory=lambda: defaultdict(set))
     folders: dict[str, str] = field(default_factory=lambda: {".": "."})
 
@@ -67,7 +67,9 @@ def _known(output: Path) -> _Known:
             for row in csv.DictReader(file, delimiter="\t"):
                 slide, path, folder = row.get("slide") or "", row.get("path") or "", row.get("folder") or "."
                 if ID.fullmatch(slide) and (folder == "." or ID.fullmatch(folder)):
-                    found.rows[local_place(path)].append((slide, folder, row.get("fingerprint") or ""))
+                    series = row.get("series") or ""
+                    key = local_place(path), int(series) if series.isdecimal() else None
+                    found.rows[key].append((slide, folder, row.get("fingerprint") or ""))
     except (OSError, csv.Error):
         pass  # the first batch here, or a sheet that is none: the results themselves say who they are
     if output.is_dir():
@@ -119,7 +121,7 @@ class _Naming:
     def by_path(self, *, with_results: bool) -> None:
         """Slides whose path the last batch's sheet names, with results there or without."""
         for number, entry in self.left():
-            for slide, folder, before in self.known.rows.get(entry.path, ()):
+            for slide, folder, before in self.known.rows.get((entry.path, entry.series), ()):
                 same = slide == entry.slide if entry.is_named else slide.lower() not in self.used
                 here = bool(self.owners(folder, entry)) == with_results
                 if same and here and self.is_free(folder, entry, before or entry.fingerprint):
@@ -133,6 +135,8 @@ class _Naming:
             if len(prints) == 1:
                 places[stem, next(iter(prints))].append(folder)
         for number, entry in self.left():
+            if entry.series is not None:  # the bytes do not tell which picture of the file was stained
+                continue
             for lower in places.get((_fold(entry.stem), entry.fingerprint), ()) if entry.fingerprint else ():
                 folder = self.known.folders[lower]
                 if self.is_free(folder, entry, entry.fingerprint):

@@ -119,12 +119,13 @@ def examine(entry: Entry, terms: Terms) -> Entry | Refused:
 
 def _opened(entry: Entry, terms: Terms) -> Entry:
     given = entry.mpp if entry.mpp is not None else terms.mpp
+    series = terms.series if entry.series is None else entry.series
     try:
-        slide, used = open_slide(entry.path, reader=terms.reader, series=terms.series), None
+        slide, used = open_slide(entry.path, reader=terms.reader, series=series), None
     except SlideError:
         if given is None:
             raise
-        slide, used = open_slide(entry.path, mpp=given, reader=terms.reader, series=terms.series), given
+        slide, used = open_slide(entry.path, mpp=given, reader=terms.reader, series=series), given
     info = slide.info
     slide.close()
     note = ""

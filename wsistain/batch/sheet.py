@@ -21,13 +21,13 @@ from wsistain.slide.roi_file import read_roi
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a slide may be called in a sheet: it becomes part of file names, so it must not be a path."""
 
-COLUMNS = ("slide", "path", "markers", "mpp", "roi", "roi_class", "folder", "stem", "fingerprint")
-"""Of the workflow's sheet; the first six are for users, the others are worked out anew."""
+COLUMNS = ("slide", "path", "markers", "mpp", "series", "roi", "roi_class", "folder", "stem", "fingerprint")
+"""Of the workflow's sheet; the first seven are for users, the others are worked out anew."""
 
 MOST_BYTES = 64 * 2**20
 _SEPARATOR = re.compile(r'"?sep=([;,\t|]?)"?', re.IGNORECASE)
 """A first line by which Excel knows the sign between the cells."""
-_ASKED = COLUMNS[:6]
+_ASKED = COLUMNS[:7]
 _SPELLINGS = {"marker": "markers", "stain": "markers", "stains": "markers", "um_per_px": "mpp", "mpp_x": "mpp"}
 
 
@@ -43,6 +43,7 @@ class Entry:
     fingerprint : of the slide's content; "" where it is not known.
     is_named    : a sheet gives the name, so it stays.
     note        : what the summary should say of it.
+    series      : which picture of a file that holds several; None where `--series` or the file decides.
     roi         : GeoJSON file of the areas to stain, absolute; "" for all of the slide.
     roi_class   : classes of those areas, with commas; "" for all of them.
     """
@@ -57,6 +58,7 @@ class Entry:
     note: str = ""
     roi: str = ""
     roi_class: str = ""
+    series: int | None = None
 
     @property
     def tag(self) -> str:
@@ -222,6 +224,7 @@ def _entry(cells: Mapping[str, str], base: Path, markers: Sequence[str], used: C
         is_named=bool(given),
         roi=roi,
         roi_class=roi_class,
+        series=_series(cells["series"]) if cells.get("series") else None,
     )
 
 
@@ -260,6 +263,15 @@ def _mpp(cell: str) -> float:
     return mpp
 
 
+def _series(cell: str) -> int:
+    """The number of a picture from a cell."""
+    if not re.fullmatch(r"[0-9]{1,6}", cell):
+        raise ConfigError(
+            f"series {shown(cell[:40])!r} is no number of a picture; wanted 0 or more, as info shows them"
+        )
+    return int(cell)
+
+
 def write_sheet(path: Path, entries: Sequence[Entry]) -> None:
     """Write the sample sheet of the workflow in one move, tab-separated, in plain characters."""
     with replacing(path) as part, part.open("w", newline="", encoding="ascii") as file:
@@ -270,4 +282,5 @@ def write_sheet(path: Path, entries: Sequence[Entry]) -> None:
             stem = plain_place(f"/{e.stem}").removeprefix("file://").removeprefix("/")
             roi = plain_place(e.roi) if e.roi else ""
             markers = ",".join(e.markers)
-            writer.writerow((e.slide, place, markers, mpp, roi, e.roi_class, e.folder, stem, e.fingerprint))
+            series = "" if e.series is None else str(e.series)
+            writer.writerow((e.slide, place, markers, mpp, series, roi, e.roi_class, e.folder, stem, e.fingerprint))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from wsistain.batch.blank import keep_blank, key_of, read_blank, terms_of
 from wsistain.batch.identity import WORK, identify, made_from
 from wsistain.batch.scan import Terms, check_entries, scan_folder
 from wsistain.batch.sheet import Entry, Refused, parse_sheet, write_sheet
@@ -30,6 +31,10 @@ _NO_RUN = (
     *("--list-rules", "-l", "--detailed-summary", "-D", "--unlock", "--cleanup-metadata", "--touch", "-t"),
     *("--help", "-h", "--version", "-v", "--archive", "--export-cwl"),
 )
+
+
+_BLANK = "blank.json"
+"""In the work folder: the slides without tissue."""
 
 
 def _is_silent(sentence: str) -> None:
@@ -85,6 +90,10 @@ def run_batch(
         else:
             code = 0
         rows = summarise(folder, entries, refused, work / "logs", markers)
+        empty = {(row.slide, row.path) for row in rows if row.state == "no tissue"}
+        with reporting(work, retry="run again"):
+            run = (work / "run.yaml").read_text(encoding="utf-8")
+            keep_blank(work / _BLANK, [e for e in entries if (e.slide, e.path) in empty], run)
         write_summary(folder / "summary.csv", rows)
 
     # With a failed row the rows say it; without one Snakemake itself went wrong.
@@ -156,13 +165,16 @@ def _prepare(
             _write_if_new(work / "markers.yaml", own.read_text(encoding="utf-8"))
         _write_if_new(work / "config.yaml", yaml.safe_dump(values, sort_keys=False))
         _write_if_new(work / "run.yaml", dump_yaml(config.model_copy(update={"mpp": None})))  # the sheet says whose
+        blank, run = read_blank(work / _BLANK), (work / "run.yaml").read_text(encoding="utf-8")
         for entry in entries:
             _forget_replaced(folder, entry)
-            done = work / "done" / f"{entry.slide}.{entry.tag}.done"
+            done, log = work / "done" / f"{key_of(entry)}.done", work / "logs" / f"{key_of(entry)}.log"
             finished = all(_has_result(folder, entry, m) for m in entry.markers)
-            if overwrite or not finished:
+            if not overwrite and not finished and log.is_file() and blank.get(key_of(entry)) == terms_of(entry, run):
+                done.touch()  # nothing is left to do; the log says why
+            elif overwrite or not finished:
                 done.unlink(missing_ok=True)
-                (work / "logs" / f"{entry.slide}.{entry.tag}.log").unlink(missing_ok=True)
+                log.unlink(missing_ok=True)
 
 
 def _has_result(folder: Path, entry: Entry, marker: str) -> bool:

@@ -33,7 +33,18 @@ KEY = "wsistain"
 
 _PREVIEW = re.compile(r".+\.[A-Za-z0-9_-]+\.preview\.jpe?g", re.DOTALL)
 _MOST_BYTES = 16 << 20
-_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SyntaxError)
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_DAMAGED = (
+    ImportError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    SyntaxError,
+)
 _IMAGE_DESCRIPTION, _SOFTWARE = 270, 305  # Exif and TIFF tags
 
 
@@ -62,14 +73,14 @@ def png_of(pixels: NDArray[np.uint8], what: str) -> bytes:
 def virtual_stain(path: Path | str) -> str | None:
     """What a file or folder is, in words ("a virtual ER stain"), when wsistain made it as one; None otherwise.
 
-    path : a local path; None for what is missing, damaged, or a URL: to refuse those is the readers' work.
+    path : a local path or the URL of a TIFF; None for what is missing or damaged: to refuse those is the readers' work.
     """
-    path = local_place(str(path))
-    if "://" in path:
-        return None
-    path = Path(path)
+    place = local_place(str(path))
+    path = Path(place)
     try:
-        if path.is_dir():
+        if "://" in place:
+            found = _of_url(place)
+        elif path.is_dir():
             found = _of_zarr(path)
         elif stat.S_ISREG(path.stat().st_mode):
             found = _of_file(path)
@@ -105,13 +116,27 @@ def _of_zarr(folder: Path, depth: int = 0) -> dict[str, Any] | None:
     return None
 
 
+def _of_url(url: str) -> dict[str, Any] | None:
+    """From the description of a TIFF behind a URL; nothing else is read from there."""
+    import fsspec
+
+    from wsistain.slide.tiffslide_reader import storage_options
+
+    with fsspec.open(url, **storage_options(url)) as file:
+        if file.read(4) not in _TIFF:
+            return None
+        file.seek(0)
+        with tifffile.TiffFile(file, name="remote") as tiff:
+            return _of_text(str(tiff.pages.first.description))
+
+
 def _of_file(path: Path) -> dict[str, Any] | None:
     with path.open("rb") as file:
         head = file.read(8)
         file.seek(128)
         if file.read(4) == b"DICM":
             return _of_dicom(file.read(_MOST_BYTES))
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if head[:4] in _TIFF:
         with tifffile.TiffFile(path) as tiff:
             return _of_text(str(tiff.pages.first.description))
     if head.startswith(b"\xff\xd8\xff") and _PREVIEW.fullmatch(path.name):

@@ -12,7 +12,7 @@ from threading import Lock
 import numpy as np
 import openslide
 
-from wsistain.errors import SlideError
+from wsistain.errors import SlideError, shown
 from wsistain.slide.base import RGB, Part, SlideInfo
 from wsistain.slide.fingerprint import fingerprint
 from wsistain.slide.grid import DEFAULT_CACHE_BYTES, Grid, GridSlide, TileKey, Window, without_levels
@@ -54,6 +54,7 @@ class ViaOpenSlide(GridSlide):
         properties = self._handle.properties
         vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         try:
+            _refuse_focal_planes(path, properties)
             scale = _scale(str(path), mpp, properties, vendor, needs_mpp)
         except SlideError:
             self._handle.close()
@@ -81,7 +82,7 @@ class ViaOpenSlide(GridSlide):
             reader="openslide",
             fingerprint=fingerprint(path),
             parts=_parts(self._handle, self._numbers),
-            notes=(*_cut(path), *_focal_planes(properties), *scale.notes),
+            notes=(*_cut(path), *scale.notes),
             problem=scale.problem,
             power=one_power(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         )
@@ -223,9 +224,13 @@ def _parts(handle: openslide.OpenSlide, numbers: list[int]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _focal_planes(properties: Mapping[str, str]) -> tuple[str, ...]:
+def _refuse_focal_planes(path: Path, properties: Mapping[str, str]) -> None:
+    """SlideError for a DICOM slide of several focal planes: nothing tells which of them OpenSlide shows."""
     n = properties.get("dicom.TotalPixelMatrixFocalPlanes", "1")
-    return () if n == "1" else (f"the slide has {n} focal planes, of which OpenSlide takes one",)
+    if n != "1":
+        raise SlideError(
+            f"{path} has {shown(n[:20])} focal planes, and which of them is read is not told; export one plane"
+        )
 
 
 def _cut(path: Path) -> tuple[str, ...]:

@@ -189,7 +189,7 @@ _EXTRA = "install what it needs with: pip install 'wsistain[remote]'"
 
 def _opened(name: str) -> tiffslide.TiffSlide:
     try:
-        return tiffslide.TiffSlide(name, storage_options=_storage_options(name))
+        return tiffslide.TiffSlide(name, storage_options=storage_options(name))
     except ImportError as error:
         raise SlideError(f"{name} needs a package that is not installed ({error}); {_EXTRA}") from None
     except (*PARSE_ERRORS, *DECODE_ERRORS) as error:
@@ -205,14 +205,14 @@ def _is_timeout(error: BaseException | None) -> bool:
     return False
 
 
-def _storage_options(name: str) -> dict[str, Any]:
+def storage_options(name: str) -> dict[str, Any]:
     """Time limits for the protocols whose clients know such; a stalled server must not hold a run for ever."""
     protocol = name.partition("://")[0].lower()
-    if protocol in ("http", "https"):
+    if protocol in ("http", "https", "gs", "gcs"):
         import aiohttp
 
         limit = aiohttp.ClientTimeout(total=None, sock_connect=_SECONDS, sock_read=_SECONDS)
-        return {"client_kwargs": {"timeout": limit}}
+        return {"client_kwargs": {"timeout": limit}} if protocol.startswith("http") else {"requests_timeout": limit}
     if protocol in ("s3", "s3a"):
         return {
             "config_kwargs": {"connect_timeout": _SECONDS, "read_timeout": _SECONDS, "retries": {"max_attempts": 2}}
@@ -232,7 +232,7 @@ def _refused(name: str, error: Exception) -> SlideError:
 
 def _fingerprint(url: str) -> str:
     """As `fingerprint`; of a remote file its size, its checksum as the server tells it, and its first and last MiB."""
-    filesystem, path = fsspec.core.url_to_fs(url, **_storage_options(url))
+    filesystem, path = fsspec.core.url_to_fs(url, **storage_options(url))
     if isinstance(filesystem, LocalFileSystem):
         return fingerprint(Path(path))
     info = filesystem.info(path)

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import zarr
 from zarr.abc.store import RangeByteRequest
 from zarr.storage import LocalStore
@@ -73,12 +74,15 @@ _PIECE = 1 << 20
 _ZLIB_RATIO = 1032
 """What deflate makes of a byte at most."""
 
+_ZSTD_RATIO = 2**17 // 4
+"""What Zstandard makes of a byte at most: blocks of up to 128 KiB take four bytes or more."""
+
 
 def unpacks_past(packed: bytes, most: int) -> bool:
     """Does a packed chunk unpack to more than `most` bytes? Found without holding them.
 
     Gzip, zlib, bz2 and xz are unpacked piece by piece and counted, where so few bytes can be so many; the headers of
-    Blosc and Zstandard tell, where they do. Anything else, and what is as long as a chunk that is not packed, is False.
+    Blosc and Zstandard tell; a frame of Zstandard that does not is unpacked into `most` bytes. Anything else, and what is as long as a chunk that is not packed, is False.
     """
     if len(packed) == most:
         return False
@@ -88,20 +92,32 @@ def unpacks_past(packed: bytes, most: int) -> bool:
         reader = bz2.BZ2Decompressor() if packed[:3] == b"BZh" else lzma.LZMADecompressor()
         return _streams_past(reader, packed, most)
     if packed[:4] == b"\x28\xb5\x2f\xfd":
-        return _zstd_size(packed) > most
+        stated = _zstd_size(packed)
+        return _zstd_unpacks_past(packed, most) if stated is None else stated > most
     is_blosc = len(packed) >= 16 and int.from_bytes(packed[12:16], "little") == len(packed)
     return is_blosc and int.from_bytes(packed[4:8], "little") > most
 
 
-def _zstd_size(packed: bytes) -> int:
-    """What the header of a Zstandard frame says that it unpacks to (RFC 8878, 3.1.1.1); 0 where it says nothing."""
-    if len(packed) < 18:
-        return 0
+def _zstd_size(packed: bytes) -> int | None:
+    """What the header of a Zstandard frame says that it unpacks to (RFC 8878, 3.1.1.1); None where it says nothing."""
+    if len(packed) < 5 or not packed[4] & 0xE0:
+        return None
     flags = packed[4]
     is_single = flags >> 5 & 1
     start = 5 + (1 - is_single) + (0, 1, 2, 4)[flags & 3]
     length = (is_single, 2, 4, 8)[flags >> 6]
     return int.from_bytes(packed[start : start + length], "little") + (256 if length == 2 else 0)
+
+
+def _zstd_unpacks_past(packed: bytes, most: int) -> bool:
+    """Whether a Zstandard frame of unknown size has no room in `most` bytes, by unpacking it into so many."""
+    if len(packed) * _ZSTD_RATIO <= most:
+        return False
+    try:
+        imagecodecs.zstd_decode(packed, out=most)
+    except imagecodecs.ZstdError as error:
+        return "too small" in str(error)  # damaged ones are left to their codec, which says so
+    return False
 
 
 def _deflates_past(packed: bytes, most: int) -> bool:
