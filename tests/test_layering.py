@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": STAINING | {"slide", "tiling", "output", "data", "phantom"},
     "reading": STAINING | {"slide", "tiling", "output", "evaluation"},
     "training": STAINING | {"packaged", "data", "evaluation"},
+    "view": GROUND | {"slide", "optics", "output", "evaluation"},
     "batch": GROUND | {"packaged", "slide", "optics", "output", "pipeline"},
     "cli": STAINING
     | {
@@ -58,13 +59,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "reading",
         "training",
         "batch",
+        "view",
     },
     "__main__": {"cli"},
 }
 """Room, or module at the root, to the others that it may import. There are no exceptions."""
 
 AT_THE_ROOT = {"__init__", "__main__", "errors", "config", "markers", "numerics", "ot", "packaged"}
-NO_TORCH = ("slide", "tiling", "output", "phantom", "runtime", "batch")
+NO_TORCH = ("slide", "tiling", "output", "phantom", "runtime", "batch", "view")
 
 
 class Import(NamedTuple):
@@ -194,6 +196,7 @@ TESTED_IN: dict[str, str] = {
     "cli.markers": "test_markers.py",
     "cli.phantom": "phantom/test_products.py",
     "cli.train": "training/test_grid.py",
+    "cli.view": "view/test_serve.py",
     # parts of a reader, a writer or a table: through the whole that has no other parts
     "batch.dicom": "batch/test_scan.py",
     "batch.workflow": "batch/test_batch.py",
@@ -246,6 +249,10 @@ TESTED_IN: dict[str, str] = {
     "runtime.event": "pipeline/test_run.py",
     "runtime.say": "cli/test_run.py",
     "tiling.plan": "pipeline/test_graph.py",
+    # the view: through its addresses
+    "view.guard": "view/test_app.py",
+    "view.tables": "view/test_gallery.py",
+    "view.tiles": "view/test_app.py",
     # backbones: through the metric or loss that reads them
     "networks.alexnet": "losses/test_perceptual.py",
     "networks.clip_tower": "networks/test_clip_critic.py",

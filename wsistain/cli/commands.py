@@ -9,6 +9,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "batch",
     "info",
     "export",
+    "view",
     "train",
     "phantom",
     "weights",

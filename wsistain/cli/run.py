@@ -1,5 +1,6 @@
 """`wsistain run`: stain one slide."""
 
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,12 @@ from wsistain.errors import ConfigError
 from wsistain.runtime.say import say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from wsistain.config import RunConfig
+    from wsistain.pipeline.report import RunReport
     from wsistain.slide.roi import Roi
+    from wsistain.view.serve import Served
 
 EXAMPLES = """
 Stain one slide. Virtual stains are for research, not for diagnosis.
@@ -101,6 +106,7 @@ def run(
     formats: str | None = typer.Option(
         None, "--format", help="zarr (default), or zarr,ome-tiff: the same stain beside it for QuPath."
     ),
+    view: bool = typer.Option(False, "--view", help="Show finished blocks in the browser as they appear."),
     plan_only: bool = typer.Option(False, "--plan-only", help="Print the plan as JSON and stop."),
     config: Path | None = typer.Option(None, "--config", metavar="FILE.yaml", help="Configuration file."),
     overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Any key of the configuration."),
@@ -150,27 +156,33 @@ def run(
     for note in dict.fromkeys(find_generator(settings.weights, m, direction=settings.direction).note for m in markers):
         if note:
             say(f"Note: {note}")
-    share_arenas()  # before the progress bar starts its thread
-    with ProgressBar("MP") as bar:
+    share_arenas()  # before the progress bar and the page start their threads
+    with _watched(slide, markers, output, settings) if view else nullcontext() as served:
+        with ProgressBar("MP") as bar:
 
-        def show(event: RunEvent) -> None:
-            bar(event.stage, event.megapixels, event.total_megapixels, f"block {event.done} of {event.total}")
+            def show(event: RunEvent) -> None:
+                bar(event.stage, event.megapixels, event.total_megapixels, f"block {event.done} of {event.total}")
 
-        reports = run_slide(
-            slide,
-            markers,
-            output,
-            config=settings,
-            region=rectangle,
-            roi=shapes,
-            resume=resume,
-            overwrite=overwrite,
-            scheduler=scheduler,
-            workers=workers,
-            on_event=show,
-        )
+            reports = run_slide(
+                slide,
+                markers,
+                output,
+                config=settings,
+                region=rectangle,
+                roi=shapes,
+                resume=resume,
+                overwrite=overwrite,
+                scheduler=scheduler,
+                workers=workers,
+                on_event=show,
+            )
+        _tell(slide, output, reports)
+        if served is not None:
+            _stay(served)
 
-    # Where the results are.
+
+def _tell(slide: str, output: Path, reports: "list[RunReport]") -> None:
+    """Where the results are, and what is to be known of them."""
     if not reports:
         say(f"Nothing to do: the results in {output} are finished")
     for sentence in dict.fromkeys(note for report in reports for note in report.provenance["slide"]["notes"]):
@@ -188,6 +200,29 @@ def run(
             f"{report.output}: {report.tiles_generated} tiles, {report.megapixels:.1f} MP in {report.seconds['total']:.1f} s "
             f"({report.mp_per_second:.1f} MP/s), peak {report.peak_rss_mb:.0f} MB{seams}{unread}"
         )
+
+
+@contextmanager
+def _watched(slide: str, markers: list[str], output: Path, settings: "RunConfig") -> "Iterator[Served]":
+    """A page that shows the run; its address is printed."""
+    from wsistain.slide.place import local_place
+    from wsistain.view.live import watching
+    from wsistain.view.serve import open_browser
+
+    with watching(local_place(slide), markers, output, mpp=settings.mpp) as served:
+        say(f"wsistain view: {served.url}")
+        open_browser(served.url)
+        yield served
+
+
+def _stay(served: "Served") -> None:
+    """Keep the page as long as somebody looks at it."""
+    from wsistain.view.live import stay
+
+    if served.was_asked:
+        say("The run is finished; this ends when the page is closed, or with Ctrl-C")
+    with suppress(KeyboardInterrupt):
+        stay(served)
 
 
 def _print_plan(slide: str, marker: str, settings: "RunConfig", region: "Roi | None", roi: "Roi | None") -> None:

@@ -242,6 +242,13 @@ def begun_key(folder: Path) -> dict[str, Any] | None:
     return dict(lines[0]["key"]) if lines else None
 
 
+def read_journal(folder: Path) -> dict[tuple[int, int], BlockDone]:
+    """The blocks of an unfinished output that are done, by (row, col), read without its lock; empty where it has none."""
+    lines, _ = _read(folder / WORK / "journal.jsonl")
+    blocks = [BlockDone.from_json(line["block"]) for line in lines[1:] if "block" in line]
+    return {(block.row, block.col): block for block in blocks}
+
+
 def is_finished(folder: Path) -> bool:
     """Whether an output has its root metadata, which is written last."""
     return (folder / "zarr.json").is_file() or (folder / ".zattrs").is_file()

@@ -142,6 +142,13 @@ def _as_ome_xml(spec: OutputSpec, attributes: dict[str, Any]) -> str:
     return ome_xml(stain, interleaved=False)
 
 
+def level_documents(spec: OutputSpec, level: int) -> dict[str, bytes]:
+    """The metadata files of one level by path, as they will be once the output is finished."""
+    held: dict[str, Any] = {}
+    _describe_level(spec, zarr.storage.MemoryStore(held), str(level), spec.levels[level])
+    return {path: buffer.to_bytes() for path, buffer in held.items() if path.startswith(f"{level}/")}
+
+
 def _describe_level(spec: OutputSpec, store: zarr.storage.MemoryStore, path: str, size: tuple[int, int]) -> None:
     chunk = (1, spec.stored_chunk, spec.stored_chunk)
     if spec.storage.ngff == "0.5":

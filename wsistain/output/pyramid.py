@@ -98,6 +98,14 @@ def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) ->
     return planes
 
 
+def window_from_pieces(spec: OutputSpec, y: int, x: int, size: tuple[int, int]) -> Planes | None:
+    """What the blocks have left so far of level `spec.block_levels`, uint8 (3, *size); None where that is nothing.
+
+    Raises OutputError for a damaged piece.
+    """
+    return _from_pieces(spec, y, x, size, map)
+
+
 def _from_pieces(spec: OutputSpec, y: int, x: int, size: tuple[int, int], run: Mapper) -> Planes | None:
     """A window of the lowest level above the blocks' own, uint8 (c, *size); None where no piece meets it."""
     # Pieces are on the grid of blocks, the window is on that of shards: a piece may belong to several windows.

@@ -18,6 +18,7 @@ from wsistain.output.metadata import write_metadata
 from wsistain.output.preview import write_preview
 from wsistain.output.pyramid import finish_pyramid
 from wsistain.output.recognise import refuse_virtual
+from wsistain.output.unfinished import describe_begun
 from wsistain.pipeline.engine import (
     LOCAL_AHEAD,
     connect,
@@ -174,6 +175,8 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
             stack.enter_context(
                 stain.begin(resume=how.resume, overwrite=how.overwrite, preview_px=config.output.preview_px)
             )
+            if not stain.is_done:
+                describe_begun(stain.output, _told_while_running(slide.info, stain, each.plan))
         stains = each.todo
         if each.job is None or not stains:
             return []
@@ -213,6 +216,23 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
             stain.journal.finish()
             reports.append(report)
     return reports
+
+
+def _told_while_running(info: SlideInfo, stain: Stain, plan: RunPlan) -> dict[str, Any]:
+    """What an unfinished output says of itself to whoever looks at it (`wsistain view`): plain JSON values."""
+    slide: dict[str, Any] = {
+        "name": Path(info.path).name,
+        "path": _absolute(info.path),
+        "fingerprint": info.fingerprint,
+    }
+    slide |= {"mpp": info.mpp, "mpp_source": info.mpp_source, "size_l0": list(info.size_l0), "reader": info.reader}
+    return {
+        "marker": stain.spec.marker,
+        "system": stain.spec.name,
+        "series": info.series,
+        "slide": slide,
+        "blocks": sum(1 for _ in plan.blocks()),
+    }
 
 
 def _measure_norms(slide: Slide, each: Pass, how: How) -> None:

@@ -1,0 +1,1 @@
+"""H&E and virtual stains side by side in a browser, a notebook or napari."""
