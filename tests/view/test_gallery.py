@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -136,5 +138,9 @@ def test_scores_that_were_computed_before_are_told(tmp_path):
     path = tmp_path / "a.ER.ome.zarr"
     assert known_scores(path) == {}
     (tmp_path / "a.ER.run.json").write_text('{"seam_score": 1.02}')
-    (tmp_path / "a.ER.scores.json").write_text('{"h_score": 120.5, "other": 1, "positive_fraction": null}')
-    assert known_scores(path) == {"seam_score": 1.02, "h_score": 120.5}
+    told = {"cells": 9, "category": "positive", "h_score": {"value": 120.5, "low": 100.0, "high": 130.0}}
+    (tmp_path / "a.ER.read.json").write_text(json.dumps({"scores": {"slide": told}}))
+    assert known_scores(path) == {"seam_score": 1.02, **told}
+    for wrong in ("[]", "{", '{"scores": 3}', '{"scores": {"slide": {}}}', '{"scores": {"slide": null}}'):
+        (tmp_path / "a.ER.read.json").write_text(wrong)
+        assert known_scores(path) == {"seam_score": 1.02}

@@ -23,7 +23,7 @@ SQUARE_UM = 512
 MOST_BYTES = 1 << 30
 MOST_PER_SQUARE = 20_000
 
-_COLOURS = {"negative": (74, 105, 189), **dict(GRADES)}
+_COLOURS = {"negative": (74, 105, 189), **dict(GRADES), "not read": (130, 130, 130)}
 _OTHERS = ((120, 94, 160), (26, 140, 99), (196, 78, 140), (110, 110, 110))
 _MEASURES = ("dab_od", "probability", "trust", "area_um2")
 

@@ -14,6 +14,7 @@ from wsistain.output.layout import WORK
 from wsistain.output.reading import read_stain
 from wsistain.output.unfinished import Begun, is_being_written, read_begun
 from wsistain.slide.ngff import read_attributes
+from wsistain.slide.place import local_place
 from wsistain.slide.zarr_store import ZARR_ERRORS, open_zarr
 from wsistain.view.frame import Frame
 
@@ -168,8 +169,11 @@ def find_slide(result: Result, given: Sequence[Path]) -> Path | None:
     if not isinstance(name, str) or not name or Path(name).name != name:
         return None
     places = [*given, result.path.parent / name, result.path.parent.parent / name]
-    if isinstance(result.slide.get("path"), str):
-        places.append(Path(result.slide["path"]))
+    told = result.slide.get("path")  # of an unfinished result; a finished one has it in its run.json
+    if told is None and isinstance(plan := run_facts(result.path).get("plan"), dict):
+        told = plan.get("slide")
+    if isinstance(told, str) and "://" not in (place := local_place(told)):
+        places.append(Path(place))
     return next((place for place in places if place.exists()), None)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from wsistain.view.results import run_facts
 
 _CELLS = (".cells.parquet", ".cells.geojson")
-_SCORES = ("h_score", "positive_fraction", "allred", "ki67_index", "her2", "trust", "seam_score", "tissue_mm2")
 
 
 def _stem(path: Path) -> str:
@@ -23,15 +22,18 @@ def cells_file(path: Path, given: Path | None) -> Path | None:
 
 
 def known_scores(path: Path) -> dict[str, Any]:
-    """Scores of a finished result that were computed before: from the files beside it, {} where there are none."""
+    """Scores of a finished result that were computed before: plain JSON values, {} where there are none.
+
+    Those of `wsistain read` are `{"value", "low", "high"}`, with the number of cells and the guideline's word for them.
+    """
     found: dict[str, Any] = {}
     run = run_facts(path)
     if isinstance(run.get("seam_score"), int | float):
         found["seam_score"] = run["seam_score"]
     try:
-        read = json.loads(path.with_name(f"{_stem(path)}.scores.json").read_bytes())
-    except (OSError, ValueError):
+        slide = json.loads(path.with_name(f"{_stem(path)}.read.json").read_bytes())["scores"]["slide"]
+        numbers = {name: held for name, held in slide.items() if isinstance(held, dict)}
+        read = {name: {k: held.get(k) for k in ("value", "low", "high")} for name, held in numbers.items()}
+        return {"cells": slide["cells"], "category": slide["category"], **read, **found}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return found
-    if isinstance(read, dict):
-        found |= {n: read[n] for n in _SCORES if isinstance(read.get(n), int | float | str)}
-    return found

@@ -3,18 +3,22 @@
 import { address } from "./api.js";
 import { byId, make, shown } from "./dom.js";
 
-const NAMES = { h_score: ["H-score", 0], positive_fraction: ["positive %", 1], allred: ["Allred", 0], ki67_index: ["Ki67 index %", 1], her2: ["HER2", 0], trust: ["trust", 2], tissue_mm2: ["tissue mm²", 1], seam_score: ["seam score", 2] };
+const NAMES = { percent_positive: ["positive cells %", 1], h_score: ["H-score of cells", 0], allred: ["Allred", 0], ki67_index: ["Ki67 index %", 1], her2_score: ["HER2", 0], cells: ["cells", 0], trust: ["trust", 2], seam_score: ["seam score", 2] };
 
 let words = "";
 let sorting = "name";
 
 /** Rows of [name, value] for the scores of a result. */
 export function scoreRows(scores) {
-  return Object.entries(NAMES).filter(([key]) => scores[key] !== undefined).map(([key, [name, digits]]) => {
-    const value = scores[key];
-    const percent = key === "positive_fraction" ? 100 : 1;
-    return [name, typeof value === "number" ? shown(value * percent, digits) : String(value)];
-  });
+  const rows = scores.category ? [["by the guideline", scores.category]] : [];
+  for (const [key, [name, digits]] of Object.entries(NAMES)) {
+    const held = scores[key];
+    if (held === undefined) continue;
+    const { value, low, high } = held !== null && typeof held === "object" ? held : { value: held };
+    const interval = Number.isFinite(low) && Number.isFinite(high) ? ` (${shown(low, digits)} to ${shown(high, digits)})` : "";
+    rows.push([name, shown(value, digits) + interval]);
+  }
+  return rows;
 }
 
 export function stateBadge(result) {
@@ -31,7 +35,7 @@ export function showGallery(listing, open) {
     const sample = listing.samples.find((each) => each.id === result.sample);
     cards.push({ sample, result });
   }
-  const key = { name: (c) => c.result.name.toLowerCase(), state: (c) => c.result.state, score: (c) => -(c.result.scores.h_score ?? c.result.scores.positive_fraction ?? -1) }[sorting];
+  const key = { name: (c) => c.result.name.toLowerCase(), state: (c) => c.result.state, score: (c) => -(c.result.scores.h_score?.value ?? -1) }[sorting];
   const found = cards.filter(({ result }) => `${result.name} ${result.marker} ${result.state}`.toLowerCase().includes(words.toLowerCase()))
     .sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0));
   const search = make("input", { type: "search", id: "search", placeholder: "Name, marker or state", value: words, "aria-label": "Search", oninput: (event) => { words = event.target.value; showGallery(listing, open); } });
