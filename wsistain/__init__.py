@@ -26,13 +26,22 @@ _PUBLIC = {
     "WsistainError": "wsistain.errors",
 }
 
+_EXTRAS = {"train": "train"}
+"""What a plain installation does not hold, and the extra that brings it."""
+
 __all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'wsistain' has no attribute {name!r}")
+    try:
         return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'wsistain' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        if name not in _EXTRAS or (error.name or "").startswith("wsistain"):
+            raise
+        sentence = f"wsistain.{name} needs {error.name}: pip install 'wsistain[{_EXTRAS[name]}]'"
+        raise import_module("wsistain.errors").ConfigError(sentence) from None
 
 
 def __dir__() -> list[str]:
