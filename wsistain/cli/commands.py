@@ -11,6 +11,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "export",
     "view",
     "train",
+    "stain",
     "phantom",
     "weights",
     "nets",
