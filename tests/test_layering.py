@@ -299,6 +299,7 @@ TESTED_IN: dict[str, str] = {
     "systems.resnet_family": "systems/test_usigan.py",
     "systems.turbo_parts": "systems/test_turbo_systems.py",
     "systems.turbo_two_way": "systems/test_turbo_systems.py",
+    "cli.stain": "evaluation/test_stain_folder.py",
     "runtime.children": "training/test_going_on.py",
     "training.folder": "training/test_loop.py",
     "training.header": "training/test_loop.py",

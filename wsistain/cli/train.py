@@ -38,6 +38,19 @@ def train(
         Path | None,
         typer.Option("--grid", help="Train a table instead: a grid that ships (usigan-table-4, ...), or a file."),
     ] = None,
+    markers: Annotated[
+        str | None,
+        typer.Option(
+            "--markers", metavar="ER,PR,...", help="One network for each, one after another, in OUTPUT/<marker>."
+        ),
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="List what can be trained: paper, memory, time, needs; then stop.")
+    ] = False,
+    help_options: Annotated[
+        str | None,
+        typer.Option("--help-options", metavar="SYSTEM", help="Print every key with default and meaning; then stop."),
+    ] = None,
     rows: Annotated[
         list[str] | None, typer.Option("--row", help="With --grid: only this row or marker; repeatable.")
     ] = None,
@@ -50,11 +63,16 @@ def train(
 
     Going on: wsistain train --resume --output runs/cut_er --set steps=40000
 
+    All markers: wsistain train cut --markers ER,PR,Ki67,HER2 --output runs/cut --set data.root=MIST
+
     Several processes: torchrun --nproc-per-node 4 -m wsistain train cut --output runs/cut_er
     """
     from wsistain.errors import ConfigError
     from wsistain.packaged import table_grid, training_config
 
+    if listed or help_options is not None:
+        _print_choices(help_options)
+        return
     # One configuration or one grid, or a run to go on with, and the folder of its run.
     if config is None and grid is None and not resume:
         raise ConfigError("give a configuration, as in 'wsistain train cut', or --grid")
@@ -89,26 +107,69 @@ def train(
         tell(f"{len(trained)} rows in {folder}; put them into a table: wsistain evaluate --grid {folder} --data DATA")
         return
 
-    # A single run.
+    # A single run, or one for each marker.
     from wsistain.config import keys_of
+    from wsistain.errors import TrainingError
     from wsistain.training.loop import train as run_training
 
-    changes = overrides or []
-    cfg = _settings(config, chosen, folder, changes, resume=resume)
-    weights = run_training(cfg, folder, tiny=tiny, resume=resume, overwrite=overwrite, kept=keys_of(changes))
-    if is_first:
-        say(f"weights: {weights}")
+    failed = []
+    for place, extra in _runs(folder, markers, overrides or []):
+        cfg, changes = _settings(config, chosen, place, extra, resume=resume)
+        try:
+            weights = run_training(cfg, place, tiny=tiny, resume=resume, overwrite=overwrite, kept=keys_of(changes))
+        except TrainingError as error:
+            if markers is None:
+                raise
+            failed.append(f"{place} ({error})")
+            continue
+        if is_first:
+            say(f"weights: {weights}")
+    if failed:
+        raise TrainingError(f"{len(failed)} markers failed: {'; '.join(failed)}")
+
+
+def _runs(folder: Path, markers: str | None, overrides: list[str]) -> list[tuple[Path, list[str]]]:
+    """Folder and changes of every run: one, or one a marker."""
+    if markers is None:
+        return [(folder, overrides)]
+    from wsistain.config import keys_of
+    from wsistain.errors import ConfigError
+    from wsistain.markers import parse_markers
+
+    if "marker" in keys_of(overrides):
+        raise ConfigError("give --markers, or --set marker, and not both")
+    return [(folder / m.name, [*overrides, f"marker={m.name}"]) for m in parse_markers(markers)]
+
+
+def _print_choices(system: str | None) -> None:
+    """What can be trained, or every key of one system."""
+    from wsistain.training.listing import options_of, shipped_configs, table_of
+
+    for line in options_of(system) if system is not None else table_of(shipped_configs()):
+        say(line)
 
 
 def _settings(
     named: Path | None, chosen: Path | None, folder: Path, overrides: list[str], *, resume: bool
-) -> "TrainConfig":
-    """The configuration to train; one that goes on is the run's own, unless a file of the user's is named.
+) -> "tuple[TrainConfig, list[str]]":
+    """The configuration to train and the changes to it, keys written out; one that goes on is the run's own.
 
-    named : what was typed. chosen : the file it stands for.
+    named : what was typed. chosen : the file it stands for; a file of the user's own is taken as it is.
     """
-    from wsistain.config import TrainConfig, load_config
+    from wsistain.config import TrainConfig, load_config, read_yaml
     from wsistain.errors import ConfigError
+
+    def loaded(path: Path) -> "tuple[TrainConfig, list[str]]":
+        changes = overrides
+        if any(
+            "." not in o.partition("=")[0] and o.partition("=")[0].strip() not in TrainConfig.model_fields
+            for o in changes
+        ):
+            from wsistain.training.listing import whole_keys
+
+            given = [o.partition("=")[2].strip() for o in changes if o.partition("=")[0].strip() == "system"]
+            changes = whole_keys(changes, given[-1] if given else str(read_yaml(path).get("system")))
+        return load_config(TrainConfig, path, changes), changes
 
     own = folder / "config.yaml"
     is_shipped = named is not None and chosen != named
@@ -117,11 +178,9 @@ def _settings(
             raise ConfigError(
                 f"{folder} holds no run to go on with (no config.yaml); name a configuration to start one"
             )
-        return load_config(TrainConfig, chosen, overrides)
-    cfg = load_config(TrainConfig, own, overrides)
+        return loaded(chosen)
+    cfg, changes = loaded(own)
     if chosen is not None:
-        from wsistain.config import read_yaml
-
         system = read_yaml(chosen).get("system")
         if system != cfg.system:
             raise ConfigError(
@@ -129,8 +188,8 @@ def _settings(
                 "with the run, or choose another --output"
             )
     if os.environ.get("RANK", "0") == "0":
-        say(f"settings: {own}" + (f", {', '.join(overrides)}" if overrides else ""))
-    return cfg
+        say(f"settings: {own}" + (f", {', '.join(changes)}" if changes else ""))
+    return cfg, changes
 
 
 def register(app: typer.Typer) -> None:

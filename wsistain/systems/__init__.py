@@ -1,12 +1,18 @@
-"""The published systems. A name leads to its module, imported only when asked for.
+"""The published systems, and those of packages that are installed. A name leads to its module, imported only when asked for.
 
 A system's module holds `Config` (a `wsistain.config.Strict` with `preset` values and `Config.tiny()`), `System`
 (named after the method), and `generator_network(options) -> nn.Module`, which rebuilds the staining network from
 the options in a weights header.
+
+Systems from outside are entry points of the group `wsistain.systems` ("name = package.module:Class") of packages that
+somebody installed here. A configuration or a weights file can name one; it can never name a module, so no file of a
+stranger decides what code runs.
 """
 
 import difflib
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from types import ModuleType
 
 from wsistain.errors import ConfigError
@@ -29,16 +35,32 @@ SYSTEMS: dict[str, str] = {
 }
 
 
+GROUP = "wsistain.systems"
+"""Of the entry points by which an installed package offers systems of its own."""
+
+
+@cache
+def installed_systems() -> dict[str, str]:
+    """Name to "module:Class" of the systems of installed packages; a name of ours is never taken from us."""
+    return {point.name: point.value for point in entry_points(group=GROUP) if point.name not in SYSTEMS}
+
+
+def known_systems() -> dict[str, str]:
+    """Every system that can be named here, ours first."""
+    return {**SYSTEMS, **installed_systems()}
+
+
 def find_system(name: str) -> ModuleType:
     """The module of the system called `name`; ConfigError with the nearest name, or naming a package it lacks."""
-    if name not in SYSTEMS:
-        near = difflib.get_close_matches(name, SYSTEMS, n=1, cutoff=0.4)
-        raise ConfigError(
-            f"system {name!r} is not known; "
-            + (f"did you mean {near[0]!r}?" if near else f"wanted one of {', '.join(SYSTEMS)}")
-        )
+    known = known_systems()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"wanted one of {', '.join(known)}"
+        if ":" in name or "." in name:
+            hint = f"a module is never named here: offer it as an entry point of {GROUP} of an installed package"
+        raise ConfigError(f"system {name!r} is not known; {hint}")
     try:
-        return import_module(SYSTEMS[name].partition(":")[0])
+        return import_module(known[name].partition(":")[0])
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("wsistain"):
             raise
@@ -47,5 +69,10 @@ def find_system(name: str) -> ModuleType:
 
 def system_class(name: str) -> type:
     """The class of the system called `name`."""
-    found: type = getattr(find_system(name), SYSTEMS[name].partition(":")[2])
+    module, wanted = find_system(name), known_systems()[name].partition(":")[2]
+    found = getattr(module, wanted, None)
+    if not isinstance(found, type) or not all(hasattr(module, part) for part in ("Config", "generator_network")):
+        raise ConfigError(
+            f"system {name} ({known_systems()[name]}) is not complete: its module needs Config, generator_network and {wanted}"
+        )
     return found
