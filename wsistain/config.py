@@ -129,6 +129,18 @@ MIST_MPP = 0.4661
 """um per px of MIST's patches, from its readme; the phantom's are made at the same scale."""
 
 
+class PatchFilter(Strict):
+    """Limits on what `wsistain pair` measured of each training patch (docs/pair.md); None: no limit."""
+
+    max_residual_um: float | None = Field(None, gt=0, description="displacement left after registration, um")
+    min_agreement: float | None = Field(None, ge=-1, le=1, description="correlation of both sections' haematoxylin")
+    max_stretch: float | None = Field(None, gt=0, description="largest local change of length, share")
+    min_tissue: float | None = Field(None, ge=0, le=1, description="share that is tissue, on both slides")
+    max_fold: float | None = Field(None, ge=0, le=1, description="share that is folded, on both slides")
+    min_focus: float | None = Field(None, ge=0, description="fine detail per coarse, on both slides; 0.25 is sharp")
+    min_dab: float | None = Field(None, ge=0, le=1, description="share of the IHC that is positive")
+
+
 class DataConfig(Strict):
     """Where the training patches are and how they are cut."""
 
@@ -161,6 +173,9 @@ class DataConfig(Strict):
     )
     masks: str | None = Field(
         None, description="folder, in `root`, of masks named as the H&E patches: non-zero is positive"
+    )
+    filter: PatchFilter = Field(
+        PatchFilter(), description="training patches to leave out by what `wsistain pair` measured of them"
     )
     shrink_in_decay: bool = Field(
         False, description="after the constant epochs whole patches shrunk to the crop (quirk of USIGAN's code)"

@@ -84,14 +84,19 @@ def test_flags_of_snakemake_pass_through_and_a_dry_run_stains_nothing(tmp_path, 
     write_slide(tmp_path / "in.tiff", tissue_picture(96, 128))
     (tmp_path / "s.tsv").write_text("path\nin.tiff\n")
     (tmp_path / "cut.yaml").write_text("system: cut\n")
+    (tmp_path / "pairs.tsv").write_text(
+        "slide\the\tihc\tmarker\tpatient\nS1\tfile://x/a.svs\tfile://x/b.svs\tER\tP 7\n"
+    )
     training = f"training={{er: {tmp_path / 'cut.yaml'}}}"
-    targets = ("all", "evaluate_all", "train_all")
+    targets = ("all", "evaluate_all", "pair_all", "train_all")
     done = batch(
         *(tmp_path / "s.tsv", tmp_path / "out", "--"),
-        *("--dry-run", "--printshellcmds", "--config", training, "--", *targets),
+        *("--dry-run", "--printshellcmds", "--config", training, f"pairs={tmp_path / 'pairs.tsv'}", "--", *targets),
     )
     assert done.returncode == 0, done.stderr
     assert all(f"wsistain {command} " in done.stderr for command in ("run", "evaluate --slides", "train"))
+    cut = "wsistain pair file://x/a.svs file://x/b.svs --marker ER --name S1 --patient 'P 7' --patch-mpp 0.4661"
+    assert cut in done.stderr
     assert not list((tmp_path / "out").glob("*.zarr"))
     with pytest.raises(ConfigError, match="Snakemake ended"):
         run_batch(tmp_path / "s.tsv", ["ER"], tmp_path / "out", config=RunConfig(), flags=["--no-such-flag"])
@@ -137,6 +142,7 @@ def test_impossible_places_are_one_sentence(tmp_path, where):
 def test_the_workflow_comes_with_the_package():
     folder = workflow_folder()
     assert {p.name for p in (folder / "rules").glob("*.smk")} == {
+        "pair.smk",
         "stain.smk",
         "evaluate.smk",
         "train.smk",

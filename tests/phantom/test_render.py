@@ -100,3 +100,15 @@ def test_presets_are_valid_and_an_own_pairing_replaces_them():
     assert set(PAIRINGS) == {"mist", "aligned", "adjacent", "far"}
     own = SectionPairing(distance_um=7)
     assert PhantomConfig(sections=own).pair is own
+
+
+def test_what_lies_over_a_place_is_the_same_place_of_the_block_or_the_same_structure():
+    phantom = Phantom(PhantomConfig(height=3000, width=3000, mpp=1.0, pairing="far", seed=6))
+    y, x = np.meshgrid(np.linspace(300, 2700, 9), np.linspace(300, 2700, 9), indexing="ij")
+    b = phantom.sections["b"]
+    block = b.to_block(*phantom.place_on_b(y, x))
+    np.testing.assert_allclose(block, (y, x), atol=1e-3)  # section A's glass is the frame of the block
+    leaned = phantom.anatomy.lean(*b.to_block(*phantom.place_on_b(y, x, structures=True)), b.z_mid)
+    np.testing.assert_allclose(leaned, phantom.anatomy.lean(y, x, phantom.sections["a"].z_mid), atol=0.05)
+    still = Phantom(PhantomConfig(pairing="aligned"))
+    np.testing.assert_allclose(still.place_on_b(y, x, structures=True), (y, x), atol=1e-6)

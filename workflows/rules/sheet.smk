@@ -69,3 +69,29 @@ def stained(row):
     stem = row.get("stem") or PurePosixPath(row["path"]).name.removesuffix(".ome.zarr").rsplit(".", 1)[0]
     folder = f"file://{quote(str(Path.cwd()))}/{row['folder']}" if row["path"].startswith("file://") else row["folder"]
     return [f"{folder}/{stem}.{marker}.ome.zarr" for marker in row["markers"].split(",")]
+
+
+def read_pairs(path):
+    """Rows of the sheet of pairs by slide and marker; empty cells are left out."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file, delimiter="\t")]
+    found = {}
+    for row in rows:
+        validate(row, "../schemas/pairs.schema.yaml")
+        name = f"{row['slide']}.{row['marker']}"
+        if name in found:
+            raise WorkflowError(f"{path}: {row['slide']!r} is there twice for {row['marker']}; name one otherwise")
+        found[name] = row
+    return found
+
+
+PAIRS = read_pairs(config["pairs"]) if config["pairs"] else {}
+PAIR_OPTIONS = ("patient", "part", "he_mpp", "ihc_mpp")
+
+
+def pair_options(wildcards):
+    """The options of `wsistain pair` for one pair, beside its slides, marker and name."""
+    row = PAIRS[wildcards.pair]
+    given = {f"--{key.replace('_', '-')}": row[key] for key in PAIR_OPTIONS if key in row}
+    given |= {"--patch-mpp": config["patch_mpp"], "--patch-size": config["patch_size"]}
+    return [str(word) for option in given.items() for word in option]

@@ -116,7 +116,7 @@ def parse_sheet(path: Path, markers: Sequence[str]) -> tuple[list[Entry], list[s
     Raises ConfigError naming the row for what is no sheet, a name that is no name or there twice, and for a column
     whose name is nearly one of ours: passed over in silence it would mean other markers, or another scale.
     """
-    table = _table(path)
+    table = read_table(path)
     header = [cell.casefold() for cell in table[0]]
     _check_header(path, table[0], header)
     known = [(k, name) for k, name in enumerate(header) if name in COLUMNS]
@@ -134,7 +134,7 @@ def parse_sheet(path: Path, markers: Sequence[str]) -> tuple[list[Entry], list[s
     return entries, [name for name, key in zip(table[0], header, strict=True) if name and key not in COLUMNS]
 
 
-def _table(path: Path) -> list[list[str]]:
+def read_table(path: Path) -> list[list[str]]:
     """The rows of a sheet, cells stripped; empty rows and comments left out."""
     if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".tab"):
         raise ConfigError(f"{path} is neither a folder nor a sample sheet; wanted .tsv or .csv")
@@ -214,7 +214,7 @@ def _entry(cells: Mapping[str, str], base: Path, markers: Sequence[str], used: C
     if slide.lower() in used:
         raise ConfigError(f"the slide {slide!r} is there twice; every slide needs its own name")
     named = parse_markers(cells["markers"]) if cells.get("markers") else ()
-    mpp = _mpp(cells["mpp"]) if cells.get("mpp") else None
+    mpp = slide_mpp(cells["mpp"]) if cells.get("mpp") else None
     roi, roi_class = _areas(cells, base)
     return Entry(
         slide,
@@ -252,7 +252,7 @@ def _home(place: str) -> Path:
         return Path(place)
 
 
-def _mpp(cell: str) -> float:
+def slide_mpp(cell: str) -> float:
     """um per px from a cell, with a comma for the point where a spreadsheet writes it so."""
     try:
         mpp = float(cell.replace(",", ".")) if cell.isascii() else math.nan

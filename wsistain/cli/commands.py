@@ -10,6 +10,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "info",
     "export",
     "view",
+    "pair",
     "train",
     "stain",
     "phantom",

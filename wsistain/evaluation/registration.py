@@ -219,18 +219,27 @@ def _local_shifts(fixed: F64, warped: F64, seen: NDArray[np.bool_], window: int 
 def register(fixed: NDArray[np.uint8], moving: NDArray[np.uint8]) -> Registration:
     """How `moving` lies under `fixed`, two pictures uint8 (h, w, 3) of sections at the same um per px.
 
+    Compared is their gray optical density; otherwise as `register_maps`.
+    """
+    return register_maps(gray_density(fixed), gray_density(moving))
+
+
+def register_maps(fixed: F64, moving: F64, *, least: float = LEAST_CORRELATION) -> Registration:
+    """How `moving` lies under `fixed`: amounts of something that both sections hold, float (h, w), at the same um per px.
+
+    least : correlation below which the two are taken to be of different tissue.
+
     Any rotation and shift is found where at least two fifths overlap; not mirrored sections. The affine map is kept
-    within 0.7 to 1.4 in every direction, else the rigid one stands. Pictures of about 900 px a side (8 um per px of
+    within 0.7 to 1.4 in every direction, else the rigid one stands. Maps of about 900 px a side (8 um per px of
     most sections) are what this is made for; larger ones are worked on at that size.
 
-    Raises ValueError when one of the pictures has no structure, or nothing that fits is found.
+    Raises ValueError when one of the maps has no structure, or nothing that fits is found.
     """
-    # The pictures at working size, and coarser ones to begin with.
-    density = [gray_density(p) for p in (fixed, moving)]
-    if min(d.std() for d in density) < 1e-3:
+    # The maps at working size, and coarser ones to begin with.
+    if min(fixed.std(), moving.std()) < 1e-3:
         raise ValueError("one of the pictures has no structure to register")
-    work = min(1.0, WORK_PX / max(*fixed.shape[:2], *moving.shape[:2]))
-    f, m = (_shrunk(d, work) for d in density)
+    work = min(1.0, WORK_PX / max(*fixed.shape, *moving.shape))
+    f, m = (_shrunk(d, work) for d in (fixed, moving))
     small = min(1.0, SEARCH_PX / max(*f.shape, *m.shape))
     tiny = [gaussian_filter(_shrunk(p, small), 1.5) for p in (f, m)]
     levels = [(s, gaussian_filter(f, s), gaussian_filter(m, s)) for s in SMOOTHING_PX]
@@ -256,7 +265,7 @@ def register(fixed: NDArray[np.uint8], moving: NDArray[np.uint8]) -> Registratio
     value_rigid, value = _correlation(fine_f, fine_m, best), _correlation(fine_f, fine_m, affine)
     if not _is_plausible(affine) or value < value_rigid:
         affine, value = best, value_rigid
-    if value < LEAST_CORRELATION:
+    if value < least:
         raise ValueError(f"the pictures agree nowhere: the best correlation is {value:.2f}")
 
     # What is left over, and everything in the frame of the pictures as given.

@@ -15,7 +15,7 @@ from wsistain.phantom.anatomy import Anatomy
 from wsistain.phantom.biology import draw_clone
 from wsistain.phantom.cells import Cells, TissueBlock
 from wsistain.phantom.config import PhantomConfig
-from wsistain.phantom.noise import Kept, salt_of
+from wsistain.phantom.noise import Floats, Kept, salt_of
 from wsistain.phantom.optics import blur_margin, draw_optics, expose
 from wsistain.phantom.paint import Painter, Stained
 from wsistain.phantom.sections import chord, make_sections
@@ -24,6 +24,7 @@ RGB = NDArray[np.uint8]
 Product = Literal["he_a", "ihc_a", "ihc_b"]
 PRODUCTS: tuple[Product, ...] = ("he_a", "ihc_b", "ihc_a")
 SQUARE_PX = 512
+_LEAN_STEPS = 12  # of a fixed point that comes nearer by a factor of four a step
 COUNTED_UM = 2.0
 """A nucleus counts as in a section when at least this much of its depth lies in it."""
 
@@ -92,6 +93,21 @@ class Phantom:
     ) -> tuple[Cells, NDArray[Any], NDArray[Any]]:
         """(cells, y, x): cells whose nucleus the section cuts and whose centre lies in the glass window, um."""
         return self.painter.cells_on(self.sections[section], y, x, y + h, x + w, reach=0.0)
+
+    def place_on_b(self, y: Floats, x: Floats, *, structures: bool = False) -> tuple[Floats, Floats]:
+        """Where section B lies over places (y, x) of section A's glass, both um: what a registration has to find.
+
+        structures : where B shows the structures that A shows there. They lean in the block, so at another depth they
+                     stand elsewhere; else the same place of the block, which no picture tells.
+        """
+        a, b = self.sections["a"], self.sections["b"]
+        by, bx = a.to_block(y, x)
+        if structures:
+            ly, lx = self.anatomy.lean(by, bx, a.z_mid)
+            for _ in range(_LEAN_STEPS):
+                ty, tx = self.anatomy.lean(by, bx, b.z_mid)
+                by, bx = by + (ly - ty), bx + (lx - tx)
+        return b.from_block(by, bx)
 
     def path_um(self, section: Literal["a", "b"], cells: Cells) -> NDArray[np.float32]:
         """um of each nucleus, at its centre, that lie in the section."""

@@ -28,9 +28,9 @@ _LONG, _MIN_LENGTH_UM, _MIN_WIDTH_UM = 4.0, 150.0, 12.0
 
 FOCUS_MPP, _COARSEST_MPP = 1.0, 1.5  # um per px at which focus is judged; coarser slides do not show it
 _FOCUS_WINDOWS, _FOCUS_PX = 24, 128
-_SHARP = (
-    0.25  # detail below 1 px per detail from 1 to 4 px: sharp slides have 0.43 to 1.2, blurred by 2 um 0.15 to 0.22
-)
+SHARP = 0.25
+"""Detail below 1 px per detail from 1 to 4 px: sharp slides have 0.43 to 1.2, blurred by 2 um 0.15 to 0.22."""
+
 _PLAIN = 3.0  # grey levels of such detail that there must be to judge by
 
 
@@ -225,13 +225,17 @@ def _out_of_focus(slide: Slide, tissue: TissueMask) -> float | None:
 
 
 def is_sharp(rgb: RGB) -> bool | None:
-    """Whether a window uint8 (h, w, 3) at about 1 um per px is in focus; None where it has too little detail to tell.
+    """Whether a window uint8 (h, w, 3) at about 1 um per px is in focus; None where it has too little detail to tell."""
+    ratio = fine_detail(rgb)
+    return None if ratio is None else ratio > SHARP
 
-    Compares detail finer than 1 px (standard deviation) with detail of 1 to 4 px. Defocus takes the fine detail first.
+
+def fine_detail(rgb: RGB) -> float | None:
+    """Detail finer than 1 px per detail of 1 to 4 px (standard deviations) of a window uint8 (h, w, 3) at about 1 um per px.
+
+    Defocus takes the fine detail first: what is sharp has more than `SHARP`. None where there is too little to tell.
     """
     light = rgb.mean(axis=2, dtype=np.float32)
     fine, coarse = (ndimage.gaussian_filter(light, sigma, mode="nearest") for sigma in (1, 4))
     detail = float((fine - coarse).std())
-    if detail < _PLAIN:
-        return None
-    return bool(float((light - fine).std()) > _SHARP * detail)
+    return float((light - fine).std()) / detail if detail >= _PLAIN else None

@@ -10,6 +10,7 @@ import numpy as np
 
 from wsistain.config import TrainConfig
 from wsistain.data.annotation import annotate_patches, mask_folder
+from wsistain.data.filter import filter_patches
 from wsistain.data.layouts import PatchRef, split_report
 from wsistain.data.patches import Look, check_patches, load_patches, read_pair
 from wsistain.data.pictures import resize_short
@@ -87,13 +88,19 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Material
         [replace(p, marker=m.name) for m in markers for p in load_patches(cfg.data, m, split)]
         for split in ("train", "val")
     )
+    unused = unused_files([*patches, *held_out], deep=cfg.data.layout == "ihc4bc")
+    patches, left_out = filter_patches(patches, cfg.data.filter)
     cfg = _with_scale(cfg, [*patches, *held_out])
     sizes = usable_sizes(cfg, options, patches, output / f"unreadable{rank or ''}.txt")
     for marker in markers:
         own = [p for p in patches if p.marker == marker.name]
         options = options.measured(marker, _some_pairs(cfg, own), network_mpp(cfg, sizes))
-    unused = unused_files([*patches, *held_out], deep=cfg.data.layout == "ihc4bc")
-    report = {**split_report(patches, held_out), "mpp": cfg.data.mpp, "not_used": by_reason(unused)}
+    report = {
+        **split_report(patches, held_out),
+        "mpp": cfg.data.mpp,
+        "not_used": by_reason(unused),
+        "left_out": left_out,
+    }
     return Material(
         cfg,
         markers,

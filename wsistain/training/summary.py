@@ -22,6 +22,9 @@ def summary(cfg: TrainConfig, material: Material, length: Length, start: int, n_
     shared, unknown = report["slides_in_both"], report["patches_without_slide"]
     if shared:
         text += f"\nleak: {len(shared)} slides lie in both training and held-out patches ({', '.join(shared[:3])})"
+    if report["left_out"]:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in report["left_out"].items())
+        text += f"\n{sum(report['left_out'].values())} training patches are left out by data.filter: {reasons}"
     if material.unused:
         text += f"\n{len(material.unused)} files beside the patches are not used: {by_reason(material.unused)} (not_used.txt)"
     if unknown:

@@ -1,0 +1,32 @@
+import pytest
+
+from tests.pairing.made import MPP, wavy, write_pair
+from wsistain.cli import main
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["pair", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_a_sheet_goes_on_after_a_pair_that_fails(tmp_path, capsys):
+    he, _ = write_pair(tmp_path, wavy()[0])
+    sheet = tmp_path / "pairs.tsv"
+    sheet.write_text(f"he\tihc\tslide\n{he.name}\tgone.png\tbad\n{he.name}\tihc.png\tgood\n")
+    options = [str(sheet), "--output", str(tmp_path / "out"), "--patch-mpp", "2", "--patch-size", "256"]
+    options += ["--he-mpp", str(MPP), "--ihc-mpp", str(MPP), "--part", "val"]
+    assert run(*options) == 2
+    told = capsys.readouterr()
+    assert "1 of 2 pairs" in told.out and "bad: " in told.err and "gone.png" in told.err
+    made = tmp_path / "out" / "ER"
+    assert [p.name for p in (made / "pairs").iterdir() if not p.name.startswith(".")] == ["good"]
+    assert (made / "patches.csv").read_text().count(",val,good,good,1,") == len(
+        list((made / "TrainValAB/valA").iterdir())
+    )
+
+
+def test_one_slide_alone_and_options_of_one_pair_are_refused(tmp_path, capsys):
+    assert run(str(tmp_path / "a.svs")) == 2 and "is alone" in capsys.readouterr().err
+    assert run(str(tmp_path / "a.tsv"), "--patient", "P1") == 2 and "columns patient" in capsys.readouterr().err
+    assert run("a.svs", "b.svs", "--part", "test") == 2 and "wanted auto, train or val" in capsys.readouterr().err
