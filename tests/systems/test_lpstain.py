@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from wsistain.config import TrainConfig, load_config
 from wsistain.errors import ConfigError, DataError
 from wsistain.markers import find_marker
 from wsistain.networks.expression import ExpressionNet
 from wsistain.optics.dyes import Dyes
 from wsistain.optics.restain import restained
+from wsistain.packaged import training_config
 from wsistain.systems.base import Batch, Progress
 from wsistain.systems.lpstain import Config, LPStain, generator_network
 from wsistain.training.schedule import set_learning_rates
@@ -203,3 +207,18 @@ def test_dyes_are_measured_once_for_each_marker():
     config = _config().measured(find_marker("ER"), pictures(), 0.5)
     assert config.mpp == 0.5 and not asked
     assert isinstance(generator_network(LPStain(config, find_marker("ER")).header_options()), ExpressionNet)
+
+
+def test_a_step_of_the_shipped_real_size_network_is_finite_on_a_small_crop():
+    shipped = load_config(TrainConfig, training_config(Path("lpstain")), [])
+    dyes = {name: DYES.model_dump() for name in shipped.marker.split(",")}
+    cfg = Config.preset("paper", {**shipped.options, "dyes": dyes, "mpp": 0.4661})
+    torch.manual_seed(0)
+    system = LPStain(cfg, find_marker("ER"))
+    he, ihc = (torch.rand(2, 3, 96, 96) * 1.6 - 0.8 for _ in range(2))
+    before = system.G.trunk.read_cells.weight.detach().clone()
+    logs = _step(system, Batch(he, ihc, "ER", ("a", "b"), markers=("ER", "HER2")))
+    assert {"share", "nuclei", "counterstain", "gan", "d"} == set(logs)
+    assert all(torch.isfinite(value) for value in logs.values())
+    moved = (system.G.trunk.read_cells.weight.detach() - before).abs().amax(dim=(1, 2, 3)) > 0
+    assert moved[3:].all() and not moved[1:3].any()  # HER2 and nuclei; PR and Ki67 were not in the batch

@@ -18,6 +18,7 @@ from wsistain.networks.layers import BlurUp, ResidualBlock
 from wsistain.networks.receptive_field import receptive_radius
 
 SIZE_MULTIPLE = 4
+_AT_ONCE = 4
 HEADS = 8
 """Weights of a `WeightedMean`; each serves an equal part of its values."""
 
@@ -118,8 +119,12 @@ class ContextResnet(nn.Module):
     def _statistics(self, first: Tensor) -> Tensor:
         """Means and mean squares of (b, c, h, w) over 4 px and over each window: (b, 2c (1 + windows), h/4, w/4)."""
         with torch.autocast(first.device.type, enabled=False):  # a variance is the difference of two like numbers
-            first = _at_least_float32(first)
-            cells = torch.cat([F.avg_pool2d(first, 4), F.avg_pool2d(first * first, 4)], dim=1)
+            # A few channels at a time: in float32 and at full size they are what a tile takes most memory for.
+            means, squares = [], []
+            for part in map(_at_least_float32, first.split(_AT_ONCE, dim=1)):
+                means.append(F.avg_pool2d(part, 4))
+                squares.append(F.avg_pool2d(part * part, 4))
+            cells = torch.cat(means + squares, dim=1)
             return torch.cat([cells, *(_window_mean(cells, window) for window in self.windows)], dim=1)
 
 

@@ -15,6 +15,9 @@ def receptive_radius(network: nn.Module, size_multiple: int = 1) -> int | None:
                     (convolution, norm, ReLU family, pooling, tanh); attention reaches everywhere and gives None.
     size_multiple : edges of the input must be multiples of this; every phase of that grid is looked at.
 
+    Kernels are taken to be square: how far it looks to the sides is measured, on a strip, which takes a small part of the
+    memory of a square.
+
     Norm layers count as absent (their statistics are what `--norm slide` freezes). All weights are set to small
     positive values, so that no path cancels another and no ReLU blocks one.
     """
@@ -27,13 +30,13 @@ def receptive_radius(network: nn.Module, size_multiple: int = 1) -> int | None:
         for parameter in probe.parameters():
             parameter.fill_(0.0 if parameter.ndim == 1 else 1.0 / parameter[0].numel())
     step = max(size_multiple, 1)
-    half = 64
+    half, height = 64, -(-128 // step) * step + step
     while half <= LARGEST:
         edge = -(-(2 * half) // step) * step + step
         start = edge // 2 // step * step
-        x = torch.full((1, 3, edge, edge), 1e-3, dtype=torch.float64, requires_grad=True)
+        x = torch.full((1, 3, height, edge), 1e-3, dtype=torch.float64, requires_grad=True)
         y = probe(x)
-        (gradient,) = torch.autograd.grad(y[..., start : start + step, start : start + step].sum(), x)
+        (gradient,) = torch.autograd.grad(y[..., start : start + step].sum(), x)
         reached = torch.nonzero(gradient.abs().sum(dim=(0, 1)).sum(dim=0) > 0).flatten()
         radius = max(start - int(reached[0]), int(reached[-1]) - (start + step - 1), 0)
         # reflected padding folds what it cuts off back inside: trust only a field that ends clear of the border
