@@ -5,7 +5,7 @@
 
 Networks of the published sizes are made of tensors without content (torch's fake tensors), so that SD-Turbo, CLIP and
 VGG16 need not be here and any machine can count what a card must hold: parameters, gradients, optimiser, activations.
-Two steps are made, since optimisers take their memory in the first. A lower bound: CUDA's context (half a GiB), the
+Two steps are made, since optimisers take their memory in the first, and a third in which the work is counted. A lower bound: CUDA's context (half a GiB), the
 workspaces of cuDNN and the allocator's waste come on top. `tflop_a_step` counts multiplications and additions of
 convolutions and matrix products, what is computed again included: `hours_at_30` is what all steps would take at 30
 TFLOP a second, which a 24 GB card of 2023 sustains in bfloat16 or TF32. An estimate, not a measurement.
@@ -137,7 +137,7 @@ def without_content(system: Any, mode: FakeTensorMode) -> None:
             group["params"] = [fake(p) for p in group["params"]]
 
 
-def peak_of(config: Path, overrides: list[str], n_steps: int = 2) -> dict[str, Any]:
+def peak_of(config: Path, overrides: list[str], n_steps: int = 2, *, with_work: bool = True) -> dict[str, Any]:
     """GiB at the peak and at rest of a configuration's training steps, and the numbers of its networks."""
     from wsistain.config import MIST_MPP, TrainConfig, load_config
     from wsistain.markers import find_marker
@@ -175,14 +175,18 @@ def peak_of(config: Path, overrides: list[str], n_steps: int = 2) -> dict[str, A
                 optimizer.step()
             torch.clear_autocast_cache()
 
-        flops = FlopCounterMode(display=False)
+        # Memory first: counting the work takes operations apart, and what they leave in between would be counted with them.
         for _ in range(n_steps):
-            with flops, live, torch.autocast("cpu", autocast, enabled=autocast is not None):
+            with live, torch.autocast("cpu", autocast, enabled=autocast is not None):
+                system.training_step(batch, progress, update)
+        flops = FlopCounterMode(display=False)
+        if with_work:
+            with flops, LiveBytes(), torch.autocast("cpu", autocast, enabled=autocast is not None):
                 system.training_step(batch, progress, update)
         counts = Counter({True: 0, False: 0})
         for p in system.parameters():
             counts[p.requires_grad] += p.numel()
-    tflop = flops.get_total_flops() / 1e12  # of the last step: counting begins anew with each
+    tflop = flops.get_total_flops() / 1e12
     steps = cfg.steps or (cfg.epochs + cfg.decay_epochs) * MIST_PATCHES // cfg.batch_size
     return {
         "tflop_a_step": round(tflop, 2),
