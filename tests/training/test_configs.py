@@ -17,6 +17,8 @@ from wsistain.weights.file import load_network
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
+UNLIKE = [p for p in FILES if not p.stem.endswith("_small") or p.stem == "lpstain_small"]
+"""Without those that a smoke run cuts to the same as the configuration of which they are the small form."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
+@pytest.mark.parametrize("path", UNLIKE, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_a_configuration_trains_and_stains_a_slide(path: Path, patches: Path, tmp_path: Path) -> None:
     overrides = [f"data.root={patches}", "data.layout=mist", "data.mpp=0.4661", "steps=2", "device=cpu"]
     cfg = load_config(TrainConfig, path, overrides)

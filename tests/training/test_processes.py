@@ -133,3 +133,33 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
         assert a == pytest.approx(b, rel=2e-4)
     (last,) = (tmp_path / "two" / "checkpoint").glob("step_00000004")
     assert {p.name for p in last.glob("process_*")} == {"process_0.safetensors", "process_1.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "port", "n"),
+    [
+        (["torch.distributed.run", "--nproc-per-node", "2"], "--master-port", 2),
+        pytest.param(  # which starts several processes only on GPUs, and on CPUs with MPI
+            ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"],
+            "--main_process_port",
+            1,
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_the_launchers_of_the_pages_train(tmp_path: Path, launcher: list[str], port: str, n: int) -> None:
+    cfg = tiny_run(make_mist(tmp_path / "data", n_train=4), steps=2, trackers=[])
+    (tmp_path / "cfg.yaml").write_text(dump_yaml(cfg))
+    train_it = ["-m", "wsistain", "train", str(tmp_path / "cfg.yaml"), "-o", str(tmp_path / "run"), "--tiny"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, port, str(_free_port()), *train_it],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("weights: ") == 1 and f"({n} process" in done.stderr
+    (last,) = (tmp_path / "run" / "checkpoint").glob("step_00000002")
+    assert len(list(last.glob("process_*"))) == n

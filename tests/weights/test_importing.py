@@ -195,3 +195,16 @@ def test_a_small_file_that_describes_a_giant_is_refused_in_little_memory(tmp_pat
             import_checkpoint(tmp_path / "x.pth", kind, marker="ER", mpp=0.5, output=tmp_path / "x.safetensors")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_batch_norm_without_dropout_is_no_dropout(tmp_path):
+    theirs = resnet(9, 4, spectral=False, blur=False, batch=True, dropout=False)
+    report = import_checkpoint(save(theirs, tmp_path / "G.pth"), "pyramidp2p", marker="HER2", mpp=0.46)
+    assert same(theirs, report.path).options["dropout"] == 0.0
+
+
+def test_a_generator_of_another_depth_is_not_the_published_one(tmp_path, home):
+    file = save(resnet(9, 4, spectral=False, blur=True), tmp_path / "G.pth")
+    with pytest.raises(WeightsError, match="of 9 residual blocks, and asp-er has 6: it is another network"):
+        import_checkpoint(file, "asp-er")
+    assert not home.exists()

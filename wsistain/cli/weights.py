@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 group = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 
-HELP = "List, show, fetch and import the weights of generators."
+HELP = "List, show, fetch, import and hand on the weights of generators."
 LIST_HELP = """
 List the weights that are built in or installed, and those that can be fetched.
 
@@ -26,6 +26,8 @@ Show what is known of weights: system, marker, um per px, training data, licence
 Example:
 
   wsistain weights show usigan-er
+
+  wsistain weights show runs/cut --card --results report/results.json > README.md
 """
 IMPORT_HELP = """
 Convert a published checkpoint (CUT, ASP, USIGAN, PSPStain, CycleGAN, Pix2Pix, PyramidP2P, img2img-turbo) to weights
@@ -47,12 +49,22 @@ Example:
 """
 
 
+PUSH_HELP = """
+Prepare a folder for a hub repository: the weights and their model card. Nothing is sent anywhere.
+
+Example:
+
+  wsistain weights push runs/cut --results report/results.json --output hub/cut --repo lab/cut-er
+"""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command group to `app`."""
     group.command("list", help=LIST_HELP)(list_weights)
     group.command("show", help=SHOW_HELP)(show)
     group.command("import", help=IMPORT_HELP)(import_weights)
     group.command("fetch", help=FETCH_HELP)(fetch)
+    group.command("push", help=PUSH_HELP)(push)
     app.add_typer(group, name="weights", help=HELP)
 
 
@@ -103,8 +115,21 @@ def list_weights(
     say(f"\nInstalled weights lie in {installed_folder()}")
 
 
-def show(name: str = typer.Argument(..., help="A name of 'weights list', or a weights file.")) -> None:
+def show(
+    name: str = typer.Argument(..., help="A name of 'weights list', a weights file, or the folder of a run."),
+    card: bool = typer.Option(False, "--card", help="Print a model card (Markdown, as Hugging Face's hub wants it)."),
+    results: Path | None = typer.Option(None, "--results", help="results.json of 'evaluate', for the card."),
+) -> None:
     """Show weights; see SHOW_HELP."""
+    from wsistain.errors import WeightsError
+
+    if results is not None and not card:
+        raise WeightsError("--results is for the card: pass --card too")
+    if card:
+        from wsistain.weights.card import model_card
+
+        say(model_card(_file_of(name), results))
+        return
     from wsistain.published.catalogue import CATALOGUE, find_published, installed_files
     from wsistain.weights.file import read_header
     from wsistain.weights.find import shipped_folder
@@ -127,6 +152,40 @@ def show(name: str = typer.Argument(..., help="A name of 'weights list', or a we
     for key, value in facts.items():
         say(f"{key:>18}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
     say(ending)
+
+
+def _file_of(name: str) -> Path:
+    """The file of weights that are here: a file, the folder of a run, an installed or shipped name. Raises WeightsError."""
+    from wsistain.errors import WeightsError
+    from wsistain.published.catalogue import installed_files
+    from wsistain.weights.find import run_weights, shipped_folder
+
+    places = [Path(name), run_weights(Path(name)), shipped_folder() / f"{name}.safetensors"]
+    found = next((path for path in places if path.is_file()), installed_files().get(name))
+    if found is None:
+        raise WeightsError(
+            f"there are no weights {name} here; name a file, the folder of a run, or a name of 'weights list'"
+        )
+    return found
+
+
+def push(
+    name: str = typer.Argument(..., help="A weights file, the folder of a run, or a name of 'weights list'."),
+    output: Path = typer.Option(..., "--output", "-o", help="Folder to prepare."),
+    repository: str = typer.Option(
+        "OWNER/NAME", "--repo", help="Hub repository that it is for; only named, not written to."
+    ),
+    results: Path | None = typer.Option(None, "--results", help="results.json of 'evaluate', for the card."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Write into a folder that is not empty."),
+) -> None:
+    """Prepare a hub folder; see PUSH_HELP."""
+    from wsistain.weights.card import hub_folder
+
+    say(
+        f"{hub_folder(_file_of(name), output, results=results, overwrite=overwrite)}: weights.safetensors and README.md, the card"
+    )
+    say("read the card, add what it cannot know, and upload it yourself:")
+    say(f"hf upload {repository} {output}")
 
 
 def _report(name: str, report: "ImportReport") -> None:

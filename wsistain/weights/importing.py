@@ -73,7 +73,11 @@ def _describe_resnet(tensors: Mapping[str, Tensor], path: Path) -> ResnetGenerat
             "model.<i>.conv_block.<j>.weight: is it the discriminator or the patch network?"
         )
     is_spectral = any(name.endswith(".weight_orig") for name in tensors)
-    has_dropout = any(re.match(r"model\.\d+\.conv_block\.6\.weight(_orig)?$", name) for name in tensors)
+    # With dropout the block's second convolution is its sixth layer; without, that is the second norm where norms have weights.
+    has_dropout = any(
+        re.match(r"model\.\d+\.conv_block\.6\.weight(_orig)?$", name) and tensor.dim() == 4
+        for name, tensor in tensors.items()
+    )
     has_blur = not any(f"model.7.weight{end}" in tensors for end in ("", "_orig"))
     is_batch = "model.2.weight" in tensors
     if is_spectral and not has_blur:
@@ -252,6 +256,8 @@ def import_checkpoint(
         network, options, surplus, n_folded = convert(tensors, path)
         direction = options.get("direction", direction)
         options = _fit_to_system(system, network, options, path)
+        if entry is not None:
+            _check_published(name, system, options, path)
         state, n_used, facts = network.state_dict(), len(tensors) - len(surplus), facts_of(network)
 
     # The weights file; it is read back as `run` will read it.
@@ -273,6 +279,16 @@ def import_checkpoint(
         save_weights(target, header, state)
     load_network(target)
     return ImportReport(target, n_used, n_folded, tuple(surplus), digest)
+
+
+def _check_published(name: str, system: str, options: Mapping[str, Any], path: Path) -> None:
+    """WeightsError where a generator has another number of blocks than that of the authors who published `name`."""
+    published = find_system(system).Config.preset("paper", {}).model_dump()
+    if "n_blocks" in options and published.get("n_blocks") not in (None, options["n_blocks"]):
+        raise WeightsError(
+            f"{path} holds a generator of {options['n_blocks']} residual blocks, and {name} has {published['n_blocks']}: it is "
+            f"another network; import it by its system, as in --as cut --marker ER --mpp MPP"
+        )
 
 
 def _note(method: str, note: str, path: Path, digest: str) -> str:
