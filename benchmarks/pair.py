@@ -20,8 +20,6 @@ from typing import Any
 
 import common
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
-from skimage.registration import phase_cross_correlation
 
 from wsistain.evaluation import registration
 from wsistain.markers import find_marker
@@ -189,31 +187,7 @@ def demons(fixed: Any, moved: Any, mpp: float) -> Any:
     return whole[:, : fixed.shape[0], : fixed.shape[1]]
 
 
-def blocks(fixed: Any, moved: Any, mpp: float) -> Any:
-    """Block matching by scikit-image's phase correlation, two sizes of window, weighted smoothing."""
-    flow = np.zeros((2, *fixed.shape), np.float32)
-    for window_um, step_um in ((384.0, 128.0), (192.0, 64.0)):
-        n, step = round(window_um / mpp) // 2 * 2, round(step_um / mpp)
-        warped, taper = smooth._warped(moved, flow), np.outer(np.hanning(n), np.hanning(n))
-        shape = tuple(max(0, side - n) // step + 1 for side in fixed.shape)
-        found, weight = np.zeros((2, *shape)), np.zeros(shape)
-        for i, j in np.ndindex(*shape):
-            a, b = (p[i * step : i * step + n, j * step : j * step + n] for p in (fixed, warped))
-            if a.shape == (n, n) and min(a.std(), b.std()) > 0.3 * fixed.std():
-                a, b = (a - a.mean()) * taper, (b - b.mean()) * taper
-                shift = -np.asarray(phase_cross_correlation(a, b, upsample_factor=4, normalization=None)[0])
-                if np.hypot(*shift) * mpp < 60:
-                    found[:, i, j], weight[i, j] = shift, 1
-        near = gaussian_filter(weight, 1) + 1e-3
-        smoothed = [gaussian_filter(found[k] * weight, 1) / near for k in range(2)]
-        y, x = np.indices(fixed.shape)
-        at = np.stack([(y - n / 2 + 0.5) / step, (x - n / 2 + 0.5) / step])
-        flow = smooth._composed(flow, np.stack([map_coordinates(s, at, order=1, mode="nearest") for s in smoothed]))
-    return flow.astype(np.float32)
-
-
-OTHERS = (("elastix, B-splines, mutual information, 8 um", 8.0, elastix), ("SimpleITK, demons, 8 um", 8.0, demons),
-          ("block matching, 8 um", 8.0, blocks))  # fmt: skip
+OTHERS = (("elastix, B-splines, mutual information, 8 um", 8.0, elastix), ("SimpleITK, demons, 8 um", 8.0, demons))
 
 
 def filtered(he: Any, ihc: Any, truth: dict[str, Any], marker: str) -> Iterator[dict[str, float]]:
@@ -297,17 +271,20 @@ def main() -> None:
         rows.setdefault(pairing, []).extend(filtered(he, ihc, truth, marker))
         common.report("pair", results, given.output)
     results["filter"] = {pairing: {"patches": len(r), "limits": limits(r)} for pairing, r in rows.items()}
-    results["unlike"] = unlike(opened)
+    results["unlike"] = unlike(opened, [seed for _, seed, _ in PAIRS])
     if given.landmarks:
         results["landmarks_um"] = landmarks(given.landmarks)
     common.report("pair", results, given.output)
 
 
-def unlike(opened: list[tuple[Any, Any]]) -> list[str]:
-    """What is said of slides of different blocks: every H&E with the next pair's IHC."""
+def unlike(opened: list[tuple[Any, Any]], seeds: list[int]) -> list[str]:
+    """What is said of slides of different blocks: every H&E with the IHC of the next pair but one, if of another seed."""
     told = []
     for k, (he, _) in enumerate(opened):
-        ihc = opened[(k + 2) % len(opened)][1]
+        other = (k + 2) % len(opened)
+        if seeds[k] == seeds[other]:
+            continue
+        ihc = opened[other][1]
         try:
             sides = look_at_slide(he, None), look_at_slide(ihc, find_marker("ER").chromogen)
             told.append(f"taken for a pair at {[p.correlation for p in place_pieces(*sides)]}")

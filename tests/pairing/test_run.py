@@ -7,7 +7,7 @@ from skimage.io import imread
 
 from tests.pairing.made import MPP, tissue, wavy, write_pair
 from wsistain.data.layouts import list_patches
-from wsistain.errors import ConfigError, DataError, OutputError
+from wsistain.errors import ConfigError, DataError, OutputError, SlideError
 from wsistain.pairing.folder import read_rows
 from wsistain.pairing.run import PairJob, make_pair
 from wsistain.pairing.transform import load_transform
@@ -110,8 +110,10 @@ def test_unlike_tissue_is_refused_with_what_was_seen_and_leaves_nothing(tmp_path
 def test_what_cannot_be_cut_is_refused_before_the_work(tmp_path):
     he, ihc = write_pair(tmp_path, wavy()[0])
     for wrong, told in (({"size": 100}, "multiple of 16"), ({"mpp": 0.2}, "too coarse")):
-        with pytest.raises((ConfigError, Exception), match=told):
+        with pytest.raises((ConfigError, SlideError), match=told):
             make_pair(job_of(he, ihc, **wrong), tmp_path / "out")
+    with pytest.raises(SlideError, match="--ihc-mpp"):
+        make_pair(job_of(he, ihc, ihc_mpp=None), tmp_path / "out")
     with pytest.raises(ConfigError, match="one slide"):
         make_pair(job_of(he, he), tmp_path / "out")
     with pytest.raises(ConfigError, match="ends like the place"):

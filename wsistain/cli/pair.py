@@ -87,7 +87,16 @@ def _make(job: "PairJob", output: Path, overwrite: bool) -> dict[str, Any]:
 
     say(f"pair {job.slide}: {job.he} and {job.ihc} ({job.marker}), patches of {job.size} px at {job.mpp:g} um per px")
     with ProgressBar("parts") as show:
-        return make_pair(job, output, overwrite=overwrite, progress=show)
+        facts = make_pair(job, output, overwrite=overwrite, progress=show)
+    for side in ("he", "ihc"):
+        for note in facts[side]["notes"]:
+            say(f"{facts[side]['path']}: {note}", err=True)
+        if facts[side]["unreadable_tiles"]:
+            say(
+                f"{facts[side]['path']}: {facts[side]['unreadable_tiles']} native tiles cannot be decoded and are white",
+                err=True,
+            )
+    return facts
 
 
 def _told(facts: dict[str, Any]) -> str:

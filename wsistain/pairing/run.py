@@ -1,7 +1,7 @@
 """One pair of slides, from two files to patches: register, measure, cut, show."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from wsistain.pairing.transform import PieceMap, load_transform, save_transform
 from wsistain.runtime.files import local_path, write_bytes, write_json, write_text
 from wsistain.runtime.progress import OnProgress
 from wsistain.slide.base import RGB, Slide, SlideInfo
+from wsistain.slide.mpp import MppError
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import choose_sampling, read_window
 
@@ -94,9 +95,8 @@ def make_pair(
     part: Part = part_of_patient(patient) if job.part == "auto" else job.part
     folder = MarkerFolder(local_path(output), marker.name, job.mpp, job.size)
     with ExitStack() as stack:
-        he, ihc = (
-            stack.enter_context(_opened(path, mpp)) for path, mpp in ((job.he, job.he_mpp), (job.ihc, job.ihc_mpp))
-        )
+        he = stack.enter_context(_opened(job.he, job.he_mpp, "--he-mpp"))
+        ihc = stack.enter_context(_opened(job.ihc, job.ihc_mpp, "--ihc-mpp"))
         choose_sampling(he.info, job.mpp), choose_sampling(ihc.info, job.mpp)  # refused before the work, not after it
         if he.info.fingerprint == ihc.info.fingerprint:
             raise ConfigError(f"{job.he} and {job.ihc} are one slide; name an H&E slide and an IHC slide")
@@ -107,17 +107,17 @@ def make_pair(
     return facts
 
 
-class _opened:  # noqa: N801 - used as a context manager, named as one
-    """An open slide that is closed at the end."""
-
-    def __init__(self, path: str, mpp: float | None) -> None:
-        self.slide = open_slide(path, mpp=mpp)
-
-    def __enter__(self) -> Slide:
-        return self.slide
-
-    def __exit__(self, *_: object) -> None:
-        self.slide.close()
+@contextmanager
+def _opened(path: str, mpp: float | None, option: str) -> Iterator[Slide]:
+    """An open slide; a missing um per px is asked for by the name of its own option."""
+    try:
+        slide = open_slide(path, mpp=mpp)
+    except MppError as error:
+        raise MppError(str(error).replace("--mpp", option)) from None
+    try:
+        yield slide
+    finally:
+        slide.close()
 
 
 def register_slides(
@@ -215,10 +215,7 @@ def _write(
     write_text(staged / "patches.csv", rows_as_text(rows))
 
     # The transform, the residual map as numbers, the facts and the page.
-    he, ihc = (
-        {"path": s.slide.info.path, "mpp": s.slide.info.mpp, "fingerprint": s.slide.info.fingerprint, "pieces": len(s.pieces)}
-        for s in (found.he, found.ihc)
-    )  # fmt: skip
+    he, ihc = _side_facts(found.he), _side_facts(found.ihc)
     basis = {"he": he, "ihc": ihc, "sections": found.facts}
     save_transform(staged / "transform.npz", [found.pieces[s["section"]] for s in found.facts], basis)
     _write_residual(staged / "residual.csv", found.fits)
@@ -229,6 +226,19 @@ def _write(
     write_json(staged / "pair.json", facts, sort_keys=True)
     write_text(staged / "page.html", pair_page(facts, list(_sections_shown(found)), shown))
     return facts
+
+
+def _side_facts(side: Side) -> dict[str, Any]:
+    """What is told of one of the two slides."""
+    info = side.slide.info
+    return {
+        "path": info.path,
+        "mpp": info.mpp,
+        "fingerprint": info.fingerprint,
+        "pieces": len(side.pieces),
+        "unreadable_tiles": side.slide.unreadable_tiles,
+        "notes": list(info.notes),
+    }
 
 
 def _cut_all(
