@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import fsspec
 import numpy as np
@@ -14,6 +15,7 @@ from wsistain.errors import SlideError
 from wsistain.output.export import export_ome_tiff
 from wsistain.output.recognise import comment_of, virtual_stain
 from wsistain.pipeline.run import run
+from wsistain.slide import tiffslide_reader
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,12 @@ def test_a_stain_behind_a_url_is_known_too(stains, tmp_path):
             assert virtual_stain(f"memory://{name}") is None
     finally:
         filesystem.store.clear()
+
+
+def test_a_silent_server_is_given_up_at_once(monkeypatch):
+    monkeypatch.setattr(tiffslide_reader, "_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(SlideError, match="does not answer"):
+        virtual_stain(f"http://127.0.0.1:{server.getsockname()[1]}/slide.tif")
 
 
 def test_an_old_preview_is_known_by_its_name_alone(tmp_path):

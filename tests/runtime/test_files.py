@@ -94,3 +94,14 @@ def test_no_module_renames_its_files_by_hand():
     assert places == {"runtime/files.py", "batch/scan.py"}, (
         f"use wsistain.runtime.files.replacing, not {PART} and a rename"
     )
+
+
+def test_a_full_disk_under_a_writer_in_rust_is_the_same_sentence():
+    class RustError(Exception):
+        """As safetensors raises them."""
+
+    sentence = "w cannot be written: the disk is full; free some space and import again"
+    with pytest.raises(OutputError, match=sentence), reporting("w", retry="import again"):
+        raise RustError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(RustError), reporting("w"):
+        raise RustError("Error while serializing: no tensors (error 28)")

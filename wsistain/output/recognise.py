@@ -120,14 +120,20 @@ def _of_url(url: str) -> dict[str, Any] | None:
     """From the description of a TIFF behind a URL; nothing else is read from there."""
     import fsspec
 
-    from wsistain.slide.tiffslide_reader import storage_options
+    from wsistain.slide.tiffslide_reader import silent_server, storage_options
 
-    with fsspec.open(url, **storage_options(url)) as file:
-        if file.read(4) not in _TIFF:
-            return None
-        file.seek(0)
-        with tifffile.TiffFile(file, name="remote") as tiff:
-            return _of_text(str(tiff.pages.first.description))
+    try:
+        with fsspec.open(url, **storage_options(url)) as file:
+            if file.read(4) not in _TIFF:
+                return None
+            file.seek(0)
+            with tifffile.TiffFile(file, name="remote") as tiff:
+                return _of_text(str(tiff.pages.first.description))
+    except OSError as error:  # a reader would wait for as long once more
+        silent = silent_server(url, error)
+        if silent is not None:
+            raise silent from None
+        raise
 
 
 def _of_file(path: Path) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ from wsistain.errors import OutputError
 PART = ".part"
 """Ending of a file that is still being written."""
 
+_IN_RUST = re.compile(r"\(os error (\d+)\)")
+
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and {retry}",
     errno.EDQUOT: "the disk quota is used up; free some space and {retry}",
@@ -58,9 +60,24 @@ def reporting(path: Path | str, *, retry: str = "run again with --resume") -> It
     """
     try:
         yield
-    except OSError as error:
-        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}; look at the disk and {{retry}}")
+    except Exception as error:
+        number = _system_number(error)
+        if number is None:
+            raise
+        strerror = getattr(error, "strerror", None)
+        reason = _REASONS.get(number, f"{strerror or error}; look at the disk and {{retry}}")
         raise OutputError(f"{path} cannot be written: {reason.format(retry=retry)}") from error
+
+
+def _system_number(error: Exception) -> int | None:
+    """The number of the system's error, 0 where an OSError has none; None for what the system has no part in.
+
+    Writers in Rust, such as that of safetensors, raise errors of their own and tell the number in their text.
+    """
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = _IN_RUST.search(str(error))
+    return int(told[1]) if told else None
 
 
 @dataclass(frozen=True)

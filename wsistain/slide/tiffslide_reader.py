@@ -220,9 +220,17 @@ def storage_options(name: str) -> dict[str, Any]:
     return {}
 
 
-def _refused(name: str, error: Exception) -> SlideError:
+def silent_server(name: str, error: Exception) -> SlideError | None:
+    """What to say of `error` where a server was silent too long; None where something else is behind it."""
     if _is_timeout(error):
         return SlideError(f"{name} does not answer: the server was silent for {_SECONDS} s; try again later")
+    return None
+
+
+def _refused(name: str, error: Exception) -> SlideError:
+    silent = silent_server(name, error)
+    if silent is not None:
+        return silent
     reason = str(error).strip().splitlines()
     return SlideError(
         f"{name} cannot be opened as a slide by TiffSlide ({reason[0] if reason else type(error).__name__}); "
