@@ -224,6 +224,9 @@ def test_what_is_set_beside_tiny_is_honoured(tmp_path: Path, patches: Path, caps
     cfg = load_config(TrainConfig, tmp_path / "run" / "config.yaml")
     assert (cfg.steps, cfg.batch_size, cfg.data.crop_px) == (70, 3, 32)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    code, said = _leave(["train", "--resume", "-o", str(tmp_path / "run"), "--tiny", "--set", "steps=71"], capsys)
+    assert code == 0 and read_header(tmp_path / "run" / "weights.safetensors").step == 71
+    assert load_config(TrainConfig, tmp_path / "run" / "config.yaml").batch_size == 3
 
 
 @pytest.mark.parametrize(

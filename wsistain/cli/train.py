@@ -114,9 +114,10 @@ def train(
 
     failed = []
     for place, extra in _runs(folder, markers, overrides or []):
-        cfg, changes = _settings(config, chosen, place, extra, resume=resume)
+        cfg, changes, is_own = _settings(config, chosen, place, extra, resume=resume)
+        is_tiny = tiny and not is_own  # the run's own settings are those of a smoke run already, if it is one
         try:
-            weights = run_training(cfg, place, tiny=tiny, resume=resume, overwrite=overwrite, kept=keys_of(changes))
+            weights = run_training(cfg, place, tiny=is_tiny, resume=resume, overwrite=overwrite, kept=keys_of(changes))
         except TrainingError as error:
             if markers is None:
                 raise
@@ -151,8 +152,8 @@ def _print_choices(system: str | None) -> None:
 
 def _settings(
     named: Path | None, chosen: Path | None, folder: Path, overrides: list[str], *, resume: bool
-) -> "tuple[TrainConfig, list[str]]":
-    """The configuration to train and the changes to it, keys written out; one that goes on is the run's own.
+) -> "tuple[TrainConfig, list[str], bool]":
+    """The configuration to train, the changes to it, keys written out, and whether it is the run's own, which goes on.
 
     named : what was typed. chosen : the file it stands for; a file of the user's own is taken as it is.
     """
@@ -178,7 +179,7 @@ def _settings(
             raise ConfigError(
                 f"{folder} holds no run to go on with (no config.yaml); name a configuration to start one"
             )
-        return loaded(chosen)
+        return *loaded(chosen), False
     cfg, changes = loaded(own)
     if chosen is not None:
         system = read_yaml(chosen).get("system")
@@ -189,7 +190,7 @@ def _settings(
             )
     if os.environ.get("RANK", "0") == "0":
         say(f"settings: {own}" + (f", {', '.join(changes)}" if changes else ""))
-    return cfg, changes
+    return cfg, changes, True
 
 
 def register(app: typer.Typer) -> None:

@@ -151,7 +151,7 @@ def curve(points: Sequence[tuple[float, float]], *, x_label: str, mark: float | 
     middle, half = (low + high) / 2, max((high - low) / 2, abs(low) * 1e-3, 1e-9)
     low, high = middle - half, middle + half
     first, last = means[0][0], max(means[-1][0], means[0][0] + 1)
-    left, right, top, bottom = 52, 10, 8, 26
+    left, right, top, bottom = 56, 10, 8, 26
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = left + (x - first) / (last - first) * (_WIDE - left - right)
@@ -162,7 +162,7 @@ def curve(points: Sequence[tuple[float, float]], *, x_label: str, mark: float | 
         y = low + (high - low) * k / 3
         py = place(first, y)[1]
         parts.append(f'<line x1="{left}" x2="{_WIDE - right}" y1="{py:.1f}" y2="{py:.1f}" class="grid"/>')
-        parts.append(_text(left - 4, py + 3, f"{y:.4g}", "end"))
+        parts.append(_text(left - 4, py + 3, f"{y:.3g}", "end"))
     for x, anchor in ((first, "start"), (last, "end")):
         parts.append(_text(place(x, low)[0], _HIGH - 14, f"{x:.0f}", anchor))
     parts.append(_text((left + _WIDE - right) / 2, _HIGH - 4, x_label, kind="axis"))
