@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reading": STAINING | {"slide", "tiling", "output", "evaluation"},
     "pairing": GROUND | {"slide", "optics", "data", "evaluation"},
     "training": STAINING | {"packaged", "data", "evaluation"},
-    "view": GROUND | {"slide", "optics", "output", "evaluation"},
+    "viewing": GROUND | {"slide", "optics", "output", "evaluation"},
     "batch": GROUND | {"packaged", "slide", "optics", "output", "pipeline"},
     "cli": STAINING
     | {
@@ -61,14 +61,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "pairing",
         "training",
         "batch",
-        "view",
+        "viewing",
     },
     "__main__": {"cli"},
 }
 """Room, or module at the root, to the others that it may import. There are no exceptions."""
 
 AT_THE_ROOT = {"__init__", "__main__", "errors", "config", "markers", "numerics", "ot", "packaged"}
-NO_TORCH = ("slide", "tiling", "output", "phantom", "runtime", "batch", "view")
+NO_TORCH = ("slide", "tiling", "output", "phantom", "runtime", "batch", "viewing")
 
 
 class Import(NamedTuple):
@@ -198,7 +198,7 @@ TESTED_IN: dict[str, str] = {
     "cli.markers": "test_markers.py",
     "cli.phantom": "phantom/test_products.py",
     "cli.train": "training/test_grid.py",
-    "cli.view": "view/test_serve.py",
+    "cli.view": "viewing/test_serve.py",
     # parts of a reader, a writer or a table: through the whole that has no other parts
     "batch.dicom": "batch/test_scan.py",
     "batch.workflow": "batch/test_batch.py",
@@ -257,9 +257,9 @@ TESTED_IN: dict[str, str] = {
     "runtime.say": "cli/test_run.py",
     "tiling.plan": "pipeline/test_graph.py",
     # the view: through its addresses
-    "view.guard": "view/test_app.py",
-    "view.tables": "view/test_gallery.py",
-    "view.tiles": "view/test_app.py",
+    "viewing.guard": "viewing/test_app.py",
+    "viewing.tables": "viewing/test_gallery.py",
+    "viewing.tiles": "viewing/test_app.py",
     # backbones: through the metric or loss that reads them
     "networks.alexnet": "losses/test_perceptual.py",
     "networks.clip_tower": "networks/test_clip_critic.py",
@@ -394,6 +394,7 @@ def test_public_names_are_pinned():
         "open_slide",
         "run",
         "train",
+        "view",
     }
     assert all(getattr(wsistain, name) for name in wsistain.__all__)
 

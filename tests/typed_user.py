@@ -11,6 +11,7 @@ from wsistain.config import TrainConfig
 from wsistain.generators.spec import Generator
 from wsistain.pipeline.report import RunReport
 from wsistain.slide.base import Slide
+from wsistain.viewing.notebook import View
 
 
 def use(config: TrainConfig, tiles: NDArray[np.uint8]) -> None:
@@ -22,5 +23,6 @@ def use(config: TrainConfig, tiles: NDArray[np.uint8]) -> None:
     assert_type(generator.stain(tiles, [(0, 0)]), NDArray[np.uint8])
     assert_type(wsistain.train(config, Path("run")), Path)
     assert_type(wsistain.evaluate(["identity"], Path("data")), dict[str, Any])
+    assert_type(wsistain.view("slide.ER.ome.zarr", slide="slide.svs"), View)
     assert_type(wsistain.WsistainError("a sentence"), wsistain.WsistainError)
     assert_type(wsistain.__version__, str)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what `__getattr__` finds, told to type checkers and editors
     from wsistain.pipeline.run import run as run
     from wsistain.slide.reader import open_slide as open_slide
     from wsistain.training.loop import train as train
+    from wsistain.viewing.notebook import view as view
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ _PUBLIC = {
     "load_generator": "wsistain.generators.load",
     "train": "wsistain.training.loop",
     "evaluate": "wsistain.evaluation.report",
+    "view": "wsistain.viewing.notebook",
     "WsistainError": "wsistain.errors",
 }
 

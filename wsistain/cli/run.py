@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wsistain.config import RunConfig
     from wsistain.pipeline.report import RunReport
     from wsistain.slide.roi import Roi
-    from wsistain.view.serve import Served
+    from wsistain.viewing.serve import Served
 
 EXAMPLES = """
 Stain one slide. Virtual stains are for research, not for diagnosis.
@@ -206,8 +206,8 @@ def _tell(slide: str, output: Path, reports: "list[RunReport]") -> None:
 def _watched(slide: str, markers: list[str], output: Path, settings: "RunConfig") -> "Iterator[Served]":
     """A page that shows the run; its address is printed."""
     from wsistain.slide.place import local_place
-    from wsistain.view.live import watching
-    from wsistain.view.serve import open_browser
+    from wsistain.viewing.live import watching
+    from wsistain.viewing.serve import open_browser
 
     with watching(local_place(slide), markers, output, mpp=settings.mpp) as served:
         say(f"wsistain view: {served.url}")
@@ -217,7 +217,7 @@ def _watched(slide: str, markers: list[str], output: Path, settings: "RunConfig"
 
 def _stay(served: "Served") -> None:
     """Keep the page as long as somebody looks at it."""
-    from wsistain.view.live import stay
+    from wsistain.viewing.live import stay
 
     if served.was_asked:
         say("The run is finished; this ends when the page is closed, or with Ctrl-C")

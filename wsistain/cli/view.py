@@ -9,7 +9,7 @@ from wsistain.errors import ConfigError
 from wsistain.runtime.say import say
 
 if TYPE_CHECKING:
-    from wsistain.view.gallery import Gallery
+    from wsistain.viewing.gallery import Gallery
 
 EXAMPLES = """
 Show H&E and virtual stains side by side in the browser. Virtual stains are for research, not for diagnosis.
@@ -55,8 +55,8 @@ def view(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace the folder of --static."),
 ) -> None:
     """Show results in the browser, or write them as a folder."""
-    from wsistain.view.gallery import Gallery, make_wanted
-    from wsistain.view.serve import check_installed, is_loopback, open_browser, serve
+    from wsistain.viewing.gallery import Gallery, make_wanted
+    from wsistain.viewing.serve import check_installed, is_loopback, open_browser, serve
 
     if overwrite and static is None:
         raise ConfigError("--overwrite replaces the folder of --static, which is not given")
@@ -102,7 +102,7 @@ def _tell(gallery: "Gallery") -> None:
 
 def _write(gallery: "Gallery", folder: Path, overwrite: bool) -> None:
     from wsistain.runtime.progress import ProgressBar
-    from wsistain.view.static import write_static
+    from wsistain.viewing.static import write_static
 
     say(f"writing what is shown to {folder}, for any web server")
     with ProgressBar("tiles") as bar:
