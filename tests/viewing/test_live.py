@@ -6,10 +6,10 @@ import time
 import urllib.request
 
 import pytest
-from wsistain.view import live
 
 from tests.pipeline.slides import tissue_picture, write_slide
 from wsistain.cli import main
+from wsistain.viewing import live
 from wsistain.viewing.live import stay, watching
 
 SMALL = ["--set", "tiling.stride=64", "--set", "tiling.overlap=16", "--set", "tiling.block=256"]

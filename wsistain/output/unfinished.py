@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from wsistain.slide.zarr_store import ZARR_ERRORS, OrdinaryFiles
 BEGUN = "begun.json"
 """Name of the description, in the work folder."""
 
+_KEPT = ("height", "width", "mpp", "block", "origin_um")
+"""Of the layout of the stain itself; pyramids beside it are not shown while it is written."""
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -48,7 +51,7 @@ class Begun:
 
 def describe_begun(spec: OutputSpec, facts: dict[str, Any]) -> None:
     """Leave the description of an output that is being begun or continued. Raises OutputError."""
-    values = {**asdict(spec), "storage": spec.storage.model_dump(mode="json"), "path": None}
+    values = {name: getattr(spec, name) for name in _KEPT} | {"storage": spec.storage.model_dump(mode="json")}
     with reporting(spec.path):
         write_json(spec.folder / WORK / BEGUN, {"spec": values, "facts": facts})
 
@@ -67,11 +70,10 @@ def read_begun(folder: Path) -> Begun | None:
     except ValueError as error:
         raise OutputError(f"{folder} is unfinished and its description is damaged ({error}); resume the run") from None
     try:
-        held = dict(values["spec"])
-        held |= {
+        held = {name: values["spec"][name] for name in _KEPT} | {
             "path": str(folder),
-            "storage": OutputConfig.model_validate(held["storage"]),
-            "origin_um": (float(held["origin_um"][0]), float(held["origin_um"][1])),
+            "storage": OutputConfig.model_validate(values["spec"]["storage"]),
+            "origin_um": (float(values["spec"]["origin_um"][0]), float(values["spec"]["origin_um"][1])),
         }
         return Begun(OutputSpec(**held), dict(values["facts"]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
