@@ -121,6 +121,7 @@ class RunConfig(Strict):
     batch_size: int | None = Field(None, ge=1, le=4096)
     probability: bool = Field(False, description="store p of the marker beside the stain, where the system tells it")
     strict: bool = Field(False, description="undecodable native tiles end the run with exit code 2")
+    read: bool = Field(False, description="find, class and score the cells of what was stained (docs/reading.md)")
     tiling: TilingConfig = TilingConfig()
     output: OutputConfig = OutputConfig()
 

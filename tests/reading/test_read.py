@@ -98,3 +98,24 @@ def test_the_command_reads_and_says_what(stained, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["read", str(stained[1]), "--without", "Necrosis"])
     assert ended.value.code == 2 and "--roi" in capsys.readouterr().err
+
+
+def test_run_reads_what_it_stained_and_an_overwritten_stain_keeps_no_old_cells(tmp_path, capsys):
+    from tests.reading.made import write_he
+    from wsistain.cli import main
+
+    def run(*options):
+        with pytest.raises(SystemExit) as ended:
+            main(["run", str(he), "--weights", "identity", "--output", str(tmp_path), *options])
+        return ended.value.code, capsys.readouterr()
+
+    he = write_he(tmp_path)
+    code, said = run("--read")
+    assert code == 0 and "he.ER.scores.csv: 107 cells" in said.out.replace("\n", "")
+    read_at = (tmp_path / "he.ER.read.json").stat().st_mtime_ns
+    assert run("--read", "--resume")[0] == 0  # what was read is not read again
+    assert (tmp_path / "he.ER.read.json").stat().st_mtime_ns == read_at
+    assert run("--overwrite")[0] == 0
+    assert not list(tmp_path.glob("he.ER.cells.*")) and not (tmp_path / "he.ER.read.json").exists()
+    code, said = run("--read", "--direction", "ihc-to-he")
+    assert code == 2 and "--direction" in said.err

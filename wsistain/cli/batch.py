@@ -48,6 +48,12 @@ def batch(
     direction: str | None = typer.Option(None, "--direction", help="he-to-ihc (default) or ihc-to-he."),
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:N."),
     recursive: bool = typer.Option(False, "--recursive", "-r", help="Look into folders of the folder as well."),
+    read: bool | None = typer.Option(
+        None,
+        "--read/--no-read",
+        help="Find, class and score the cells of every stain. Default: yes.",
+        show_default=False,
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace results that are there."),
     config: Path | None = typer.Option(None, "--config", metavar="FILE.yaml", help="Configuration of every run."),
     overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Any key of the configuration."),
@@ -67,6 +73,11 @@ def batch(
     settings = run_config(
         config, overrides, {"weights": weights, "mpp": mpp, "norm": norm, "direction": direction, "device": device}
     )
+    # Every stain is read, but those that hold nothing to read: the H&E as it was, and an H&E made from IHC.
+    is_stain = settings.weights != "identity" and settings.direction == "he-to-ihc"
+    if read and settings.direction != "he-to-ihc":
+        raise ConfigError("--read finds cells on the H&E that is stained; with --direction ihc-to-he there is none")
+    settings = settings.model_copy(update={"read": is_stain if read is None else read})
     # A name stays a name; a path is made absolute, since the jobs run in another folder.
     if settings.weights not in ("demo", "identity"):
         known = Path(settings.weights).exists()

@@ -8,6 +8,8 @@ import typer
 from wsistain.runtime.say import say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wsistain.reading.read import Reading
 
 EXAMPLES = """
@@ -99,3 +101,35 @@ def summary(reading: "Reading") -> str:
         f"{reading.files['scores']}: {reading.slide.n_cells} cells{unread} in {reading.seconds:.1f} s, "
         f"{', '.join(numbers)}{category}"
     )
+
+
+def read_after_run(
+    slide: str, markers: "Sequence[str]", output: Path, *, made: "set[Path]", roi: Path | None, roi_class: str | None,
+    threads: int,
+) -> None:  # fmt: skip
+    """Read what a run has just stained, and what an earlier one stained and nobody read.
+
+    The stain is finished, so a slide that cannot be read (too coarse, without a nucleus) is a warning and no failure.
+    """
+    from wsistain.errors import WsistainError
+    from wsistain.output.names import output_name
+    from wsistain.reading.read import read as read_stains
+
+    stems = [output_name(slide, marker) for marker in markers]
+    stains = [output / f"{stem}.ome.zarr" for stem in stems]
+    unread = [
+        stain
+        for stem, stain in zip(stems, stains, strict=True)
+        if stain in made or not (output / f"{stem}.read.json").is_file()
+    ]
+    if not unread:
+        return
+    try:
+        readings = read_stains(
+            unread, slide=slide, roi=roi, roi_class=_names(roi_class), threads=threads, overwrite=True
+        )
+    except WsistainError as error:
+        say(f"Warning: {slide}: the cells were not read: {error}")
+        return
+    for reading in readings:
+        say(summary(reading))

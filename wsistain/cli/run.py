@@ -107,6 +107,9 @@ def run(
         None, "--format", help="zarr (default), or zarr,ome-tiff: the same stain beside it for QuPath."
     ),
     view: bool = typer.Option(False, "--view", help="Show finished blocks in the browser as they appear."),
+    read: bool | None = typer.Option(
+        None, "--read/--no-read", help="Then find, class and score the cells ('wsistain read').", show_default=False
+    ),
     plan_only: bool = typer.Option(False, "--plan-only", help="Print the plan as JSON and stop."),
     config: Path | None = typer.Option(None, "--config", metavar="FILE.yaml", help="Configuration file."),
     overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Any key of the configuration."),
@@ -133,8 +136,11 @@ def run(
             "device": device,
             "batch_size": batch_size,
             "strict": strict,
+            "read": read,
         },
     )
+    if settings.read and settings.direction != "he-to-ihc":
+        raise ConfigError("--read finds cells on the H&E that is stained; with --direction ihc-to-he there is none")
 
     # Where: all of the slide, a rectangle, or drawn shapes.
     rectangle, shapes = read_regions(region, roi, settings.roi_class)
@@ -177,6 +183,13 @@ def run(
                 on_event=show,
             )
         _tell(slide, output, reports)
+        if settings.read:
+            from wsistain.cli.read import read_after_run
+
+            made = {Path(report.output) for report in reports}
+            read_after_run(
+                slide, markers, output, made=made, roi=roi, roi_class=settings.roi_class, threads=workers + 1
+            )
         if served is not None:
             _stay(served)
 

@@ -38,3 +38,7 @@ def slide_stem(name: str) -> str:
 def output_name(slide: str, marker: str) -> str:
     """Stem of everything that a run writes for a slide and marker: `<slide stem>.<MARKER>`."""
     return f"{slide_stem(slide)}.{marker}"
+
+
+READ_ENDINGS = ("cells.parquet", "cells.geojson", "scores.csv", "report.html", "read.json")
+"""Endings of what `wsistain read` writes beside a stain, `<slide stem>.<MARKER>.<ending>`; the last is written last."""

@@ -11,7 +11,7 @@ from wsistain.generators.spec import GeneratorSpec
 from wsistain.output.export import export_ome_tiff
 from wsistain.output.journal import Journal, check_place, open_journal
 from wsistain.output.layout import PROBABILITY
-from wsistain.output.names import output_name
+from wsistain.output.names import READ_ENDINGS, output_name
 from wsistain.output.preview import write_preview
 from wsistain.output.store import BlockDone, OutputSpec, create_output
 from wsistain.pipeline.job import Written
@@ -91,6 +91,8 @@ class Stain:
             if self.tiff:
                 self.tiff.unlink(missing_ok=True)
             self.report.unlink(missing_ok=True)
+            for ending in READ_ENDINGS:
+                self.output.folder.with_name(f"{self.name}.{ending}").unlink(missing_ok=True)
         self.journal.begin_session({"device_names": list(self.made.device_names)})
         return self.journal
 

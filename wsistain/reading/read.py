@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wsistain import __version__
 from wsistain.errors import OutputError
+from wsistain.output.names import READ_ENDINGS
 from wsistain.reading.cells import I32, Nuclei, measure_nuclei
 from wsistain.reading.given import read_cells
 from wsistain.reading.grid import BLOCK_PX, Box, Grid, make_grid
@@ -210,7 +211,7 @@ def _here(nuclei: Nuclei, box: Box, grid: Grid, tissue: TissueMask) -> NDArray[n
 
 
 def _check_place(result: Result, overwrite: bool) -> None:
-    there = [p for p in map(result.beside, ("cells.parquet", "cells.geojson", "scores.csv", "read.json")) if p.exists()]
+    there = [p for p in map(result.beside, READ_ENDINGS) if p.exists()]
     if there and not overwrite:
         raise OutputError(f"{there[0]} exists; pass --overwrite to read again")
 
