@@ -144,7 +144,9 @@ def classes(args: argparse.Namespace) -> dict[str, Any]:
                 )
                 make_slide(folder, config)
                 stain = read_stain(
-                    run(folder / "ihc_a.tiff", marker.name, folder, config=RunConfig(weights="identity", all_tiles=True))[0].output
+                    run(
+                        folder / "ihc_a.tiff", marker.name, folder, config=RunConfig(weights="identity", all_tiles=True)
+                    )[0].output
                 )
                 slide = open_slide(folder / "he_a.tiff")
                 parts = [r[0] for r in find(slide, [(stain, marker)])]

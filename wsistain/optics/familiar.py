@@ -1,11 +1,11 @@
-"""How familiar an H&E looks to weights: the colours, contrast and sharpness of small squares against those trained on.
+"""How familiar an H&E looks to weights: the colours and textures of small squares against those that were trained on.
 
-A square of `CELL_UM` has a look: eight numbers. Weights keep a bank of looks from their training pictures in the header; a
-square's distance is that to the nearest few of them, and 1 means as far as the furthest hundredth of training squares of
-pictures that the bank does not hold. Nothing is asked of the generator, so this costs no second pass and tells nothing of
-what it has learnt to do there. Numpy only.
+A square of `CELL_UM` has a look: colours, and the strength and skew of detail of five sizes in haematoxylin and eosin.
+Weights keep a bank of looks of their training pictures in the header, along the directions in which those differ. A
+square's distance is that to the nearest few of the bank; 1 is where the furthest hundredth of the squares of other training
+pictures lie. Focus and scale show in the detail; the generator itself is not asked, so this costs no second pass. Numpy only.
 
-Source: k-nearest-neighbour distance as a test of novelty (Sun et al., Out-of-distribution detection with deep nearest
+Source: distance to the nearest neighbours as a test of novelty (Sun et al., Out-of-distribution detection with deep nearest
 neighbors, ICML 2022), on looks in place of deep features.
 """
 
@@ -13,30 +13,42 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
-from scipy import ndimage
+from pydantic import Field, field_validator, model_validator
 
 from wsistain.config import Strict
+from wsistain.markers import EOSIN, HAEMATOXYLIN
 
 CELL_UM = 32.0
-LOOKS = ("red", "green", "blue", "red_spread", "green_spread", "blue_spread", "fine", "coarse")
-"""Mean optical density of each colour and its spread, detail below 1 um, and of 1 to 4 um; spreads as logarithms."""
+DETAIL_UM = (0.5, 1.0, 2.0, 4.0, 8.0)
+N_LOOKS = 6 + 4 * len(DETAIL_UM)
+"""Mean and spread of red, green and blue, then strength and skew of each size of detail in each dye."""
 
+DIRECTIONS = 16
 MOST_LOOKS = 256
 NEAREST = 3
 LEAST_OD = 0.06
 """Squares with less optical density are glass and have no look."""
 
+UNLIKE, PARTLY = 0.5, 0.1
+"""Share of unfamiliar squares from which a slide is unlike training, and partly so; in training itself it is 0.01."""
+
 F64 = NDArray[np.float64]
 _LIGHT = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
+_DYES = np.linalg.pinv(np.array([HAEMATOXYLIN, EOSIN]).T).astype(np.float32)
 
 
 class Familiar(Strict):
-    """The looks that weights know. mean, spread: by which looks are brought to one scale, in the order of `LOOKS`; bank: looks on
-    that scale; far: distance at which a hundredth of the squares of other training pictures lies."""
+    """The looks that weights know.
 
-    mean: tuple[float, ...] = Field(min_length=8, max_length=8)
-    spread: tuple[float, ...] = Field(min_length=8, max_length=8)
+    mean, spread : by which looks are brought to one scale, `N_LOOKS` numbers each.
+    directions   : rows of `N_LOOKS` numbers: the directions along which looks are compared, to unit variance.
+    bank         : looks along them.
+    far          : distance at which the furthest hundredth of the squares of other training pictures lie.
+    """
+
+    mean: tuple[float, ...] = Field(min_length=N_LOOKS, max_length=N_LOOKS)
+    spread: tuple[float, ...] = Field(min_length=N_LOOKS, max_length=N_LOOKS)
+    directions: tuple[tuple[float, ...], ...] = Field(min_length=1, max_length=DIRECTIONS)
     bank: tuple[tuple[float, ...], ...] = Field(min_length=8, max_length=MOST_LOOKS)
     far: float = Field(gt=0)
 
@@ -47,50 +59,69 @@ class Familiar(Strict):
             raise ValueError("wanted spreads above 0")
         return spread
 
-    @field_validator("bank")
-    @classmethod
-    def _whole(cls, bank: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-        if any(len(look) != len(LOOKS) for look in bank) or not np.isfinite(np.array(bank)).all():
-            raise ValueError(f"wanted looks of {len(LOOKS)} numbers")
-        return bank
+    @model_validator(mode="after")
+    def _fit(self) -> "Familiar":
+        if any(len(row) != N_LOOKS for row in self.directions):
+            raise ValueError(f"wanted directions of {N_LOOKS} numbers")
+        if any(len(look) != len(self.directions) for look in self.bank):
+            raise ValueError(f"wanted looks of {len(self.directions)} numbers, one a direction")
+        numbers = (self.mean, self.spread, *self.directions, *self.bank)
+        if not all(np.isfinite(row).all() for row in numbers):
+            raise ValueError("wanted numbers that are finite")
+        return self
 
     def distance(self, looks: F64) -> F64:
-        """Distance of looks (..., 8) to the nearest of the bank, 1 at `far`; NaN where there is no look."""
-        flat = (looks.reshape(-1, len(LOOKS)) - self.mean) / self.spread
+        """Distance of looks (..., N_LOOKS) to the nearest of the bank, 1 at `far`; NaN where there is no look."""
+        flat = (looks.reshape(-1, N_LOOKS) - np.array(self.mean)) / np.array(self.spread)
         out = np.full(len(flat), np.nan)
         known = np.isfinite(flat).all(axis=1)
-        out[known] = _nearest(flat[known], np.array(self.bank)) / self.far
-        return out.reshape(looks.shape[:-1])
+        out[known] = _nearest(flat[known] @ np.array(self.directions).T, np.array(self.bank)) / self.far
+        distance: F64 = out.reshape(looks.shape[:-1])
+        return distance
 
 
 def _nearest(looks: F64, bank: F64) -> F64:
     from scipy.spatial import cKDTree
 
+    if not len(looks):
+        return np.zeros(0)
     distance, _ = cKDTree(bank).query(looks, k=min(NEAREST, len(bank)))
     mean: F64 = distance.reshape(len(looks), -1).mean(axis=1)
     return mean
 
 
 def looks_of(rgb: NDArray[np.uint8], mpp: float) -> F64:
-    """The looks of the squares of `CELL_UM` of an H&E, float (h', w', 8); NaN for glass. What is left at the edges has none."""
+    """The looks of the squares of `CELL_UM` of an H&E, float (h', w', N_LOOKS); NaN for glass.
+
+    What is left at the right and lower edge has none.
+    """
+    from scipy.ndimage import gaussian_filter
+
     px = max(2, round(CELL_UM / mpp))
     rows, cols = rgb.shape[0] // px, rgb.shape[1] // px
     od = _LIGHT[rgb]
-    gray = od.mean(axis=2)
-    smooth, smoother = (ndimage.gaussian_filter(gray, um / mpp, mode="nearest", truncate=3) for um in (1.0, 4.0))
 
-    def squares(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        cut = values[: rows * px, : cols * px].reshape(rows, px, cols, px, *values.shape[2:])
-        return np.moveaxis(cut, 2, 1).reshape(rows, cols, px * px, *values.shape[2:])
+    def squares(values: NDArray[np.float32]) -> F64:
+        cut = values[: rows * px, : cols * px].reshape(rows, px, cols, px).astype(np.float64)
+        return np.moveaxis(cut, 2, 1).reshape(rows, cols, px * px)
 
-    def spread(values: NDArray[np.float32]) -> F64:
-        logs: F64 = np.log10(squares(values).std(axis=2, dtype=np.float64) + 1e-3)
+    def spread(values: F64) -> F64:
+        logs: F64 = np.log10(values.std(axis=2) + 1e-3)
         return logs
 
-    mean = squares(od).mean(axis=2, dtype=np.float64)
-    detail = np.stack([spread(gray - smooth), spread(smooth - smoother)], axis=-1)
-    looks: F64 = np.concatenate([mean, spread(od), detail], axis=-1)
-    looks[mean.mean(axis=-1) < LEAST_OD] = np.nan
+    colours = [squares(od[..., c]) for c in range(3)]
+    found = [c.mean(axis=2) for c in colours] + [spread(c) for c in colours]
+    for dye in _DYES:
+        before = od @ dye
+        for um in DETAIL_UM:
+            after = gaussian_filter(before, um / mpp, mode="nearest", truncate=3)
+            detail = squares(before - after)
+            detail -= detail.mean(axis=2, keepdims=True)
+            skew = (detail**3).mean(axis=2) / (detail.std(axis=2) ** 3 + 1e-6)
+            found += [spread(detail), skew / 10]
+            before = after
+    looks: F64 = np.stack(found, axis=-1)
+    looks[looks[..., :3].mean(axis=-1) < LEAST_OD] = np.nan
     return looks
 
 
@@ -99,39 +130,29 @@ def make_familiar(pictures: Sequence[NDArray[np.uint8]], mpp: float, *, seed: in
 
     Half of the pictures make the bank; `far` is measured on the other half.
     """
-    looks = [looks_of(p, mpp).reshape(-1, len(LOOKS)) for p in pictures]
+    looks = [looks_of(p, mpp).reshape(-1, N_LOOKS) for p in pictures]
     looks = [part[np.isfinite(part).all(axis=1)] for part in looks]
-    banked, other = (np.concatenate([*looks[k::2], np.zeros((0, len(LOOKS)))]) for k in (0, 1))
-    if len(banked) < 32 or len(other) < 32:
+    banked, other = (np.concatenate([*looks[k::2], np.zeros((0, N_LOOKS))]) for k in (0, 1))
+    if len(banked) < 2 * N_LOOKS or len(other) < N_LOOKS:
         return None
     mean, spread = banked.mean(axis=0), np.maximum(banked.std(axis=0), 1e-3)
-    rng = np.random.default_rng(seed)
-    chosen = _spread_out((banked - mean) / spread, MOST_LOOKS, rng)
-    far = float(np.percentile(_nearest((other - mean) / spread, chosen), 99))
+    scaled = (banked - mean) / spread
+    _, lengths, axes = np.linalg.svd(scaled, full_matrices=False)
+    directions = axes[:DIRECTIONS] * (np.sqrt(len(scaled)) / np.maximum(lengths[:DIRECTIONS], 1e-9))[:, None]
+    chosen = np.random.default_rng(seed).permutation(len(scaled))[:MOST_LOOKS]
+    bank = scaled[np.sort(chosen)] @ directions.T
+    far = float(np.percentile(_nearest((other - mean) / spread @ directions.T, bank), 99))
+
+    def rounded(values: F64, digits: int = 4) -> tuple[float, ...]:
+        return tuple(round(float(v), digits) for v in values)
+
     return Familiar(
-        mean=tuple(round(float(v), 5) for v in mean),
-        spread=tuple(round(float(v), 5) for v in spread),
-        bank=tuple(tuple(round(float(v), 3) for v in look) for look in chosen),
+        mean=rounded(mean, 6),
+        spread=rounded(spread, 6),
+        directions=tuple(map(rounded, directions)),
+        bank=tuple(rounded(look, 3) for look in bank),
         far=round(max(far, 1e-3), 5),
     )
-
-
-def _spread_out(looks: F64, most: int, rng: np.random.Generator) -> F64:
-    """Up to `most` of the looks: half drawn at random, half each furthest from those chosen before."""
-    if len(looks) <= most:
-        return looks
-    first = rng.choice(len(looks), most // 2, replace=False)
-    chosen = list(first)
-    distance = np.min([((looks - looks[k]) ** 2).sum(axis=1) for k in first], axis=0)
-    while len(chosen) < most:
-        k = int(distance.argmax())
-        chosen.append(k)
-        distance = np.minimum(distance, ((looks - looks[k]) ** 2).sum(axis=1))
-    return looks[np.array(chosen)]
-
-
-UNLIKE, PARTLY = 0.5, 0.1
-"""Share of the squares further off than `far` from which a slide is unlike training, and partly so; training itself: 0.01."""
 
 
 def verdict(share: float) -> str:

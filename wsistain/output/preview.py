@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from wsistain.output.layout import OutputSpec
 from wsistain.output.reading import open_level, read_stain, read_window
@@ -28,7 +28,21 @@ def write_preview(spec: OutputSpec, path: Path | str, longest_px: int) -> None:
     size = max(1, round(width * factor)), max(1, round(height * factor))
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BOX)
+    trust = stain.provenance.get("trust")
+    if isinstance(trust, dict) and str(trust.get("verdict", "")).endswith("unlike training"):
+        picture = _with_notice(picture, f"{trust['verdict'].upper()}: do not believe this stain")
     with reporting(path), replacing(Path(path)) as part:
         picture.save(
             part, format="JPEG", quality=90, comment=comment_of(stain.provenance), exif=exif_of(stain.provenance)
         )
+
+
+def _with_notice(picture: Image.Image, text: str) -> Image.Image:
+    """The picture with a band of words over its upper edge; its size stays."""
+    out = picture.copy()
+    band = max(12, min(picture.height // 12, 48))
+    size = max(8, min(int(0.62 * band), int(1.6 * picture.width / len(text))))
+    draw = ImageDraw.Draw(out)
+    draw.rectangle((0, 0, picture.width, band), fill=(176, 32, 32))
+    draw.text((band // 4, band // 2), text, fill=(255, 255, 255), anchor="lm", font=ImageFont.load_default(size))
+    return out

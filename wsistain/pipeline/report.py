@@ -1,7 +1,7 @@
 """What a run says of itself: `run.json` beside the output, and the provenance inside it."""
 
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,6 +44,10 @@ class About:
 
     quality: Quality | None = None
     warnings: tuple[str, ...] = ()
+
+    def also(self, warnings: tuple[str, ...]) -> "About":
+        """The same with more warnings."""
+        return replace(self, warnings=self.warnings + warnings)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from wsistain.pipeline.kit import check_generators, install_kit, load_generators
 from wsistain.pipeline.planning import Group, make_spec, plan_groups
 from wsistain.pipeline.report import About, RunReport, Tally, make_report, of_layer, provenance
 from wsistain.pipeline.stain import Stain, make_stain
+from wsistain.pipeline.trust import Trust, judge
 from wsistain.runtime.event import OnEvent, RunEvent, is_silent
 from wsistain.runtime.files import local_path, reporting, write_json
 from wsistain.runtime.heap import share_arenas
@@ -201,10 +202,13 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
             shards, pyramid = _timed(
                 lambda s=stain: sum(finish_pyramid(o, threads=each.job.threads) for o in s.layers)  # type: ignore[misc]
             )
-            source = provenance(slide.info, each.plan, stain, config)
+            trust = judge(slide, each.plan, stain.spec) if config.direction == "he-to-ihc" else Trust("not known")
+            source = {**provenance(slide.info, each.plan, stain, config), "trust": trust.describe()}
             total = time.perf_counter() - start
             times = {"total": total, **seconds, "pyramid": pyramid}
-            report = make_report(stain, each.plan, tally, resumed, shards, times, source, each.about)
+            report = make_report(
+                stain, each.plan, tally, resumed, shards, times, source, each.about.also(trust.warnings())
+            )
             with reporting(stain.report):
                 report.write(stain.report)
             # The metadata comes last, the stain's own after all: what has it is finished; the preview is made from it.

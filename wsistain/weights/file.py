@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from wsistain import __version__
 from wsistain.config import Strict, validate
 from wsistain.errors import ConfigError, WeightsError
+from wsistain.optics.familiar import Familiar
 from wsistain.runtime.files import replacing
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Header(Strict):
     halo_px       : receptive-field radius where it is finite and known, else None.
     norm          : as in `networks.facts.NetworkFacts`, which also says `size_multiple` and `halo_px`.
     direction     : "he-to-ihc" or its reverse.
+    familiar      : what the training pictures look like; None where it was not kept.
     slides        : of each slide that was trained on a hash of its name (`data.splits.slide_hash`); none: not known.
     """
 
@@ -75,6 +77,7 @@ class Header(Strict):
     wsistain_version: str = Field(__version__, max_length=100)
     licence: str = Field("unstated", max_length=4000)
     note: str = Field("", max_length=4000)
+    familiar: Familiar | None = None
 
     @field_validator("options")
     @classmethod
