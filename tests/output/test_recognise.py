@@ -108,3 +108,9 @@ def test_an_old_preview_is_known_by_its_name_alone(tmp_path):
 def test_the_comment_is_small_and_plain():
     facts = json.loads(comment_of({"marker": "ER", "slide": {"name": "Pr\udce4parat\x1b"}, "config": {"big": 1}}))
     assert facts["wsistain"]["virtual"] is True and "config" not in facts["wsistain"]
+
+
+def test_a_picture_above_pillows_bound_is_looked_at_too(stains, monkeypatch):
+    """Ours is higher (`slide.picture`); pictures of 200 MP are slides like others."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert virtual_stain(stains / "photo.jpg") == "a virtual ER stain"

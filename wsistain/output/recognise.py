@@ -23,6 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from wsistain import __version__
 from wsistain.errors import SlideError
+from wsistain.slide.picture import own_bound
 from wsistain.slide.place import local_place
 
 DICOM_CREATOR = "wsistain virtual stain"
@@ -163,7 +164,9 @@ def _of_dicom(header: bytes) -> dict[str, Any] | None:
 
 def _of_picture(path: Path) -> dict[str, Any] | None:
     """From the comment, Exif or text chunk of a JPEG or PNG; only its header is read."""
-    with Image.open(path, formats=["JPEG", "PNG"]) as picture:
+    with own_bound():
+        opened = Image.open(path, formats=["JPEG", "PNG"])
+    with opened as picture:
         texts = [picture.info.get("comment"), picture.info.get(KEY), picture.getexif().get(_IMAGE_DESCRIPTION)]
     for text in texts:
         words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text

@@ -94,7 +94,7 @@ _BOUND_LOCK = Lock()
 
 
 @contextmanager
-def _own_bound() -> Iterator[None]:
+def own_bound() -> Iterator[None]:
     """Pillow's bound on the size of pictures lifted: ours, MAX_PX, is above it and checked before a pixel is read."""
     with _BOUND_LOCK:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -109,7 +109,7 @@ def _read_picture(path: Path, series: int | None) -> _Held:
     if series:
         raise no_such_series(str(path), series, 1)
     try:
-        with _own_bound():
+        with own_bound():
             # Opened only: its size and mode are judged before anything is decoded.
             picture = Image.open(path, formats=list(FORMATS))
         with picture:
@@ -122,7 +122,7 @@ def _read_picture(path: Path, series: int | None) -> _Held:
                     "wsistain stains brightfield RGB slides"
                 )
             found = _density(picture)
-            with _own_bound():  # some decoders ask once more
+            with own_bound():  # some decoders ask once more
                 picture.load()
             turned = ImageOps.exif_transpose(picture)
             if turned.mode == "RGB" and "transparency" not in turned.info:
