@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["WSISTAIN_MARKERS"] = ""  # no markers of whoever runs the tests
+os.environ["WSISTAIN_HOME"] = str(Path(gettempdir()) / "wsistain-tests")  # nor networks and weights that they keep
+os.environ.pop("WSISTAIN_MODELS", None)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

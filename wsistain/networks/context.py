@@ -121,7 +121,8 @@ class ContextResnet(nn.Module):
         with torch.autocast(first.device.type, enabled=False):  # a variance is the difference of two like numbers
             # A few channels at a time: in float32 and at full size they are what a tile takes most memory for.
             means, squares = [], []
-            for part in map(_at_least_float32, first.split(_AT_ONCE, dim=1)):
+            for k in range(0, first.shape[1], _AT_ONCE):
+                part = _at_least_float32(first[:, k : k + _AT_ONCE])
                 means.append(F.avg_pool2d(part, 4))
                 squares.append(F.avg_pool2d(part * part, 4))
             cells = torch.cat(means + squares, dim=1)
