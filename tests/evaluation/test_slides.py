@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import shutil
 
 import imagecodecs
 import numpy as np
@@ -143,6 +144,17 @@ def test_bad_input_is_refused(stained, tmp_path):
     blank = write_slide(tmp_path / "blank.tiff", np.full((300, 300, 3), 244, np.uint8), mpp=1.0)
     with pytest.raises(DataError, match="cannot be registered"):
         evaluate_slides([path], reference=blank)
+
+
+def test_a_result_with_a_damaged_chunk_is_refused(stained, tmp_path):
+    broken = tmp_path / "broken.ER.ome.zarr"
+    shutil.copytree(stained[0], broken)
+    chunk = next(p for p in sorted((broken / "0").rglob("*")) if p.is_file() and p.name != "zarr.json")
+    data = bytearray(chunk.read_bytes())
+    data[: len(data) // 2] = bytes(len(data) // 2)
+    chunk.write_bytes(data)
+    with pytest.raises(OutputError, match=r"is damaged: .* of its chunks cannot be decoded; stain it again"):
+        evaluate_slides([broken])
 
 
 def test_the_heat_map_darkens_with_the_value_and_greys_what_is_not_known():

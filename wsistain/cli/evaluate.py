@@ -243,4 +243,5 @@ def _slide_line(report: dict[str, Any]) -> str:
         lines.append(
             f"{slide['name']}: seam score {seam}, positive {positive} of tissue, {slide['tissue_mm2']:.2f} mm2 tissue"
         )
+        lines += [f"Note: {note}" for note in slide.get("notes", ())]
     return "\n".join(lines)

@@ -164,6 +164,11 @@ def _evaluate_slide(path: Path, name: str, marker: str, progress: OnProgress | N
         of = _marker_of(stain.provenance, marker)
         stain_map = map_stain(slide, tissue, of, seams=seams, progress=report)
         thumbnail, _ = _thumbnail(slide, tissue, 640, masked=False)
+        if slide.unreadable_tiles:
+            n = slide.unreadable_tiles
+            raise OutputError(
+                f"{path} is damaged: {n} of its chunks cannot be decoded; stain it again with --overwrite"
+            )
     finally:
         slide.close()
 
@@ -239,6 +244,11 @@ def _compare(report: SlideReport, path: Path, real: Slide, progress: OnProgress 
         # Counted at the coarser of the two scales, which both have.
         mpp = max(virtual.info.mpp, real.info.mpp)
         real_map = map_stain(real, tissue_r, report.marker, mpp=mpp, progress=shown)
+        report.facts["notes"] = (
+            [f"{real.unreadable_tiles} native tiles of {real.info.path} could not be decoded and count as glass"]
+            if real.unreadable_tiles
+            else []
+        )
     finally:
         virtual.close()
 

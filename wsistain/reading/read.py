@@ -163,6 +163,10 @@ def read(
             if progress is not None:
                 progress(k + 1, len(blocks))
         _check_any(kept[0], results)
+        if opened.unreadable_tiles:
+            facts["notes"].append(
+                f"{opened.unreadable_tiles} native tiles of {opened.info.path} could not be decoded and have no cells"
+            )
     seconds = time.perf_counter() - begin
     readings = [
         _scored(result, keep, regions, seconds, _provenance(result, facts))

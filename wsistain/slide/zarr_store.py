@@ -13,6 +13,8 @@ import zarr
 from zarr.abc.store import RangeByteRequest
 from zarr.storage import LocalStore
 
+from wsistain.errors import SlideError
+
 MOST_METADATA = 16 * 2**20
 MOST_CHUNK = 4 * 2**30
 """Bytes of a metadata file and of any other one that are read at most; a shard is read in parts."""
@@ -57,7 +59,8 @@ class OrdinaryFiles(LocalStore):
         if stat.S_ISDIR(found.st_mode):
             return
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{key} is no file but a device, pipe or socket")
+            # No damage, which would count as glass: somebody put it there.
+            raise SlideError(f"{self.root / key} is no file but a device, pipe or socket; copy the slide again")
         if key.rpartition("/")[2] in METADATA and found.st_size > MOST_METADATA:
             raise ValueError(
                 f"{key} has {found.st_size} bytes, more than metadata can have ({MOST_METADATA >> 20} MiB)"
