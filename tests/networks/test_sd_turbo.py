@@ -36,7 +36,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def nothing_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty hub cache and no folder of models."""
+    """An empty hub cache, no folder of models and no packages that hold some."""
+    monkeypatch.setattr("wsistain.published.places.find_spec", lambda _: None)
     monkeypatch.delenv("WSISTAIN_MODELS", raising=False)
     monkeypatch.setenv("WSISTAIN_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
