@@ -1,9 +1,11 @@
 """The stain at each cell: in the right compartment, in the right place, and by the package's cut-offs."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import zarr
 
 from wsistain.config import OutputConfig
 from wsistain.markers import find_marker
@@ -21,8 +23,6 @@ INFO = SimpleNamespace(mpp=1.0, size_l0=(200, 200), downsamples=(1.0,), level_si
 
 def stain_of(folder, pixels, *, mpp, origin):
     """A finished stain whose level 0 holds `pixels`, its corner at `origin` um."""
-    import zarr
-
     height, width = pixels.shape[:2]
     storage = OutputConfig(chunk=64, shard=128)
     spec = OutputSpec(str(folder / "s.ome.zarr"), height, width, mpp, block=128, storage=storage, origin_um=origin)
@@ -95,3 +95,21 @@ def test_grades_are_the_registry_s(name):
 def test_a_ring_at_the_edge_counts_what_there_is():
     share = ring_share(np.ones((20, 20), np.float32), np.array([0, 10]), np.array([10, 10]), 0.5, 1.0)
     assert share[1] == 1 and 0.4 < share[0] < 0.8
+
+
+@pytest.mark.parametrize("name", ["ER", "HER2"])
+def test_the_generators_own_probability_is_read_where_the_run_kept_it(tmp_path, name):
+    pixels = np.full((100, 100, 3), PALE, np.uint8)
+    stain = stain_of(tmp_path, pixels, mpp=1.0, origin=(0, 0))
+    marker, grid, box = find_marker(name), make_grid(INFO), Box(0, 0, 200, 200)
+    labels, nuclei = cells_at([(30, 20), (30, 80), (150, 150)], box)  # likely, unlikely, outside the stain
+    assert StainReader(stain, marker, grid).read(nuclei, labels, box).probability is None
+    p = np.zeros((1, 100, 100), np.uint8)
+    p[:, :, :50], p[:, :, 50:] = 204, 51
+    zarr.create_array(f"{stain.path}/probability", name="0", data=p, chunks=(1, 64, 64))
+    kept = replace(stain, provenance={**stain.provenance, "layers": ["probability"]})
+    found = StainReader(kept, marker, grid).read(nuclei, labels, box).probability
+    assert found[:2] == pytest.approx([0.8, 0.2]) and np.isnan(found[2])
+    far = Box(120, 120, 60, 60)
+    labels, nuclei = cells_at([(150, 150)], far)
+    assert np.isnan(StainReader(kept, marker, grid).read(nuclei, labels, far).probability).all()

@@ -7,6 +7,7 @@ that was found; a membranous or cytoplasmic one in the ring round its centre for
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from wsistain.evaluation.pathology import RING_UM, cell_od
 from wsistain.markers import Marker
 from wsistain.optics.scoring import stain_od
+from wsistain.output.layout import PROBABILITY
 from wsistain.output.reading import StoredStain, open_level, read_window
 from wsistain.reading.cells import I32, Nuclei, sums_by_label
 from wsistain.reading.grid import FINE, Box, Grid
@@ -55,6 +57,9 @@ class StainReader:
         self.stain, self.marker, self.grid = stain, marker, grid
         self._array: zarr.Array[Any] = open_level(stain.path, 0)
         self._origin = stain.origin_um
+        layers = stain.provenance.get("layers")
+        has_p = isinstance(layers, list) and PROBABILITY.folder in layers
+        self._p: zarr.Array[Any] | None = open_level(Path(stain.path) / PROBABILITY.folder, 0) if has_p else None
 
     def read(self, nuclei: Nuclei, labels: I32, box: Box) -> Readings:
         """The stain at `nuclei`, whose labels int32 (2h, 2w) lie in the grid window `box`."""
@@ -85,27 +90,42 @@ class StainReader:
                 if self.marker.compartment == "membranous"
                 else None
             )
-        return Readings(od, grades(od, self.marker), complete, None)
+        probability = self._probability(labels, box, y0, x0, blank, nuclei, centre_y, centre_x)
+        if probability is not None:
+            probability = np.where(np.isfinite(over), probability, np.nan)
+        return Readings(od, grades(od, self.marker), complete, probability)
+
+    def _probability(
+        self, labels: I32, box: Box, y0: int, x0: int, blank: NDArray[np.bool_], nuclei: Nuclei,
+        centre_y: NDArray[np.int64], centre_x: NDArray[np.int64],
+    ) -> F64 | None:  # fmt: skip
+        """The generator's own p at each cell, over the nucleus or in the ring; None where the run kept none."""
+        if self._p is None:
+            return None
+        p = (read_window(self._p, y0, x0, *blank.shape)[..., 0] / 255).astype(np.float32)
+        if self.marker.compartment == "nuclear":
+            return self._over_labels(labels, box, y0, x0, p, blank, nuclei)
+        return cell_od(p, centre_y, centre_x, compartment=self.marker.compartment, mpp=self.stain.mpp)
 
     def _nothing(self, n: int) -> Readings:
         od = np.full(n, np.nan)
         complete = np.full(n, np.nan) if self.marker.compartment == "membranous" else None
-        return Readings(od, grades(od, self.marker), complete, None)
+        return Readings(od, grades(od, self.marker), complete, None if self._p is None else od)
 
     def _over_labels(
-        self, labels: I32, box: Box, y0: int, x0: int, density: NDArray[np.float32], blank: NDArray[np.bool_],
+        self, labels: I32, box: Box, y0: int, x0: int, values: NDArray[np.float32], blank: NDArray[np.bool_],
         nuclei: Nuclei,
     ) -> F64:  # fmt: skip
-        """Mean density over each nucleus; NaN where less than half of it was stained."""
+        """Mean of `values`, float (h, w) of the stain's window, over each nucleus; NaN where less than half of it was stained."""
         rows = self._pixels(box.y, labels.shape[0], self._origin[0]) - y0
         cols = self._pixels(box.x, labels.shape[1], self._origin[1]) - x0
-        inside = ((rows >= 0) & (rows < density.shape[0]))[:, None] & ((cols >= 0) & (cols < density.shape[1]))
-        at = np.ix_(rows.clip(0, density.shape[0] - 1), cols.clip(0, density.shape[1] - 1))
+        inside = ((rows >= 0) & (rows < values.shape[0]))[:, None] & ((cols >= 0) & (cols < values.shape[1]))
+        at = np.ix_(rows.clip(0, values.shape[0] - 1), cols.clip(0, values.shape[1] - 1))
         stained = inside & ~blank[at]
         n = int(labels.max())
         count = np.bincount(labels.ravel(), minlength=n + 1)[1:]
         known = sums_by_label(labels, stained.astype(np.float64), n)
-        total = sums_by_label(labels, np.where(stained, density[at], 0).astype(np.float64), n)
+        total = sums_by_label(labels, np.where(stained, values[at], 0).astype(np.float64), n)
         enough = (2 * known >= count) & (known > 0)
         mean = np.where(enough, total / np.maximum(known, 1), np.nan)
         picked: F64 = mean[nuclei.label - 1]
