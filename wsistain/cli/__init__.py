@@ -24,7 +24,7 @@ app = typer.Typer(
     cls=StoppableGroup,
     help="Virtual staining of whole-slide images. Virtual stains are for research, not for diagnosis.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,7 +40,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and stop."
+        False, "--version", "-V", callback=_version, is_eager=True, help="Print the version and stop."
     ),
 ) -> None:
     """Virtual staining of whole-slide images. Virtual stains are for research, not for diagnosis."""
