@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import dask
 import pytest
 
 from tests.pipeline.slides import small_config, tissue_picture, tree_hash, write_slide
@@ -148,3 +149,4 @@ def test_workers_may_die_and_join_and_the_scheduler_may_die(slides, expected, cl
     (report,) = run(slides[1], "ER", tmp_path / "b", config=small_config(), resume=True)
     assert 1 <= report.resumed_blocks < 9
     assert tree_hash(tmp_path / "b" / "case2.ER.ome.zarr") == expected[1]
+    assert dask.config.get("scheduler", None) is None  # of whoever called: a dead scheduler is not its default

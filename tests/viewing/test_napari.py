@@ -37,7 +37,7 @@ def test_a_result_is_one_rgb_picture_with_its_scale_over_its_h_and_e(case):
     assert told["rgb"] and told["multiscale"] and told["scale"] == (MPP, MPP) == he_told["scale"]
     assert told["translate"] == he_told["translate"] == (MPP / 2, MPP / 2)  # the centre of the first pixel
     assert stain[0].shape == he[0].shape == case.picture.shape and stain[1].shape == (350, 465, 3)
-    assert np.array_equal(stain[0][100:200, 300:400].compute(), case.picture[100:200, 300:400])
+    assert np.array_equal(stain[0][100:200, 300:400].compute(scheduler="sync"), case.picture[100:200, 300:400])
     assert np.array_equal(he[0][100:200, 300:400].compute(scheduler="sync"), case.picture[100:200, 300:400])
     assert len(cells) == len(cells_told["features"]["class"]) > 20 and not cells_told["visible"]
 

@@ -57,7 +57,7 @@ def run_on_cluster(graph: BlockGraph, on_done: OnDone, client: Any, *, on_gpu: b
 
     waiting = set(client.get(graph.annotated(on_gpu=on_gpu), graph.writes, sync=False))
     try:
-        for future, result in as_completed(list(waiting), with_results=True):
+        for future, result in as_completed(list(waiting), with_results=True, loop=client.loop):
             if isinstance(result, BaseException):  # a future that was cancelled, not one that failed
                 raise WsistainError(
                     f"the connection to the Dask scheduler was lost ({result}); start it again and pass --resume"
@@ -138,7 +138,8 @@ def connect(scheduler: str | None, workers: int) -> Iterator[Any]:
 
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="8s")
+            # Not the default client: one that could not connect would stay the scheduler of the caller's own Dask.
+            client = Client(scheduler, timeout="8s", set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise ConfigError(
                 f"no Dask scheduler answers at {scheduler} ({error}); is it running, as tcp://HOST:PORT?"
@@ -160,6 +161,6 @@ def connect(scheduler: str | None, workers: int) -> Iterator[Any]:
             memory_limit=0,
             silence_logs=logging.CRITICAL,  # what fails in a worker comes back and is said in one sentence
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         yield client
