@@ -25,11 +25,12 @@ DYES = Dyes(
     nucleus=0.18,
     dark=0.36,
     positive=0.3,
+    cell=0.18,
     amplitude=0.6,
     share=0.45,
     match=((0.0, 0.0), (0.25, 0.06), (0.9, 0.42), (4.5, 2.0)),
 )
-BOTH = {"ER": DYES, "HER2": DYES.model_copy(update={"fill": 0.5})}
+BOTH = {"ER": DYES, "HER2": DYES.model_copy(update={"cell": 0.08})}
 
 
 def _config(**options):
@@ -152,6 +153,26 @@ def test_a_nucleus_that_is_brown_throughout_has_a_share_of_one_and_a_faint_one_n
         brown, place, _ = layer.section(h, d)[0]
         shares.append(float(brown.sum() / place.sum()))
     assert shares[0] == shares[1] == 0 and shares[2] > 0.9
+
+
+def test_a_thin_membrane_that_browns_its_ring_enough_makes_a_positive_cell_and_background_none():
+    layer = LPStain(_config(), find_marker("ER")).G.layers[1]
+    y = torch.arange(48)
+    away = ((y[:, None] - 24).square() + (y - 24).square()).sqrt()
+    h = 0.5 * (away < 4)[None, None].float()
+    shares = []
+    for amount in (0.0, 0.03, 0.25):  # of which no pixel passes the cut of a pixel, 0.3
+        d = amount * (-((away - 6.0) / 1.2).square()).exp()[None, None] + 0.02
+        brown, place, _ = layer.section(h, d)[0]
+        shares.append(float(brown.sum() / place.sum()))
+    assert shares[0] == shares[1] == 0 and shares[2] > 0.9
+
+
+def test_dyes_of_earlier_weights_stain_but_are_refused_in_training():
+    old = DYES.model_dump(exclude={"cell"}) | {"fill": 0.9}
+    layer = LPStain(Config.tiny({"dyes": {"HER2": old}}), find_marker("HER2")).G.layers[0]
+    with pytest.raises(ValueError, match="leave them out"):
+        layer.section(torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16))
 
 
 def test_pale_nuclei_beside_dark_ones_are_found_and_dark_ground_is_none():

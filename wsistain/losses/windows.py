@@ -41,7 +41,6 @@ def share_loss(
     *,
     distance: Distance = "entropy",
     growth: float = 1.0,
-    fill: float = 1.0,
 ) -> Tensor:
     """How far predicted shares of windows are from the measured ones, 0 where equal.
 
@@ -53,7 +52,6 @@ def share_loss(
     distance    : "entropy" (the likelihood of a proportion: Kullback-Leibler divergence of Bernoulli shares) or
                   "squared", divided by the variance of a share so that noise is even.
     growth      : a scale counts as its edge to this power: wide windows are less noisy and less moved by misfit.
-    fill        : share that a wholly positive window shows (see `optics.dyes.Dyes`).
 
     A window counts by the places that it holds in both sections. Mean over windows and scales; 0 without any.
     """
@@ -66,7 +64,7 @@ def share_loss(
         there = there / known.clamp_min(1e-3)
         brown = brown / known.clamp_min(1e-3)
         said = (product / here.clamp_min(1e-4)).clamp(1e-3, 1 - 1e-3)
-        label = (brown / there.clamp_min(1e-4) / fill).clamp(0, 1).detach()
+        label = (brown / there.clamp_min(1e-4)).clamp(0, 1).detach()
         # A window counts by how much of the compartment both have there.
         mass = torch.minimum(here, there).detach()
         mass = torch.where((mass > LEAST_MASS) & (known > 0.5), mass * known, 0.0)

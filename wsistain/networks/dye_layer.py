@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wsistain.markers import Compartment
 from wsistain.numerics import in_float32
-from wsistain.optics.dyes import FILL_UM, NUCLEUS_BLUR_UM, RING_UM, Dyes
+from wsistain.optics.dyes import CELL_UM, CELL_WIDTH, FILL_UM, NUCLEUS_BLUR_UM, RING_UM, Dyes
 from wsistain.optics.stains import optical_density
 
 _LN10 = math.log(10)
@@ -25,13 +25,10 @@ _OF_PEAK, _LEAST, _OF_GROUND = 0.45, 0.4, 0.8
 _NO_NUCLEUS, _SURELY = 0.05, 0.3
 """Chances of a nucleus up to which a place takes no DAB, and from which it takes all."""
 
-_CELL_UM, _OF_POSITIVE = 5.0, 0.65
-"""A place is positive by the mean of DAB over this square of its nucleus, from this part of a positive pixel's amount."""
 
-
-def ramp(amount: Tensor, cut: float | Tensor) -> Tensor:
-    """0 below half of `cut`, 1 above one and a half of it, straight between (as `optics.dyes.ramp`)."""
-    return ((amount - 0.5 * cut) / cut).clamp(0, 1)
+def ramp(amount: Tensor, cut: float | Tensor, width: float = 1.0) -> Tensor:
+    """0 below `cut`, 1 above it, straight over the middle `width` x cut (by default as `optics.dyes.ramp`)."""
+    return ((amount - cut) / (width * cut) + 0.5).clamp(0, 1)
 
 
 def odd_px(um: float, mpp: float) -> int:
@@ -83,7 +80,7 @@ class DyeLayer(nn.Module):
         super().__init__()
         self.dyes, self.mpp, self.is_round = dyes, mpp, compartment in RING_UM
         self.fill_px, self.peak_px = odd_px(FILL_UM, mpp), odd_px(_PEAK_UM, mpp)
-        self.ground_px, self.cell_px = odd_px(_GROUND_UM, mpp), odd_px(_CELL_UM, mpp)
+        self.ground_px, self.cell_px = odd_px(_GROUND_UM, mpp), odd_px(CELL_UM[compartment], mpp)
         self.nucleus_px, self.ring_px = odd_px(NUCLEUS_BLUR_UM, mpp), odd_px(RING_UM.get(compartment, 0.0), mpp)
         colours = torch.tensor([dyes.haematoxylin, dyes.dab], dtype=torch.float64)
         he = torch.tensor([dyes.he_haematoxylin, dyes.he_eosin], dtype=torch.float64)
@@ -153,15 +150,20 @@ class DyeLayer(nn.Module):
     def section(self, h: Tensor, d: Tensor) -> Tensor:
         """What amounts (b, 1, h, w) of an IHC say, 0..1: where it is positive, where it may be, where nuclei are.
 
-        Returns (b, 3, h, w). A nucleus counts as a whole, by its mean of DAB: one that is brown throughout has a share of 1,
-        though its rim is pale. Membranes are brown pixel by pixel, and fill part of their ring (`Dyes.fill`).
+        Returns (b, 3, h, w). A cell counts as a whole, by its mean of DAB: a nucleus that is brown throughout has a share
+        of 1, though its rim is pale, and so has a thin membrane that browns its ring enough. ValueError where the
+        dyes do not say how much that is.
         """
-        if self.is_round:
-            nuclei = self.nuclei(h)
-            return torch.cat([ramp(d, self.dyes.positive), self.place(nuclei), nuclei], dim=1)
-        nuclei = torch.maximum(self.nuclei(h), self._spots(d, self.dyes.positive))
-        mean = box(d * nuclei, self.cell_px) / box(nuclei, self.cell_px).clamp_min(0.05)
-        return torch.cat([nuclei * ramp(mean, _OF_POSITIVE * self.dyes.positive), nuclei, nuclei], dim=1)
+        if self.dyes.cell is None:
+            raise ValueError(
+                "the dyes hold no `cell`: they are of earlier weights; leave them out to have them measured"
+            )
+        nuclei = self.nuclei(h)
+        if not self.is_round:
+            nuclei = torch.maximum(nuclei, self._spots(d, self.dyes.positive))
+        place = self.place(nuclei)
+        mean = box(d * place, self.cell_px) / box(place, self.cell_px).clamp_min(0.05)
+        return torch.cat([place * ramp(mean, self.dyes.cell, CELL_WIDTH), place, nuclei], dim=1)
 
     def dyed(self, nuclei: Tensor) -> Tensor:
         """Where a nucleus takes the dye in full, 0..1, of the network's chance (b, 1, h, w) that a place lies in one.

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.ndimage import uniform_filter
 
 from wsistain.config import Strict
 from wsistain.errors import DataError
 from wsistain.markers import Compartment
-from wsistain.optics.scoring import GRAY_709
+from wsistain.optics.scoring import GRAY_709, stain_od
 
 F64 = NDArray[np.float64]
 RGB = NDArray[np.uint8]
@@ -27,9 +27,19 @@ Colour = Annotated[tuple[float, float, float], Field(description="optical densit
 
 N_QUANTILES = 33
 _PER_PATCH = 20_000
-_FILL_UM = 32.0
+_WINDOW_UM = 32.0
 RING_UM = {"membranous": 9.0, "cytoplasmic": 15.0}
 """Edge of the square whose nuclei tell that one is near enough for a membrane, or its cell's body, to lie here."""
+
+CELL_UM: dict[Compartment, float] = {"nuclear": 5.0, "membranous": 13.0, "cytoplasmic": 11.0}
+"""Edge of the square over which a cell's DAB is averaged: a nucleus without its rim, or twice the outer radius of the ring
+that `read` and `evaluate` read."""
+
+_OF_CELL: dict[Compartment, float] = {"nuclear": 0.65, "membranous": 1.0, "cytoplasmic": 1.0}
+"""What the mean over that square is of what they read: they read a nucleus in its middle, and its rim is pale."""
+
+CELL_WIDTH = 0.6
+"""How wide the step between a negative and a positive cell is, in parts of the cut: a cell's mean is less noisy than a pixel."""
 
 FILL_UM = 3.0
 """Holes in nuclei up to this size, vesicular chromatin, are filled."""
@@ -48,9 +58,11 @@ class Dyes(Strict):
     nucleus    : amount of haematoxylin of the IHC at which a nucleus begins (Otsu).
     dark       : amount of haematoxylin of the darkest places of a usual picture (97th percentile of means over 4 px).
     positive   : amount of DAB at which the marker counts as positive.
-    amplitude  : mean amount of DAB where it is positive.
+    cell       : mean amount of DAB over a cell's nucleus, ring or body at which the cell counts as positive; None in weights
+                 of before it was measured, which stain but cannot be trained on.
+    amplitude  : mean amount of DAB where it is positive: of the pixels of nuclei, or what the rings
+                 of positive cells hold, over the area of those rings.
     share      : positive share of the compartment over all pictures, 0..1.
-    fill       : what a wholly positive window of 32 um holds of it, 0..1: membranes fill only part of their ring.
     match      : (amount in the H&E, amount in the IHC) of haematoxylin at equal quantiles, rising.
     """
 
@@ -65,8 +77,14 @@ class Dyes(Strict):
     positive: float = Field(gt=0)
     amplitude: float = Field(gt=0)
     share: float = Field(gt=0, lt=1)
-    fill: float = Field(1.0, gt=0, le=1)
+    cell: float | None = Field(None, gt=0)
     match: tuple[tuple[float, float], ...] = Field(min_length=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_weights(cls, values: Any) -> Any:
+        """Weights of before `cell` hold how much of its ring a membrane fills, which staining does not need."""
+        return {k: v for k, v in values.items() if k != "fill"} if isinstance(values, dict) else values
 
 
 def macenko(od: F64, *, beta: float = 0.15 * math.log10(math.e), alpha: float = 1.0) -> F64:
@@ -118,17 +136,19 @@ def gray_to_amount(od: float, colour: F64) -> float:
     return float(np.interp(od, gray, amounts))
 
 
-def ramp(amount: Any, cut: float) -> Any:
-    """0 below half of `cut`, 1 above one and a half of it, straight between: how surely an amount passes the cut."""
-    return ((amount - 0.5 * cut) / cut).clip(0, 1)
+def ramp(amount: Any, cut: float, width: float = 1.0) -> Any:
+    """How surely an amount passes `cut`: 0 below, 1 above, straight over `width` x cut, half at the cut itself."""
+    return ((amount - cut) / (width * cut) + 0.5).clip(0, 1)
 
 
 def measure_dyes(
-    pictures: Iterable[tuple[RGB, RGB]], *, mpp: float, positive_od: float, compartment: Compartment
+    pictures: Iterable[tuple[RGB, RGB]], *, mpp: float, positive_od: float, cell_od: float, compartment: Compartment
 ) -> Dyes:
     """The dyes of `pictures`: pairs of H&E and IHC, uint8 (h, w, 3), that need not show the same place.
 
-    mpp         : um per px. positive_od : gray DAB optical density of a positive pixel.
+    mpp         : um per px.
+    positive_od : gray DAB optical density (`stain_od`) of a positive pixel.
+    cell_od     : the same of the mean over the nucleus or ring of a positive cell.
     compartment : where in the cell the marker lies.
 
     Raises DataError where the pictures hold too little stain to be measured.
@@ -153,7 +173,10 @@ def measure_dyes(
     he = (pixels(0) - he_ground) @ np.linalg.pinv(he_colours)
 
     # Where a nucleus begins, where the marker is positive, and how dark it is there.
-    positive = gray_to_amount(positive_od, colours[1])
+    # Amounts are counted from the ground up, densities from clear light.
+    clear = gray_to_amount(_gray_dab(ground), colours[1])
+    positive = max(gray_to_amount(positive_od, colours[1]) - clear, 1e-3)
+    cell = max(gray_to_amount(cell_od, colours[1]) - clear, 1e-3) * _OF_CELL[compartment]
     h, d = np.maximum(ihc[:, 0], 0), np.maximum(ihc[:, 1], 0)
     nucleus = max(otsu(h[d < positive]), 1e-3)
     brown = d[d > positive]
@@ -173,11 +196,12 @@ def measure_dyes(
     # How dark nuclei are in whole pictures, and which share of them is positive, window by window.
     maps = [np.moveaxis((density(ihc) - ground) @ np.linalg.pinv(colours), -1, 0) for _, ihc in kept]
     dark = max(float(np.median([_dark(np.maximum(h, 0)) for h, _ in maps])), nucleus)
-    shares, weights = _window_shares(maps, nucleus, positive, mpp, compartment)
+    shares, weights, held = _window_shares(maps, nucleus, positive, cell, mpp, compartment)
     if not len(shares):
         raise DataError("the training pictures hold no nuclei that could be measured")
-    fill = float(np.clip(np.quantile(shares, 0.98), 0.05, 1)) if compartment in RING_UM else 1.0
-    mean = float(np.average(np.minimum(shares / fill, 1), weights=weights))
+    mean = float(np.average(shares, weights=weights))
+    if compartment in RING_UM:
+        amplitude = held or 3 * cell
 
     def colour(v: F64) -> tuple[float, float, float]:
         return tuple(round(float(x), 5) for x in v)  # type: ignore[return-value]
@@ -192,11 +216,16 @@ def measure_dyes(
         nucleus=round(nucleus, 5),
         dark=round(dark, 5),
         positive=round(positive, 5),
+        cell=round(cell, 5),
         amplitude=round(amplitude, 5),
         share=round(min(max(mean, 0.005), 0.995), 5),
-        fill=round(fill, 5),
         match=tuple((round(float(a), 5), round(float(b), 5)) for a, b in rising),
     )
+
+
+def _gray_dab(ground: F64) -> float:
+    """What clear ground of density (3,) reads as DAB."""
+    return float(stain_od(np.rint(255 * 10**-ground).astype(np.uint8)[None, None])[0, 0])
 
 
 def _colours(od: F64) -> tuple[F64, F64]:
@@ -218,26 +247,37 @@ def ring_of(nuclei: F64, mpp: float, compartment: Compartment) -> F64:
 
 
 def _window_shares(
-    maps: list[NDArray[Any]], nucleus: float, positive: float, mpp: float, compartment: Compartment
-) -> tuple[F64, F64]:
-    """Positive share of the compartment in windows of 32 um that hold some of it, and how much they hold.
+    maps: list[NDArray[Any]], nucleus: float, positive: float, cell: float, mpp: float, compartment: Compartment
+) -> tuple[F64, F64, float]:
+    """Positive share of the compartment in windows of 32 um that hold some of it, how much they hold, and the DAB of
+    positive cells over the area of their rings (0 without any, or for nuclei).
 
     maps : amounts (2, h, w) of haematoxylin and DAB, one a picture.
     """
     shares, weights = [], []
-    px = max(4, round(_FILL_UM / mpp))
+    dab = area = 0.0
+    px = max(4, round(_WINDOW_UM / mpp))
     blur = max(1, round(NUCLEUS_BLUR_UM / mpp)) | 1
+    edge = max(1, round(CELL_UM[compartment] / mpp)) | 1
     for h, d in maps:
         rows, cols = (n // px * px for n in h.shape)
         if not rows or not cols:
             continue
         nuclei = np.asarray(ramp(uniform_filter(h, blur), nucleus))
-        brown = ramp(d, positive)
-        place = ring_of(nuclei, mpp, compartment) if compartment in RING_UM else np.maximum(nuclei, brown)
+        if compartment in RING_UM:
+            place = ring_of(nuclei, mpp, compartment)
+            near = uniform_filter(np.maximum(d, 0) * place, edge) / np.maximum(uniform_filter(place, edge), 0.05)
+            sure = np.asarray(ramp(near, cell, CELL_WIDTH))
+            brown = place * sure
+            dab, area = dab + float((sure * np.maximum(d, 0)).sum()), area + float(brown.sum())
+        else:
+            brown = np.asarray(ramp(d, positive))
+            place = np.maximum(nuclei, brown)
         a, b = (
             v[:rows, :cols].reshape(rows // px, px, cols // px, px).mean(axis=(1, 3)).ravel() for v in (brown, place)
         )
         there = b > 0.05
         shares.append(np.minimum(a[there] / b[there], 1))
         weights.append(b[there])
-    return (np.concatenate(shares), np.concatenate(weights)) if shares else (np.zeros(0), np.zeros(0))
+    mean = dab / area if area >= _LEAST_STAINED else 0.0
+    return (np.concatenate(shares), np.concatenate(weights), mean) if shares else (np.zeros(0), np.zeros(0), 0.0)

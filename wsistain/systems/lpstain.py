@@ -96,7 +96,11 @@ class Config(SystemConfig):
         dyes = dict(self.dyes)
         if marker.name not in dyes:
             dyes[marker.name] = measure_dyes(
-                pictures, mpp=mpp, positive_od=marker.positive_od, compartment=marker.compartment
+                pictures,
+                mpp=mpp,
+                positive_od=marker.positive_od,
+                cell_od=marker.positive_cell_od,
+                compartment=marker.compartment,
             )
         return self.model_copy(update={"dyes": dyes, "mpp": mpp})
 
@@ -172,7 +176,7 @@ class LPStain(nn.Module):
         p, nuclei = self.G.full_size(p), self.G.full_size(nuclei)
         share = share_loss(
             p, layer.place(seen), label[:, :1], label[:, 1:2], valid, edges,
-            distance=cfg.distance, growth=cfg.growth, fill=layer.dyes.fill,
+            distance=cfg.distance, growth=cfg.growth,
         )  # fmt: skip
         with torch.autocast(p.device.type, enabled=False):
             found = F.binary_cross_entropy(nuclei, seen)
