@@ -198,6 +198,10 @@ TESTED_IN: dict[str, str] = {
     "cli.markers": "test_markers.py",
     "cli.phantom": "phantom/test_products.py",
     "cli.train": "training/test_grid.py",
+    # together, since they are measured alike
+    "systems.dvst": "systems/test_stainers.py",
+    "systems.histdist": "systems/test_stainers.py",
+    "systems.unistainnet": "systems/test_stainers.py",
     "cli.view": "viewing/test_serve.py",
     # parts of a reader, a writer or a table: through the whole that has no other parts
     "batch.dicom": "batch/test_scan.py",

@@ -8,6 +8,7 @@ from tests.networks.test_resnet import authors_state
 from wsistain.errors import OutputError, WeightsError
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.published.tensors import read_published
+from wsistain.weights import importing
 from wsistain.weights.file import load_network, read_header
 from wsistain.weights.importing import import_checkpoint
 
@@ -65,7 +66,8 @@ def test_imported_unets_stain_as_the_authors_network_does(tmp_path):
     assert report.n_tensors == len(theirs.state_dict())
 
 
-def test_the_authors_own_tensors_give_the_authors_own_picture(tmp_path, vectors):
+def test_the_authors_own_tensors_give_the_authors_own_picture(tmp_path, vectors, monkeypatch):
+    monkeypatch.delitem(importing.BUILT, "ngf")  # the recorded network is narrow
     file, state = authors_state(vectors / "cut_resnet6_generator.npz")
     torch.save(state, tmp_path / "5_net_G.pth")
     report = import_checkpoint(tmp_path / "5_net_G.pth", "asp-er")
@@ -164,7 +166,7 @@ def test_facts_that_are_not_known_are_asked_for(tmp_path, name, given, words):
 
 
 def test_installed_weights_are_not_replaced_unasked_and_given_facts_win(tmp_path):
-    file = save(resnet(6, 4, spectral=True, blur=True), tmp_path / "G.pth")
+    file = save(resnet(6, 64, spectral=True, blur=True), tmp_path / "G.pth")
     first = import_checkpoint(file, "asp-er")
     with pytest.raises(OutputError, match="--overwrite"):
         import_checkpoint(file, "asp-er")
@@ -203,8 +205,16 @@ def test_a_batch_norm_without_dropout_is_no_dropout(tmp_path):
     assert same(theirs, report.path).options["dropout"] == 0.0
 
 
-def test_a_generator_of_another_depth_is_not_the_published_one(tmp_path, home):
-    file = save(resnet(9, 4, spectral=False, blur=True), tmp_path / "G.pth")
-    with pytest.raises(WeightsError, match="of 9 residual blocks, and asp-er has 6: it is another network"):
-        import_checkpoint(file, "asp-er")
+@pytest.mark.parametrize(
+    ("name", "blocks", "ngf", "words"),
+    [
+        ("asp-er", 9, 4, "of 9 residual blocks, and asp-er has 6: it is another network"),
+        ("asp-er", 6, 32, "of 32 channels in its first layer, and asp-er has 64"),
+        ("usigan-pr", 6, 4, "of 4 channels in its first layer, and usigan-pr has 64"),
+    ],
+)
+def test_a_generator_of_another_depth_or_width_is_not_the_published_one(tmp_path, home, name, blocks, ngf, words):
+    file = save(resnet(blocks, ngf, spectral=False, blur=True), tmp_path / "G.pth")
+    with pytest.raises(WeightsError, match=words):
+        import_checkpoint(file, name)
     assert not home.exists()

@@ -30,8 +30,8 @@ Example:
   wsistain weights show runs/cut --card --results report/results.json > README.md
 """
 IMPORT_HELP = """
-Convert a published checkpoint (CUT, ASP, USIGAN, PSPStain, CycleGAN, Pix2Pix, PyramidP2P, img2img-turbo) to weights
-that 'run' loads.
+Convert a published checkpoint (CUT, ASP, USIGAN, PSPStain, CycleGAN, Pix2Pix, PyramidP2P, ATST-Net, img2img-turbo,
+UNIStainNet, HistDiST, D-VST) to weights that 'run' loads.
 
 Every tensor is matched, or nothing is written. Checkpoints are read without running code.
 
@@ -102,7 +102,9 @@ def list_weights(
     _print_rows("Here:", ("name", "system", "marker", "um/px", "training data"), rows)
     for line in damaged:
         say(line)
-    entries = [e for e in CATALOGUE.values() if e.name not in installed_files() and wanted in (None, e.marker)]
+    entries = [
+        e for e in CATALOGUE.values() if e.name not in installed_files() and (wanted is None or wanted in e.markers)
+    ]
     columns = ("name", "system", "marker", "um/px", "how", "licence")
     _print_rows(
         "\nPublished by others (wsistain weights show NAME):",
@@ -202,9 +204,11 @@ def _report(name: str, report: "ImportReport") -> None:
 
 
 def import_weights(
-    file: Path = typer.Argument(..., help="Checkpoint of the generator, such as latest_net_G.pth."),
+    file: Path = typer.Argument(
+        ..., help="Checkpoint of the generator, such as latest_net_G.pth; of HistDiST its folder."
+    ),
     name: str = typer.Option(
-        ..., "--as", help="Published weights ('weights list') or a system (cut, asp, cyclegan, ...)."
+        ..., "--as", help="Published weights ('weights list') or a system (cut, asp, histdist, dvst, ...)."
     ),
     marker: str | None = typer.Option(None, "--marker", "-m", help="What it stains."),
     mpp: float | None = typer.Option(None, "--mpp", help="um per px that it was trained at."),
@@ -213,12 +217,16 @@ def import_weights(
     training_data: str | None = typer.Option(None, "--training-data", help="What it was trained on, in words."),
     direction: str = typer.Option("he-to-ihc", "--direction", help="he-to-ihc or ihc-to-he."),
     prompt: str | None = typer.Option(None, "--prompt", help="Text that a turbo checkpoint was trained with."),
+    reference: Path | None = typer.Option(
+        None, "--reference", help="A patch of the wanted stain, whose tone D-VST takes."
+    ),
     output: Path | None = typer.Option(
         None, "--output", "-o", help="File to write; default: where 'run' finds it by name."
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace weights of that name."),
 ) -> None:
     """Import a checkpoint; see IMPORT_HELP."""
+    from wsistain.data.pictures import read_picture
     from wsistain.weights.importing import import_checkpoint
 
     report = import_checkpoint(
@@ -231,6 +239,7 @@ def import_weights(
         training_data=training_data,
         direction=direction,
         prompt=prompt,
+        reference=read_picture(reference) if reference is not None else None,
         output=output,
         overwrite=overwrite,
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 from wsistain.errors import ConfigError
 from wsistain.generators.load import build_generator, find_generator
 from wsistain.generators.spec import Generator, stain_all
-from wsistain.systems import SYSTEMS, find_system
+from wsistain.systems import STAINING_ONLY, SYSTEMS, find_stainer
 from wsistain.systems.base import Sampled
 
 
@@ -43,7 +43,7 @@ class LazySlideStain:
     def __init__(self, weights: str = "demo", markers: Sequence[str] = ("ER",), *, device: str = "cpu") -> None:
         self._weights, self._markers = weights, tuple(markers)
         specs = [find_generator(weights, marker) for marker in self._markers]
-        if specs[0].name in SYSTEMS and isinstance(find_system(specs[0].name), Sampled):
+        if specs[0].name in {*SYSTEMS, *STAINING_ONLY} and isinstance(find_stainer(specs[0].name), Sampled):
             raise ConfigError(f"{weights} is a diffusion model, which LazySlide cannot place; use wsistain run")
         self.mpp, self.tile_px = specs[0].mpp, specs[0].tile_px
         self.name = f"wsistain_{specs[0].name}"

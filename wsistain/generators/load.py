@@ -117,10 +117,10 @@ def find_generator(
 
 def _check_sampling(header: "Header", sampling: Mapping[str, Any], where: str) -> None:
     """ConfigError where the weights take no such options, or not these values."""
-    from wsistain.systems import find_system
+    from wsistain.systems import find_stainer
     from wsistain.systems.base import Sampled
 
-    module = find_system(header.system)
+    module = find_stainer(header.system)
     if not isinstance(module, Sampled):
         raise ConfigError(f"{where} ({header.system}) has no sampling options: only diffusion models do")
     module.check_sampling(header.options, sampling)

@@ -293,7 +293,7 @@ def window_offsets(size: int, window: int, stride: int) -> list[int]:
     return offsets if offsets[-1] == size - window else [*offsets, size - window]
 
 
-def _mirrored(n: int, least: int) -> list[int]:
+def mirrored(n: int, least: int) -> list[int]:
     """Places 0 to n - 1, then back and forth until there are at least `least` of them."""
     there_and_back = [*range(n), *reversed(range(n))]
     return [there_and_back[i % (2 * n)] for i in range(max(n, least))]
@@ -340,8 +340,8 @@ class Windowed(nn.Module):
         # A picture smaller than a window is mirrored until one fits, and cut back.
         height, width = x.shape[-2:]
         if min(height, width) < self.window:
-            mirrored = x[..., _mirrored(height, self.window), :][..., _mirrored(width, self.window)]
-            out: Tensor = self(mirrored)[..., :height, :width]
+            enough = x[..., mirrored(height, self.window), :][..., mirrored(width, self.window)]
+            out: Tensor = self(enough)[..., :height, :width]
             return out
         # Windows over all of it, at once or one by one.
         rows = window_offsets(x.shape[-2], self.window, self.stride)

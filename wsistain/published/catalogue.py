@@ -30,7 +30,7 @@ class PublishedGenerator:
     name          : how it is asked for, e.g. "usigan-er".
     system        : system whose network it is.
     method        : what the authors call it.
-    marker        : what it stains.
+    marker        : what it stains; several, with commas between, where one network stains them all.
     training_data : in words.
     mpp           : um per px of that data; None where its authors do not state it.
     tile_px       : edge of the tiles that the authors stain in one pass.
@@ -57,6 +57,10 @@ class PublishedGenerator:
     file: str | None = None
     sha256: str | None = None
     note: str = ""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return tuple(self.marker.split(","))
 
 
 def _usigan(marker: str) -> list[PublishedGenerator]:
@@ -100,6 +104,23 @@ def _asp(marker: str) -> PublishedGenerator:
     )
 
 
+def _histdist(marker: str) -> PublishedGenerator:
+    return PublishedGenerator(
+        f"histdist-{marker.lower()}",
+        system="histdist",
+        method="HistDiST (Großkopf et al. 2025)",
+        marker=marker,
+        training_data=_MIST.format(marker),
+        mpp=MIST_MPP,
+        tile_px=512,
+        licence="none is stated by the authors' repository, so research only at most; Stable Diffusion 1.5 in it is "
+        "CreativeML OpenRAIL-M, Phikon beside it is not for commercial use",
+        page="https://github.com/ErikGro/HistDiST",
+        dataset="mist",
+        note="a folder in diffusers' layout, from a Google Drive; Phikon has to be on this machine (hf download owkin/phikon)",
+    )
+
+
 _BCI_NOTE = "the um per px of BCI is not stated exactly by its authors (20x, about 0.46)"
 
 _ON_MIST = ("ER", "PR", "Ki67", "HER2")  # MIST has these four, so their authors published a generator for each
@@ -135,6 +156,23 @@ CATALOGUE: dict[str, PublishedGenerator] = {
             dataset="bci",
             note=f"look on the page, or ask its authors, for the checkpoint (latest_net_G.pth). {_BCI_NOTE[0].upper()}{_BCI_NOTE[1:]}",
         ),
+        PublishedGenerator(
+            "unistainnet-mist",
+            system="unistainnet",
+            method="UNIStainNet (arXiv:2603.12716)",
+            marker="HER2,Ki67,ER,PR",
+            training_data="MIST (Li et al. 2023), training parts of the four markers",
+            mpp=MIST_MPP,
+            tile_px=512,
+            licence="for research purposes only (stated by the authors' repository); UNI beside it has terms of its own, not for "
+            "commercial use",
+            page="https://github.com/facevoid/UNIStainNet",
+            dataset="mist",
+            hub="faceless-void/UNIStainNet",
+            file="mist_multistain_last.ckpt",
+            note="looks at the H&E through UNI, which has to be on this machine (hf download MahmoodLab/uni; asks for an account)",
+        ),
+        *(_histdist(marker) for marker in _ON_MIST),
         PublishedGenerator(
             "pspstain-her2",
             system="asp",

@@ -31,8 +31,8 @@ def choose_file(entry: PublishedGenerator, files: Sequence[str], wanted: str | N
             f"{named} is not among the published files: {_some([f for f in files if f.endswith(_CHECKPOINT)])}"
         )
     # Checkpoints that name the marker and no other, generators before critics, of this data set before unnamed ones.
-    spellings = find_marker(entry.marker).spellings
-    others = {word for m in known_markers().values() if m.name != entry.marker for word in m.spellings}
+    spellings = {word for marker in entry.markers for word in find_marker(marker).spellings}
+    others = {word for m in known_markers().values() if m.name not in entry.markers for word in m.spellings}
     checkpoints = [f for f in files if f.endswith(_CHECKPOINT)]
     generators = [f for f in checkpoints if not re.search(r"net_?(D|F)\b|net_?(D|F)[_.]", Path(f).name)]
     named_g = [f for f in generators if re.search(r"net_?G", Path(f).name)] or generators

@@ -35,6 +35,15 @@ SYSTEMS: dict[str, str] = {
 }
 
 
+STAINING_ONLY: dict[str, str] = {
+    "unistainnet": "wsistain.systems.unistainnet",
+    "histdist": "wsistain.systems.histdist",
+    "dvst": "wsistain.systems.dvst",
+}
+"""Systems whose published weights stain here and whose training is left to their authors: modules with
+`generator_network` alone."""
+
+
 GROUP = "wsistain.systems"
 """Of the entry points by which an installed package offers systems of its own."""
 
@@ -53,18 +62,30 @@ def known_systems() -> dict[str, str]:
 def find_system(name: str) -> ModuleType:
     """The module of the system called `name`; ConfigError with the nearest name, or naming a package it lacks."""
     known = known_systems()
+    if name in STAINING_ONLY:
+        raise ConfigError(f"{name} is not trained here: its published weights are imported ('wsistain weights import')")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"wanted one of {', '.join(known)}"
         if ":" in name or "." in name:
             hint = f"a module is never named here: offer it as an entry point of {GROUP} of an installed package"
         raise ConfigError(f"system {name!r} is not known; {hint}")
+    return _import(name, known[name].partition(":")[0])
+
+
+def _import(name: str, module: str) -> ModuleType:
     try:
-        return import_module(known[name].partition(":")[0])
+        return import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("wsistain"):
             raise
         raise ConfigError(f"system {name} needs the package {error.name}: pip install 'wsistain[train]'") from None
+
+
+def find_stainer(name: str) -> ModuleType:
+    """The module whose `generator_network` builds what weights of the system called `name` hold: also of those that only
+    stain. ConfigError as `find_system`."""
+    return _import(name, STAINING_ONLY[name]) if name in STAINING_ONLY else find_system(name)
 
 
 def system_class(name: str) -> type:

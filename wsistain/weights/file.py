@@ -30,7 +30,7 @@ MOST_BUFFERS = 1 << 26
 """Most numbers that a network may hold beside its trained tensors."""
 
 
-AROUND_BASES = ("cyclegan_turbo", "pix2pix_turbo", "ot_stainnet")
+AROUND_BASES = ("cyclegan_turbo", "pix2pix_turbo", "ot_stainnet", "unistainnet", "histdist")
 """Systems whose files hold what was trained around a base model that lies elsewhere: their size is the base's."""
 
 
@@ -215,12 +215,12 @@ def load_network(path: Path, sampling: Mapping[str, Any] | None = None) -> "tupl
     """
     from wsistain.networks.facts import AroundBase
     from wsistain.published.tensors import load_into
-    from wsistain.systems import find_system
+    from wsistain.systems import find_stainer
 
     header = read_header(path)
     outlines = read_outlines(path)
     try:
-        build, options = find_system(header.system).generator_network, header.options
+        build, options = find_stainer(header.system).generator_network, header.options
         if sampling:
             options = {**options, "sampling": {**options.get("sampling", {}), **sampling}}
         # Built without memory first: only a network of the file's own size is made in earnest.

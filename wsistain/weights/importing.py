@@ -7,14 +7,16 @@ reader is used, which runs no code.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsistain.errors import OutputError, WeightsError
+from wsistain.errors import OutputError, WeightsError, WsistainError
 from wsistain.markers import find_marker
 from wsistain.networks.facts import facts_of
 from wsistain.networks.layers import ResidualBlock, folded_state
@@ -28,19 +30,38 @@ from wsistain.systems import SYSTEMS, find_system
 from wsistain.weights.file import (
     SUFFIX,
     described_network,
-    file_hash,
     load_network,
     make_header,
     save_weights,
     stated_halo,
 )
 from wsistain.weights.import_atst import ATST_KINDS, convert_atst
+from wsistain.weights.import_stainers import LICENCES, STAINER_KINDS, Converted, convert_stainer, digest_of
 from wsistain.weights.import_turbo import TURBO_KINDS, convert_turbo
 
-KINDS = ("cut", "asp", "usigan", "asp_dgrank", "cyclegan", "pix2pix", "pyramidp2p", *ATST_KINDS, *TURBO_KINDS)
+KINDS = (
+    "cut",
+    "asp",
+    "usigan",
+    "asp_dgrank",
+    "cyclegan",
+    "pix2pix",
+    "pyramidp2p",
+    *ATST_KINDS,
+    *TURBO_KINDS,
+    *STAINER_KINDS,
+)
 """Systems whose published generators can be imported; the number of blocks and widths is read from the file."""
 
 MOST_LEVELS = 16
+
+BUILT = {
+    "n_blocks": "{} residual blocks",
+    "ngf": "{} channels in its first layer",
+    "n_levels": "{} levels",
+    "norm": "{} norms",
+}
+"""What tells one architecture from another among a generator's options, in words."""
 
 
 @dataclass(frozen=True)
@@ -203,13 +224,16 @@ def import_checkpoint(
     training_data: str | None = None,
     direction: str = "he-to-ihc",
     prompt: str | None = None,
+    reference: NDArray[np.uint8] | None = None,
     output: Path | None = None,
     overwrite: bool = False,
 ) -> ImportReport:
     """Convert a published checkpoint and write it as a weights file; returns what was done.
 
-    name    : of the catalogue ("asp-er"), or a system of `KINDS`; then `marker` and `mpp` are needed too.
+    name    : of the catalogue ("asp-er"), or a system of `KINDS`; then `marker` and `mpp` are needed too (UNIStainNet's
+              files tell their markers).
     prompt  : text that a turbo checkpoint was trained with; None: the marker's own.
+    reference : picture of the wanted stain, uint8 (h, w, 3), whose tone D-VST takes.
     output  : the file to write; None: into `installed_folder()`, named after the catalogue or system and marker.
 
     Facts that are given win over the catalogue's. Raises WeightsError naming what does not fit, OutputError when the
@@ -224,11 +248,14 @@ def import_checkpoint(
         )
     if prompt is not None and system not in TURBO_KINDS:
         raise WeightsError(f"--prompt is for turbo checkpoints; {name} takes no text")
-    if marker is None and entry is None:
+    if reference is not None and system != "dvst":
+        raise WeightsError(f"--reference is for D-VST, which stains in a picture's tone; {name} takes none")
+    if marker is None and entry is None and system != "unistainnet":
         raise WeightsError(
             f"--as {name} does not say what the generator stains; pass --marker, for example --marker ER"
         )
-    stains = find_marker(marker if marker is not None else entry.marker).name  # type: ignore[union-attr]
+    stated = marker if marker is not None else entry.marker if entry and len(entry.markers) == 1 else None
+    stains = find_marker(stated).name if stated is not None else None
     scale = mpp if mpp is not None else entry.mpp if entry else None
     if scale is None:
         raise WeightsError(
@@ -236,10 +263,11 @@ def import_checkpoint(
         )
 
     # Where it goes, and whether it is the file that was published under this name.
-    target = output or installed_folder() / f"{name if entry else f'{name}-{stains.lower()}'}{SUFFIX}"
+    ending = f"-{stains.lower()}" if stains is not None and not entry else ""
+    target = output or installed_folder() / f"{name}{ending}{SUFFIX}"
     if local_path(target).exists() and not overwrite:
         raise OutputError(f"{target} exists; pass --overwrite to replace it")
-    digest = file_hash(path) if path.is_file() else ""
+    digest = digest_of(path) if path.exists() else ""
     if entry and entry.sha256 and digest and digest != entry.sha256:
         raise WeightsError(
             f"{path} is not the file published as {name}: its SHA-256 is {digest}, wanted {entry.sha256}"
@@ -247,48 +275,69 @@ def import_checkpoint(
 
     # Their tensors as ours.
     if system in TURBO_KINDS:
-        text = prompt if prompt is not None else find_marker(stains).prompt
-        state, options, surplus, n_used = convert_turbo(path, system, prompt=text, direction=direction)
-        facts, n_folded = TURBO_FACTS, 0
+        found = _from_turbo(path, system, stains, prompt, direction)
+    elif system in STAINER_KINDS:
+        found = convert_stainer(path, system, stains, reference)
     else:
-        tensors = read_published(path)
-        convert = {"pix2pix": convert_unet, "atst_net": convert_atst}.get(system, convert_resnet)
-        network, options, surplus, n_folded = convert(tensors, path)
-        direction = options.get("direction", direction)
-        options = _fit_to_system(system, network, options, path)
-        if entry is not None:
-            _check_published(name, system, options, path)
-        state, n_used, facts = network.state_dict(), len(tensors) - len(surplus), facts_of(network)
+        found = _from_network(path, name, system, stains, direction, is_published=entry is not None)
 
     # The weights file; it is read back as `run` will read it.
     header = make_header(
         system=system,
-        options=options,
-        markers=[stains],
+        options=found.options,
+        markers=found.markers,
         mpp=scale,
-        tile_px=tile_px or (entry.tile_px if entry else 512 if system in TURBO_KINDS else 1024),
-        size_multiple=facts.size_multiple,
-        halo_px=stated_halo(facts.halo_px),
-        norm=facts.norm,
-        direction="ihc-to-he" if direction == "ihc-to-he" else "he-to-ihc",
+        tile_px=tile_px or (entry.tile_px if entry else found.facts.tile_px or 1024),
+        size_multiple=found.facts.size_multiple,
+        halo_px=stated_halo(found.facts.halo_px),
+        norm=found.facts.norm,
+        direction="ihc-to-he" if found.direction == "ihc-to-he" else "he-to-ihc",
         training_data=training_data or (entry.training_data if entry else "unstated"),
-        licence=licence or (entry.licence if entry else "unstated"),
+        licence=licence or (entry.licence if entry else LICENCES.get(system, "unstated")),
         note=_note(entry.method if entry else "", entry.note if entry else "", path, digest),
     )
     with reporting(target, retry="import again"):
-        save_weights(target, header, state)
-    load_network(target)
-    return ImportReport(target, n_used, n_folded, tuple(surplus), digest)
+        save_weights(target, header, found.state)
+    try:
+        load_network(target)
+    except WsistainError:
+        local_path(target).unlink(missing_ok=True)
+        raise
+    return ImportReport(target, found.n_used, found.n_folded, tuple(found.surplus), digest)
+
+
+def _from_turbo(path: Path, system: str, stains: str | None, prompt: str | None, direction: str) -> Converted:
+    assert stains is not None  # every turbo checkpoint is of one marker
+    text = prompt if prompt is not None else find_marker(stains).prompt
+    state, options, surplus, n_used = convert_turbo(path, system, prompt=text, direction=direction)
+    facts = replace(TURBO_FACTS, tile_px=TURBO_FACTS.tile_px or 512)
+    return Converted(state, options, [stains], facts, n_used, surplus, direction=direction)
+
+
+def _from_network(
+    path: Path, name: str, system: str, stains: str | None, direction: str, *, is_published: bool
+) -> Converted:
+    assert stains is not None  # these networks stain for one marker
+    tensors = read_published(path)
+    convert = {"pix2pix": convert_unet, "atst_net": convert_atst}.get(system, convert_resnet)
+    network, options, surplus, n_folded = convert(tensors, path)
+    direction = options.get("direction", direction)
+    options = _fit_to_system(system, network, options, path)
+    if is_published:
+        _check_published(name, system, options, path)
+    n_used, facts = len(tensors) - len(surplus), replace(facts_of(network), tile_px=None)
+    return Converted(network.state_dict(), options, [stains], facts, n_used, surplus, n_folded, direction)
 
 
 def _check_published(name: str, system: str, options: Mapping[str, Any], path: Path) -> None:
-    """WeightsError where a generator has another number of blocks than that of the authors who published `name`."""
+    """WeightsError where a generator is built otherwise than that of the authors who published `name`."""
     published = find_system(system).Config.preset("paper", {}).model_dump()
-    if "n_blocks" in options and published.get("n_blocks") not in (None, options["n_blocks"]):
-        raise WeightsError(
-            f"{path} holds a generator of {options['n_blocks']} residual blocks, and {name} has {published['n_blocks']}: it is "
-            f"another network; import it by its system, as in --as cut --marker ER --mpp MPP"
-        )
+    for key, words in BUILT.items():
+        if key in options and published.get(key) not in (None, options[key]):
+            raise WeightsError(
+                f"{path} holds a generator of {words.format(options[key])}, and {name} has {published[key]}: it is another "
+                "network; import it by its system, as in --as cut --marker ER --mpp MPP"
+            )
 
 
 def _note(method: str, note: str, path: Path, digest: str) -> str:
