@@ -8,10 +8,11 @@ import pytest
 
 from tests.output.making import mean_pyramid, small_spec, write_all
 from tests.output.test_export import MPP, nuclei
-from wsistain.errors import OutputError
+from wsistain.errors import OutputError, SlideError
 from wsistain.output.dicom import export_dicom
 from wsistain.output.metadata import write_metadata
 from wsistain.output.recognise import virtual_stain
+from wsistain.slide.reader import open_slide
 
 pydicom = pytest.importorskip("pydicom")
 FACTS = {
@@ -85,3 +86,31 @@ def test_offsets_past_32_bits_get_a_table_of_their_own(tmp_path: Path, monkeypat
     data = pydicom.dcmread(tmp_path / "a" / "level_0.dcm")
     assert len(data.ExtendedOffsetTable) == 8 * 9
     assert np.abs(data.pixel_array[4].astype(int) - pixels[64:128, 64:128]).mean() < 3
+
+
+def _plane(data: "pydicom.Dataset", series: str, z: float) -> "pydicom.Dataset":
+    """A focal plane as an instance of its own, in a series of a scanner's."""
+    for element in [e for e in data if e.tag.group == 0x99]:
+        del data[element.tag]
+    data.SeriesInstanceUID, data.Manufacturer = series, "Scanner"
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    data.TotalPixelMatrixOriginSequence[0].ZOffsetInSlideCoordinateSystem = z
+    return data
+
+
+@pytest.mark.parametrize("form", ["planes in one instance", "an instance a plane"])
+def test_a_series_of_several_focal_planes_is_refused_in_our_words(
+    made: tuple[Path, np.ndarray], tmp_path: Path, form: str
+) -> None:
+    series = pydicom.uid.generate_uid()
+    for level in (0, 1):
+        for z in (-2.0, 0.0, 2.0) if form == "an instance a plane" else (0.0,):
+            data = _plane(pydicom.dcmread(made[0] / f"level_{level}.dcm"), series, z)
+            if form == "planes in one instance":
+                frames = list(pydicom.encaps.generate_frames(data.PixelData, number_of_frames=data.NumberOfFrames))
+                data.PixelData = pydicom.encaps.encapsulate(frames * 3)
+                data.NumberOfFrames, data.TotalPixelMatrixFocalPlanes = 3 * len(frames), 3
+            data.save_as(tmp_path / f"IM{level}{z:+.0f}.dcm")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(SlideError, match="several focal planes"):
+            open_slide(path)

@@ -158,6 +158,11 @@ def _open(path: Path) -> openslide.OpenSlide:
                 f"{path} is DICOM but no whole-slide volume image (a label, an overview or another object); "
                 "name an instance of the slide itself"
             ) from None
+        if "FocalPlanes" in str(error) or "unexpected image" in str(error):
+            raise SlideError(
+                f"{path} belongs to a DICOM series that holds a level more than once (several focal planes, or two "
+                f"slides under one series); leave one plane in its folder, or export one ({shown(str(error)[:120])})"
+            ) from None
         raise SlideError(f"{path} cannot be opened as a slide ({error}); copy or export it again") from None
     except OSError as error:
         raise SlideError(f"{path} cannot be opened as a slide ({error}); copy or export it again") from None
