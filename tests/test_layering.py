@@ -41,12 +41,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": GROUND | {"slide", "optics"},
     "phantom": GROUND | {"slide"},
     "pipeline": STAINING | {"slide", "tiling", "output"},
-    "evaluation": STAINING | {"slide", "tiling", "output", "data", "phantom"},
-    "reading": STAINING | {"slide", "tiling", "output", "evaluation"},
-    "pairing": GROUND | {"slide", "optics", "data", "evaluation"},
-    "training": STAINING | {"packaged", "data", "evaluation"},
+    "pages": {"errors"},
+    "evaluation": STAINING | {"slide", "tiling", "output", "data", "phantom", "pages"},
+    "reading": STAINING | {"slide", "tiling", "output", "evaluation", "pages"},
+    "pairing": GROUND | {"slide", "optics", "data", "evaluation", "pages"},
+    "training": STAINING | {"packaged", "data", "evaluation", "pages"},
     "viewing": GROUND | {"slide", "optics", "output", "evaluation"},
-    "batch": GROUND | {"packaged", "slide", "optics", "output", "pipeline"},
+    "batch": GROUND | {"packaged", "slide", "optics", "output", "pipeline", "pages"},
     "cli": STAINING
     | {
         "packaged",
@@ -68,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Room, or module at the root, to the others that it may import. There are no exceptions."""
 
 AT_THE_ROOT = {"__init__", "__main__", "errors", "config", "markers", "numerics", "ot", "packaged"}
-NO_TORCH = ("slide", "tiling", "output", "phantom", "runtime", "batch", "viewing")
+NO_TORCH = ("slide", "tiling", "output", "phantom", "runtime", "pages", "batch", "viewing")
 
 
 class Import(NamedTuple):
@@ -206,6 +207,7 @@ TESTED_IN: dict[str, str] = {
     # parts of a reader, a writer or a table: through the whole that has no other parts
     "batch.dicom": "batch/test_scan.py",
     "batch.workflow": "batch/test_batch.py",
+    "output.trust": "viewing/test_trust.py",
     "evaluation.drawing": "evaluation/test_figures.py",
     "evaluation.grid_table": "training/test_grid.py",
     "evaluation.leaderboard": "evaluation/test_report.py",

@@ -9,20 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 
-from tests.reading.made import MPP, result, tissue
+from tests.reading.made import MPP, tissue
 from wsistain.errors import ConfigError, OutputError, SlideError
 from wsistain.reading.project import make_project
 from wsistain.reading.read import read
-
-
-@pytest.fixture(scope="module")
-def stained(tmp_path_factory):
-    return result(tmp_path_factory.mktemp("stained"))
-
-
-@pytest.fixture(scope="module")
-def reading(stained):
-    return read([stained[1]])[0]
 
 
 def test_the_files_of_a_reading_agree(reading):

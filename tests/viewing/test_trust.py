@@ -3,7 +3,8 @@ import pytest
 import zarr
 
 from wsistain.errors import OutputError
-from wsistain.viewing.trust import has_trust, trust_picture
+from wsistain.output.trust import has_trust
+from wsistain.viewing.trust import trust_picture
 
 
 def write_trust(path, values, *, scale=32.0):

@@ -23,7 +23,7 @@ Examples:
 
   wsistain read slide.Ki67.ome.zarr --cells stardist.geojson --slide scans/slide.svs
 
-Writes, beside each stain: cells.parquet (GeoParquet), cells.geojson (QuPath), scores.csv, read.json.
+Writes, beside each stain: cells.parquet (GeoParquet), cells.geojson (QuPath), scores.csv, report.html, read.json.
 """
 
 

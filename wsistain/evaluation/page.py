@@ -1,13 +1,12 @@
 """The report as one HTML page that needs nothing else: sortable tables, plots, picture sheets, conventions."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import imagecodecs
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from wsistain.evaluation import svg
@@ -21,70 +20,20 @@ from wsistain.evaluation.tables import (
     missing_by_reason,
     with_spread,
 )
+from wsistain.pages.pictures import jpeg_data
+from wsistain.pages.render import render
 
 if TYPE_CHECKING:
     from wsistain.evaluation.patches import PatchResult
 
 RGB = NDArray[np.uint8]
 
-STYLE = """
-:root { color-scheme: light; --ink:#1b1f24; --soft:#5b6470; --line:#d9dee4; --paper:#fff; --band:#f5f7f9; --accent:#8a4b16; --cool:#2f5d8a }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 1280px; padding: 24px 28px 60px; font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper) }
-h1 { font-size: 26px; margin: 0 0 4px } h2 { font-size: 19px; margin: 36px 0 8px } h3 { font-size: 15px; margin: 18px 0 6px }
-p { max-width: 80ch; margin: 6px 0 } .soft { color: var(--soft) } code { font-size: 13px; background: var(--band); padding: 1px 4px; border-radius: 3px; overflow-wrap: anywhere }
-.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px }
-table { border-collapse: collapse; font-size: 13.5px; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: 6px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: inherit }
-thead tr { background: var(--band) } tbody tr { background: var(--paper) } tbody tr:hover { background: #fbf6f0 } tbody tr:last-child td { border-bottom: 0 }
-th[data-sort] { cursor: pointer; user-select: none } th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::after { content: " ▼" }
-tr.baseline td { color: var(--soft) } td.best { font-weight: 650; color: var(--accent) } small { color: var(--soft); display: block; font-size: 11px; font-weight: 400 }
-.plots { display: flex; flex-wrap: wrap; gap: 18px } figure { margin: 0 } figcaption { font-size: 13px; margin-bottom: 2px }
-svg.plot { width: 240px } svg.bars { width: 480px; max-width: 100% } svg text { font: 10px system-ui, sans-serif; fill: var(--soft); paint-order: stroke; stroke: var(--paper); stroke-width: 3px } svg text.axis { font-size: 11px; fill: var(--ink) }
-.grid { stroke: var(--line); stroke-width: .6 } .equal { stroke: var(--soft); stroke-dasharray: 4 3 } .dot { fill: var(--accent); fill-opacity: .75 } .ring { fill: #fff; stroke: var(--cool); stroke-width: 1.6 }
-.between { stroke: var(--line); stroke-width: 3 } .bar { fill: #c9a27e } .interval { stroke: var(--ink); stroke-width: 1.4 } .mark { stroke: var(--cool); stroke-width: 1.4; stroke-dasharray: 5 3 }
-.sheet { display: grid; gap: 6px; overflow-x: auto; padding-bottom: 8px } .sheet img { width: 100%; min-width: 150px; display: block; border-radius: 3px } .sheet div { font-size: 12px; color: var(--soft); align-self: end }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 16px; font-size: 13.5px } dt { font-weight: 600 } dd { margin: 0 } details { margin: 10px 0 } summary { cursor: pointer } pre { font-size: 12px; background: var(--band); padding: 12px; overflow-x: auto }
-.note { background: #fff8ec; border-left: 3px solid #d9a441; padding: 8px 12px; margin: 10px 0; font-size: 13.5px }
-"""
-
-SCRIPT = """
-for (const table of document.querySelectorAll('table.sortable')) {
-  const body = table.tBodies[0];
-  table.querySelectorAll('th[data-sort]').forEach((head, column) => head.addEventListener('click', () => {
-    const down = head.getAttribute('aria-sort') !== 'descending';
-    table.querySelectorAll('th').forEach(other => other.removeAttribute('aria-sort'));
-    head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
-    const key = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
-    const rows = [...body.rows].sort((a, b) => {
-      const x = key(a), y = key(b), m = parseFloat(x), n = parseFloat(y);
-      if (x === '' || y === '') return (x === '') - (y === '');
-      const order = column && !isNaN(m) && !isNaN(n) ? m - n : x.localeCompare(y);
-      return down ? -order : order;
-    });
-    body.append(...rows);
-  }));
-}
-"""
-
 _ARROWS = {"higher": " ↑", "lower": " ↓", "zero": " → 0", "none": ""}
 
 
 def page(title: str, body: Sequence[str]) -> str:
-    """A whole HTML document with the house's style and the script that sorts tables."""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>\n'
-        + "\n".join(body)
-        + f"\n<script>{SCRIPT}</script>\n</body></html>\n"
-    )
-
-
-def jpeg_data(picture: RGB, quality: int = 82) -> str:
-    """A picture as a data address."""
-    data = imagecodecs.jpeg8_encode(np.ascontiguousarray(picture), level=quality)
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+    """A whole HTML document with the house's style and the script that sorts tables; `body`: HTML, escaped already."""
+    return render("plain.html", title=title, body=Markup("\n".join(body)))
 
 
 def picture_sheet(rows: Sequence[tuple[str, Mapping[str, RGB]]], labels: Mapping[str, str]) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.evaluation.page import jpeg_data, page, picture_sheet
+from wsistain.evaluation.page import page, picture_sheet
+from wsistain.pages.pictures import jpeg_data
 from wsistain.pairing.fit import STEP_UM, Fit
 from wsistain.slide.base import RGB
 

@@ -20,11 +20,13 @@ from wsistain.reading.grid import BLOCK_PX, Box, Grid, make_grid
 from wsistain.reading.nuclei import LEAST_UM2, NucleusMaps, find_centres, haematoxylin, label_nuclei
 from wsistain.reading.qupath import object_writer
 from wsistain.reading.regions import Regions, read_regions
+from wsistain.reading.report import write_report
 from wsistain.reading.scores import Hotspot, Scores, find_hotspot, score_cells
+from wsistain.reading.shown import HePictures
 from wsistain.reading.source import Result, open_he, open_results
 from wsistain.reading.stain import StainReader
 from wsistain.reading.table import Rows, table_writer
-from wsistain.reading.told import write_scores
+from wsistain.reading.told import write_facts, write_scores
 from wsistain.runtime.ahead import in_order, thread_pool
 from wsistain.slide.base import Slide
 from wsistain.slide.resample import read_window
@@ -163,6 +165,9 @@ def read(
             if progress is not None:
                 progress(k + 1, len(blocks))
         _check_any(kept[0], results)
+        # Pictures of the H&E for the reports, once for all stains of one place.
+        he = HePictures(opened)
+        shown = [he.of(result.stain) for result in results]
         if opened.unreadable_tiles:
             facts["notes"].append(
                 f"{opened.unreadable_tiles} native tiles of {opened.info.path} could not be decoded and have no cells"
@@ -172,8 +177,10 @@ def read(
         _scored(result, keep, regions, seconds, _provenance(result, facts))
         for result, keep in zip(results, kept, strict=True)
     ]
-    for reading in readings:
+    for reading, (view, picture) in zip(readings, shown, strict=True):
         write_scores(reading)
+        write_report(reading, view, picture, regions)
+        write_facts(reading)  # last: what has it was read
     return readings
 
 
@@ -282,6 +289,7 @@ def _scored(result: Result, kept: Kept, regions: Regions, seconds: float, facts:
             "table": result.beside("cells.parquet"),
             "objects": result.beside("cells.geojson"),
             "scores": result.beside("scores.csv"),
+            "report": result.beside("report.html"),
             "facts": result.beside("read.json"),
         },
     )

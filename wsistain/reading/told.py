@@ -13,11 +13,16 @@ _DIGITS = 3
 
 
 def write_scores(reading: "Reading") -> None:
-    """Write `scores.csv` and `read.json` beside the stain, the JSON last. Raises OutputError."""
+    """Write `scores.csv` beside the stain. Raises OutputError."""
     lines = score_lines(reading)
     columns = list(dict.fromkeys(name for line in lines for name in line))
     with reporting(reading.files["scores"], retry="run again"):
         write_text(reading.files["scores"], csv_text(columns, lines))
+
+
+def write_facts(reading: "Reading") -> None:
+    """Write `read.json` beside the stain, after all other files. Raises OutputError."""
+    with reporting(reading.files["facts"], retry="run again"):
         write_json(reading.files["facts"], as_json(reading))
 
 

@@ -13,7 +13,8 @@ from wsistain.config import TrainConfig, dump_yaml
 from wsistain.data.pictures import read_picture, resize
 from wsistain.evaluation import svg
 from wsistain.evaluation.metrics import METRICS
-from wsistain.evaluation.page import jpeg_data, page
+from wsistain.evaluation.page import page
+from wsistain.pages.pictures import jpeg_data
 from wsistain.runtime.files import write_text
 from wsistain.training.validation import KEY
 

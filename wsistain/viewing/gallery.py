@@ -12,6 +12,7 @@ from wsistain import __version__
 from wsistain.config import validate
 from wsistain.errors import ConfigError, DataError, OutputError, WsistainError
 from wsistain.markers import Marker, find_marker
+from wsistain.output.trust import has_trust
 from wsistain.slide.place import local_place
 from wsistain.slide.reader import open_slide
 from wsistain.slide.roi_file import read_roi
@@ -24,7 +25,7 @@ from wsistain.viewing.reference import lay_over
 from wsistain.viewing.results import Result, check_slide, find_results, find_slide, id_of, look_at
 from wsistain.viewing.scores import Tissue, holds, ring_of, score_area
 from wsistain.viewing.tables import cells_file, known_scores
-from wsistain.viewing.trust import has_trust, trust_picture
+from wsistain.viewing.trust import trust_picture
 
 STATEMENT = "Virtual stains are for research, not for diagnosis."
 MOST_OPEN = 24

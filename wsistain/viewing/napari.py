@@ -14,10 +14,11 @@ import zarr
 
 from wsistain.errors import WsistainError
 from wsistain.output.reading import open_level, read_stain
+from wsistain.output.trust import has_trust
 from wsistain.slide.reader import open_slide
 from wsistain.viewing.results import Result, check_slide, find_slide, is_result, look_at
 from wsistain.viewing.tables import cells_file
-from wsistain.viewing.trust import has_trust, trust_picture
+from wsistain.viewing.trust import trust_picture
 
 Layer = tuple[Any, dict[str, Any], str]
 Reader = Callable[[str | Sequence[str]], list[Layer]]
