@@ -144,6 +144,7 @@ def test_the_workflow_comes_with_the_package():
     assert {p.name for p in (folder / "rules").glob("*.smk")} == {
         "pair.smk",
         "stain.smk",
+        "summary.smk",
         "evaluate.smk",
         "train.smk",
         "sheet.smk",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.batch.sheets import read_sheet
-from wsistain.batch.sheet import ID, fresh_name, parse_sheet, safe_name, write_sheet
+from wsistain.batch.sheet import ID, Entry, fresh_name, listed_slides, parse_sheet, safe_name, write_sheet
 from wsistain.errors import ConfigError
 from wsistain.slide.place import local_place, plain_place
 
@@ -157,3 +157,25 @@ def test_a_row_names_one_of_several_pictures(tmp_path):
         sheet.write_text(f"path,series\na.tif,{cell}\n")
         with pytest.raises(ConfigError, match=r"row 2: series .* is no number"):
             parse_sheet(sheet, ["ER"])
+
+
+def test_the_sheet_of_a_batch_can_be_looked_up_again(tmp_path):
+    entries = [
+        Entry("a", "/x/b {1}'\udce4.svs", ("ER", "PR"), folder="sub", fingerprint="f1"),
+        Entry("b", "/x/c.svs", ("HER2",)),
+    ]
+    write_sheet(tmp_path / "s.tsv", entries)
+    assert listed_slides(tmp_path / "s.tsv", ["ER"]) == entries
+    (tmp_path / "own.tsv").write_text("slide\tpath\nc17\tslides/c17.svs\n")
+    assert listed_slides(tmp_path / "own.tsv", ["Ki67"])[0].markers == ("Ki67",)
+
+
+@pytest.mark.parametrize(
+    "text", ["slide\tpath\n../x\ta.svs\n", "slide\tpath\nx\t\n", "slide\tpath\tfolder\nx\ta\t..\n"]
+)
+def test_a_sheet_that_leads_elsewhere_is_not_looked_up(tmp_path, text):
+    (tmp_path / "s.tsv").write_text(text)
+    with pytest.raises(ConfigError, match="line 2"):
+        listed_slides(tmp_path / "s.tsv", ["ER"])
+    with pytest.raises(ConfigError, match="--sheet"):
+        listed_slides(tmp_path / "none.tsv", ["ER"])

@@ -57,3 +57,10 @@ def test_no_cell_is_a_formula(tmp_path):
     with (tmp_path / "s.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["slide"] == "'=1+1" and row["message"].startswith("'@")
+
+
+def test_scores_have_columns_of_their_own(tmp_path):
+    write_summary(tmp_path / "s.csv", [Row("a", "ER", "done", scores={"h_score": 12.5}), Row("b", "ER", "failed")])
+    with (tmp_path / "s.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert float(first["h_score"]) == 12.5 and second["h_score"] == "" and "scores" not in first

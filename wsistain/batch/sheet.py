@@ -284,3 +284,27 @@ def write_sheet(path: Path, entries: Sequence[Entry]) -> None:
             markers = ",".join(e.markers)
             series = "" if e.series is None else str(e.series)
             writer.writerow((e.slide, place, markers, mpp, series, roi, e.roi_class, e.folder, stem, e.fingerprint))
+
+
+def listed_slides(path: Path, markers: Sequence[str]) -> list[Entry]:
+    """The slides of the workflow's sample sheet, as `write_sheet` or people write it: what is looked up, not stained.
+
+    markers : of slides for which the sheet names none.
+
+    Raises ConfigError.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(file, delimiter="\t")]
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(f"{path} is no sample sheet that can be read ({error}); name it with --sheet") from None
+    entries = []
+    for line, row in enumerate(rows, start=2):
+        slide, place, folder = row.get("slide", ""), row.get("path", ""), row.get("folder", ".")
+        if not ID.fullmatch(slide) or not place or (folder != "." and not ID.fullmatch(folder)):
+            raise ConfigError(
+                f"{path}, line {line}: wanted the columns slide (letters, digits, '.', '_', '-') and path"
+            )
+        named = tuple(m.name for m in parse_markers(row["markers"])) if "markers" in row else tuple(markers)
+        entries.append(Entry(slide, local_place(place), named, folder=folder, fingerprint=row.get("fingerprint", "")))
+    return entries

@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from wsistain.batch.identity import made_from
 from wsistain.batch.score import Kept
 from wsistain.batch.sheet import Entry, Refused
+from wsistain.batch.told import read_told, why_not_read
 from wsistain.errors import OutputError, SlideError
 from wsistain.markers import find_marker
 from wsistain.output.names import output_name
@@ -29,6 +30,11 @@ class Row:
     positive_fraction : share of the tissue that is positive, 0..1 (`wsistain.optics.scoring`).
     result            : the OME-Zarr, below the output folder.
     fingerprint       : of the slide from which the result was made.
+    cells, category   : how many cells were read and count, and the guideline's word for the slide.
+    verdict           : whether the slide looks like what the weights were trained on.
+    report            : the page of what was read, below the output folder.
+    note              : of the weights, as that they are a demonstration.
+    scores            : each score of the slide and its interval (`<score>`, `<score>_low`, `<score>_high`), a column each.
     """
 
     slide: str
@@ -41,6 +47,12 @@ class Row:
     path: str = ""
     result: str = ""
     fingerprint: str = ""
+    cells: int | None = None
+    category: str = ""
+    verdict: str = ""
+    report: str = ""
+    note: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 def stain_path(output: Path, entry: Entry, marker: str) -> Path:
@@ -108,20 +120,32 @@ def _row(output: Path, entry: Entry, marker: str, logs: Path, kept: Kept) -> Row
         facts = json.loads((stain.parent / f"{output_name(entry.path, marker)}.run.json").read_bytes())
         minutes, speed = round(facts["seconds"]["total"] / 60, 2), float(facts["mp_per_second"])
         unread = int(facts["unreadable_tiles"])
+        note = str(facts["provenance"].get("note") or "")
     except (OutputError, SlideError, OSError, ValueError, KeyError, TypeError) as error:
         return replace(row, message=f"the result cannot be read: {error}")
     notes = [f"{unread} native tiles could not be decoded and are glass"] if unread else []
+    told = read_told(stain, output_name(entry.path, marker))
+    unread_cells = why_not_read(logs / f"{entry.slide}.{entry.tag}.log") if told.cells is None else ""
+    notes += [n for n in (told.note, unread_cells, entry.note) if n]
     return replace(
         row,
         state="done",
         minutes=minutes,
         mp_per_second=speed,
         positive_fraction=None if math.isnan(share) else round(share, 4),
-        message="; ".join([*notes, *([entry.note] if entry.note else [])]),
+        message="; ".join(notes),
+        cells=told.cells,
+        category=told.category,
+        verdict=told.verdict,
+        report=(stain.parent / told.report).relative_to(output).as_posix() if told.report else "",
+        note=note,
+        scores=told.scores,
     )
 
 
 def write_summary(path: Path, rows: Sequence[Row]) -> None:
     """Write `summary.csv` in one move. Raises OutputError."""
+    columns = [f.name for f in fields(Row) if f.name != "scores"]
+    columns += dict.fromkeys(name for row in rows for name in row.scores)
     with reporting(path, retry="run again"):
-        write_text(path, csv_text([f.name for f in fields(Row)], [asdict(row) for row in rows]))
+        write_text(path, csv_text(columns, [{**asdict(row), **row.scores} for row in rows]))

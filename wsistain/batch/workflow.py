@@ -14,8 +14,9 @@ import yaml
 
 from wsistain.batch.blank import keep_blank, key_of, read_blank, terms_of
 from wsistain.batch.identity import WORK, identify, made_from
+from wsistain.batch.page import write_page
 from wsistain.batch.scan import Terms, check_entries, scan_folder
-from wsistain.batch.sheet import Entry, Refused, parse_sheet, write_sheet
+from wsistain.batch.sheet import Entry, Refused, listed_slides, parse_sheet, write_sheet
 from wsistain.batch.summary import Row, is_finished, stain_path, summarise, write_summary
 from wsistain.config import RunConfig, dump_yaml
 from wsistain.errors import ConfigError, OutputError
@@ -95,10 +96,27 @@ def run_batch(
             run = (work / "run.yaml").read_text(encoding="utf-8")
             keep_blank(work / _BLANK, [e for e in entries if (e.slide, e.path) in empty], run)
         write_summary(folder / "summary.csv", rows)
+        write_page(folder / "summary.html", rows)
 
     # With a failed row the rows say it; without one Snakemake itself went wrong.
     if code and not any(r.state in ("failed", "no tissue") for r in rows):
         raise ConfigError(f"Snakemake ended with code {code} before any slide failed; what it said is above")
+    return rows
+
+
+def summarise_folder(folder: Path, sheet: Path | None = None, markers: Sequence[str] = ("ER",)) -> list[Row]:
+    """What the slides of a workflow came to, written as `summary.csv` and `summary.html` into its working folder.
+
+    sheet   : the workflow's sample sheet; None: that of a batch.
+    markers : of slides for which the sheet names none.
+
+    Files that a batch passed over are not in the sheet, and not here. Raises ConfigError or OutputError.
+    """
+    folder = local_path(folder).absolute()
+    entries = listed_slides(sheet or folder / WORK / "slides.tsv", markers)
+    rows = summarise(folder, entries, [], folder / WORK / "logs", markers)
+    write_summary(folder / "summary.csv", rows)
+    write_page(folder / "summary.html", rows)
     return rows
 
 

@@ -7,6 +7,7 @@ import typer
 COMMAND_MODULES: tuple[str, ...] = (
     "run",
     "batch",
+    "summary",
     "info",
     "export",
     "view",

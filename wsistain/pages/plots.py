@@ -71,7 +71,7 @@ def histogram(
     across, up = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def px(od: float) -> float:
-        return round(LEFT + od / last * across, 2)
+        return float(round(LEFT + od / last * across, 2))
 
     bars = []
     for k, (low, high) in enumerate(pairwise(edges)):

@@ -1,6 +1,5 @@
 """What a report shows of a stain and its H&E: small pictures of one scale and place, maps over them, drawn regions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +156,7 @@ def scale_bar(view: View) -> tuple[float, float]:
     return length, length / view.mpp
 
 
-def spread_of(values: Sequence[float] | F64) -> tuple[float, float]:
+def spread_of(values: NDArray[np.floating]) -> tuple[float, float]:
     """(median, share below one half) of trust, of what is known."""
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]

@@ -24,4 +24,5 @@ def trust_picture(path: Path, version: str) -> MapPicture:
     pixels = np.zeros((*found.values.shape, 4), np.uint8)
     pixels[..., :3] = np.rint(low + (half - low) * mix)
     pixels[..., 3] = np.where(found.values == 0, 0, np.rint(np.clip(1 - share, 0, 1) * 200))
-    return MapPicture(pixels, Frame(*found.values.shape, found.mpp, found.y_um, found.x_um), version)
+    height, width = found.values.shape
+    return MapPicture(pixels, Frame(height, width, found.mpp, found.y_um, found.x_um), version)
