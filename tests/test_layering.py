@@ -209,6 +209,7 @@ TESTED_IN: dict[str, str] = {
     "batch.workflow": "batch/test_batch.py",
     "output.trust": "viewing/test_trust.py",
     "evaluation.drawing": "evaluation/test_figures.py",
+    "evaluation.slide_page": "evaluation/test_slides.py",
     "evaluation.grid_table": "training/test_grid.py",
     "evaluation.leaderboard": "evaluation/test_report.py",
     "evaluation.metrics": "evaluation/test_report.py",

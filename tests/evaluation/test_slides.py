@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from tests.evaluation.made import section
+from tests.pages.pages import check_self_contained
 from tests.pipeline.slides import small_config, write_slide
 from wsistain.errors import ConfigError, DataError, OutputError, SlideError
-from wsistain.evaluation.slides import evaluate_slides, heat_map
+from wsistain.evaluation.slide_page import heat_map
+from wsistain.evaluation.slides import evaluate_slides
 from wsistain.evaluation.stain_map import CELL_UM, map_stain
 from wsistain.markers import find_marker
 from wsistain.optics.scoring import count_stain, stain_od
@@ -106,7 +108,8 @@ def test_report_files_are_written_and_agree(stained, tmp_path):
     row = next(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))
     assert float(row["seam_score"]) == pytest.approx(results["slides"][0]["seam_score"])
     html = (folder / "report.html").read_text()
-    assert html.count("data:image/jpeg;base64,") == 3 and "http" not in html and "seam_score" in html
+    check_self_contained(html)
+    assert html.count("data:image/jpeg;base64,") == 3 and html.count('class="legend"') == 2 and "seam_score" in html
     assert "| case.ER |" in (folder / "results.md").read_text()
     maps = np.load(folder / "case.ER.map.npz")
     assert maps["positive_fraction"].shape == maps["h_score"].shape == maps["tissue"].shape
@@ -158,7 +161,7 @@ def test_a_result_with_a_damaged_chunk_is_refused(stained, tmp_path):
 
 
 def test_the_heat_map_darkens_with_the_value_and_greys_what_is_not_known():
-    picture = heat_map(np.array([[0.0, 0.5], [1.0, np.nan]]))
+    picture = heat_map(np.array([[0.0, 0.5], [1.0, np.nan]]), 1.0)
     side = picture.shape[0] // 2
     light = picture.mean(axis=2)[::side, ::side]
     assert light[0, 0] > light[0, 1] > light[1, 0]

@@ -36,18 +36,38 @@ def page(title: str, body: Sequence[str]) -> str:
     return render("plain.html", title=title, body=Markup("\n".join(body)))
 
 
-def picture_sheet(rows: Sequence[tuple[str, Mapping[str, RGB]]], labels: Mapping[str, str]) -> str:
-    """Rows of pictures with one heading a column; `labels` gives columns and order, a row may lack some."""
+def legend(gradient: str, low: str, high: str, note: str) -> str:
+    """What the colours of a map mean: a CSS gradient between two words, and a sentence."""
+    return (
+        f'<div class="legend"><span>{escape(low)}</span><i style="background:{escape(gradient)}"></i>'
+        f'<span>{escape(high)}</span><span class="what">{escape(note)}</span></div>'
+    )
+
+
+def picture_sheet(
+    rows: Sequence[tuple[str, Mapping[str, RGB]]],
+    labels: Mapping[str, str],
+    legends: Mapping[str, str] | None = None,
+    *,
+    named: bool = False,
+) -> str:
+    """Rows of pictures with one heading a column; `labels` gives columns and order, a row may lack some.
+
+    legends : HTML that stands under the heading of a column.
+    named   : each row begins with its name.
+    """
     columns = [c for c in labels if any(c in pictures for _, pictures in rows)]
-    cells = [f"<div>{escape(labels[c])}</div>" for c in columns]
+    cells = [f"<div>{escape(labels[c])}{(legends or {}).get(c, '')}</div>" for c in columns]
     for name, pictures in rows:
+        if named:
+            cells.append(f"<h3>{escape(name)}</h3>")
         for column in columns:
             if column in pictures:
                 title = escape(f"{name}: {labels[column]}", quote=True)
                 cells.append(f'<img src="{jpeg_data(pictures[column])}" alt="{title}" title="{title}" loading="lazy">')
             else:
                 cells.append("<div>–</div>")
-    return f'<div class="sheet" style="grid-template-columns:repeat({len(columns)},minmax(150px,1fr))">{"".join(cells)}</div>'
+    return f'<div class="sheet" style="grid-template-columns:repeat({len(columns)},minmax(130px,1fr))">{"".join(cells)}</div>'
 
 
 def _table(results: Results, names: Sequence[str], level: str | None = None) -> str:

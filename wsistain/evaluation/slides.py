@@ -2,9 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ from scipy.ndimage import map_coordinates
 from wsistain import __version__
 from wsistain.config import validate
 from wsistain.errors import ConfigError, DataError, OutputError
-from wsistain.evaluation.page import page, picture_sheet
 from wsistain.evaluation.registration import Registration, register, resample
+from wsistain.evaluation.slide_page import CONVENTIONS, Facts, SlideReport, flat_facts, paint_maps, table_rows, to_html
 from wsistain.evaluation.stain_map import StainMap, map_stain
 from wsistain.evaluation.tables import markdown_table
 from wsistain.markers import Marker, find_marker
@@ -35,18 +33,6 @@ from wsistain.tiling.seams import SeamCounter
 REGISTRATION_PX = 900
 _LEAST_TISSUE = 0.25
 _COARSE = 4
-
-Facts = dict[str, Any]
-
-
-@dataclass
-class SlideReport:
-    """One slide: facts for the tables, its map, and pictures for the page."""
-
-    facts: Facts
-    map: StainMap
-    marker: Marker
-    pictures: dict[str, RGB] = field(default_factory=dict)
 
 
 def evaluate_slides(
@@ -97,17 +83,6 @@ def evaluate_slides(
     if folder is not None:
         _write(results, reports, folder)
     return results
-
-
-CONVENTIONS = {
-    "seam_score": "as in run.json (wsistain.tiling.seams): mean step across tile borders over that elsewhere on the source's compression grid, blank pairs left out; 1 is perfect",
-    "tissue_mm2": "area of the tissue mask of the stained slide (about 8 um per px)",
-    "positive_fraction": "share of tissue pixels, level 0, whose stain density is at least the marker's 1+ cut-off",
-    "h_score": "per tissue pixel, level 0, at the marker's cut-offs",
-    "area_r_64um": "Pearson of the positive share of 64 um squares, virtual and registered real, where both are tissue",
-    "area_r_256um": "the same for squares of 256 um",
-    "residual_um": "local displacements left after the affine map, by phase correlation of windows with structure",
-}
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -189,12 +164,7 @@ def _evaluate_slide(path: Path, name: str, marker: str, progress: OnProgress | N
         "positive_fraction": _or_none(stain_map.total.positive_fraction),
         "h_score": _or_none(stain_map.total.h_score),
     }
-    pictures = {
-        "virtual": thumbnail,
-        "positive": heat_map(stain_map.positive_map()),
-        "h_score": heat_map(stain_map.h_score_map() / 300),
-    }
-    return SlideReport(facts, stain_map, of, pictures)
+    return SlideReport(facts, stain_map, of, {"virtual": thumbnail})
 
 
 def _marker_of(provenance: Facts, otherwise: str) -> Marker:
@@ -318,109 +288,21 @@ def compare_maps(virtual: StainMap, real: StainMap, at: NDArray[np.float64]) -> 
     return facts
 
 
-def heat_map(values: NDArray[np.float64], top: float | None = None) -> RGB:
-    """A map as a picture, uint8 (h, w, 3): from near white over tan to dark brown at `top`; grey where NaN.
-
-    top : value of the darkest colour; None: the largest, at least 0.05.
-    """
-    finite = values[np.isfinite(values)]
-    top = top or max(float(finite.max()) if finite.size else 0.0, 0.05)
-    stops = np.array([[250, 246, 240], [224, 186, 140], [156, 88, 34], [66, 28, 8]], dtype=np.float64)
-    share = np.clip(np.nan_to_num(values) / top, 0, 1) * (len(stops) - 1)
-    rgb = np.stack([np.interp(share, np.arange(len(stops)), stops[:, c]) for c in range(3)], axis=2)
-    rgb[~np.isfinite(values)] = 226
-    factor = max(1, 320 // max(values.shape))
-    return np.kron(rgb, np.ones((factor, factor, 1))).round().astype(np.uint8)
-
-
 def _checkerboard(a: RGB, b: RGB, square: int = 64) -> RGB:
     """Two registered pictures in alternating squares: structures run on across the edges where they agree."""
     y, x = np.indices(a.shape[:2])
     return np.where((((y // square) + (x // square)) % 2 == 0)[..., None], a, b)
 
 
-_COLUMNS = (
-    ("marker", "marker", "{}"),
-    ("seam score", "seam_score", "{:.3f}"),
-    ("tissue mm2", "tissue_mm2", "{:.2f}"),
-    ("positive", "positive_fraction", "{:.3f}"),
-    ("H-score", "h_score", "{:.1f}"),
-)
-_REFERENCE_COLUMNS = (
-    ("area r 64 um", "area_r_64um", "{:.3f}"),
-    ("area r 256 um", "area_r_256um", "{:.3f}"),
-    ("positive virtual", "positive_fraction_virtual", "{:.3f}"),
-    ("positive real", "positive_fraction_real", "{:.3f}"),
-    ("H-score virtual", "h_score_virtual", "{:.1f}"),
-    ("H-score real", "h_score_real", "{:.1f}"),
-    ("residual um", "residual_um_median", "{:.1f}"),
-    ("residual um p90", "residual_um_p90", "{:.1f}"),
-    ("correlation", "correlation", "{:.3f}"),
-)
-
-
-def _rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    with_reference = any("reference" in s for s in results["slides"])
-    header = ["slide", *(c[0] for c in _COLUMNS), *(c[0] for c in _REFERENCE_COLUMNS if with_reference)]
-    rows = []
-    for slide in results["slides"]:
-        row = [slide["name"]]
-        row += ["–" if slide[key] is None else form.format(slide[key]) for _, key, form in _COLUMNS]
-        if with_reference:
-            found = slide.get("reference", {})
-            row += ["–" if found.get(key) is None else form.format(found[key]) for _, key, form in _REFERENCE_COLUMNS]
-        rows.append(row)
-    return header, rows
-
-
-def _flat(slide: Facts) -> Facts:
-    found = slide.get("reference", {})
-    return {k: v for k, v in slide.items() if k != "reference"} | {
-        f"reference_{k}": v for k, v in found.items() if k != "matrix_yx_px"
-    }
-
-
-def _html(results: dict[str, Any], reports: Sequence[SlideReport]) -> str:
-    header, rows = _rows(results)
-    heads = "".join(f"<th data-sort>{escape(h)}</th>" for h in header)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-    labels = {
-        "virtual": "virtual stain",
-        "positive": "positive share of tissue, 64 um squares",
-        "h_score": "H-score",
-        "real": "registered real IHC",
-        "checker": "virtual and real in turn",
-    }
-    notes = [
-        f"{r.facts['name']}: seam score not known: {r.facts['seam_score_missing']}"
-        for r in reports
-        if r.facts["seam_score_missing"]
-    ]
-    body = [
-        "<h1>Virtual slides</h1>",
-        f"<p class=soft>wsistain {escape(results['wsistain_version'])}, {escape(results['date'])}. Virtual stains are for "
-        "research, not for diagnosis.</p>",
-        f'<div class="wide"><table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>',
-        "".join(f"<div class=note>{escape(n)}</div>" for n in notes),
-        "<h2>Pictures and maps</h2>",
-        picture_sheet([(r.facts["name"], r.pictures) for r in reports], labels),
-        "<h2>Conventions</h2><dl>"
-        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in CONVENTIONS.items())
-        + "</dl>",
-        f"<details><summary>All facts</summary><pre>{escape(json.dumps(results['slides'], indent=2))}</pre></details>",
-    ]
-    return page("wsistain: virtual slides", body)
-
-
 def _write(results: dict[str, Any], reports: Sequence[SlideReport], folder: Path) -> None:
     """The files of a slide report, results.json last. Raises OutputError."""
-    header, rows = _rows(results)
-    flat = [_flat(s) for s in results["slides"]]
+    header, rows = table_rows(results)
+    flat = [flat_facts(s) for s in results["slides"]]
     conventions = "".join(f"- `{k}`: {v}.\n" for k, v in CONVENTIONS.items())
     texts = {
         "results.csv": csv_text(list(dict.fromkeys(k for f in flat for k in f)), flat),
         "results.md": f"# Virtual slides\n\n{markdown_table(header, rows)}\n## Conventions\n\n{conventions}",
-        "report.html": _html(results, reports),
+        "report.html": to_html(results, reports, paint_maps(reports)),
         "results.json": json.dumps(results, indent=2, allow_nan=False) + "\n",
     }
     with reporting(folder, retry="run again"):
