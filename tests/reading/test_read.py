@@ -96,16 +96,16 @@ def test_run_reads_what_it_stained_and_an_overwritten_stain_keeps_no_old_cells(t
 
     def run(*options):
         with pytest.raises(SystemExit) as ended:
-            main(["run", str(he), "--weights", "identity", "--output", str(tmp_path), *options])
+            main(["run", he.as_uri(), "--weights", "identity", "--output", str(tmp_path), *options])
         return ended.value.code, capsys.readouterr()
 
-    he = write_he(tmp_path)
+    he = write_he(tmp_path).rename(tmp_path / "<h> e.tif")  # a batch hands such names on as URLs
     code, said = run("--read")
-    assert code == 0 and "he.ER.scores.csv: 107 cells" in said.out.replace("\n", "")
-    read_at = (tmp_path / "he.ER.read.json").stat().st_mtime_ns
+    assert code == 0 and "<h> e.ER.scores.csv: 107 cells" in said.out.replace("\n", "")
+    read_at = (tmp_path / "<h> e.ER.read.json").stat().st_mtime_ns
     assert run("--read", "--resume")[0] == 0  # what was read is not read again
-    assert (tmp_path / "he.ER.read.json").stat().st_mtime_ns == read_at
+    assert (tmp_path / "<h> e.ER.read.json").stat().st_mtime_ns == read_at
     assert run("--overwrite")[0] == 0
-    assert not list(tmp_path.glob("he.ER.cells.*")) and not (tmp_path / "he.ER.read.json").exists()
+    assert not list(tmp_path.glob("<h> e.ER.cells.*")) and not (tmp_path / "<h> e.ER.read.json").exists()
     code, said = run("--read", "--direction", "ihc-to-he")
     assert code == 2 and "--direction" in said.err

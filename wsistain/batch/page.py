@@ -1,6 +1,7 @@
 """`summary.html`: all slides of a batch on one page, to be sorted, looked through and printed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ SCORES = (("percent_positive", "Positive cells", " %"), ("h_score", "H-score", "
 
 OTHERS = {"allred": ("Allred", 0), "ki67_index": ("Ki67 index", 1), "her2_score": ("HER2", 0)}
 KINDS = {"unlike training": "bad", "partly unlike training": "warn", "like training": "good"}
+DEMONSTRATION = "DEMONSTRATION"
+"""In the note of weights that show what wsistain does, and nothing more."""
+
 STATES = {"done": "good", "failed": "bad", "missing": "bad", "no tissue": "warn"}
 
 
@@ -34,6 +38,10 @@ def write_page(path: Path, rows: Sequence[Row]) -> None:
 
 def to_html(rows: Sequence[Row], folder: Path) -> str:
     """The page; `folder`: where `Row.result` and `Row.report` are looked for."""
+    # What holds for all stains is said once.
+    is_demonstration = [DEMONSTRATION in row.note for row in rows if row.state == "done"]
+    if is_demonstration and all(is_demonstration):
+        rows = [replace(row, note="") for row in rows]
     states = {state: sum(row.state == state for row in rows) for state in dict.fromkeys(row.state for row in rows)}
     return render(
         "batch.html",
@@ -44,7 +52,7 @@ def to_html(rows: Sequence[Row], folder: Path) -> str:
         version=__version__,
         heads=[label for _, label, _ in SCORES],
         rows=[_row(row, folder) for row in rows],
-        demonstration=any("DEMONSTRATION" in row.note for row in rows),
+        demonstration="All" if all(is_demonstration) and is_demonstration else "Some" if any(is_demonstration) else "",
     )
 
 

@@ -114,8 +114,9 @@ def read_after_run(
     from wsistain.errors import WsistainError
     from wsistain.output.names import output_name
     from wsistain.reading.read import read as read_stains
+    from wsistain.slide.place import local_place
 
-    stems = [output_name(slide, marker) for marker in markers]
+    stems = [output_name(local_place(slide), marker) for marker in markers]  # `file://`, as the sheet of a batch has it
     stains = [output / f"{stem}.ome.zarr" for stem in stems]
     unread = [
         stain
