@@ -9,6 +9,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["WSISTAIN_MARKERS"] = ""  # no markers of whoever runs the tests
 os.environ["WSISTAIN_HOME"] = str(Path(gettempdir()) / "wsistain-tests")  # nor networks and weights that they keep
+os.environ["XDG_CONFIG_HOME"] = os.environ["WSISTAIN_HOME"]  # nor their settings
 os.environ.pop("WSISTAIN_MODELS", None)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

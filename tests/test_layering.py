@@ -197,6 +197,7 @@ TESTED_IN: dict[str, str] = {
     "cli.commands": "cli/test_run.py",
     "cli.figures": "evaluation/test_figures.py",
     "cli.markers": "test_markers.py",
+    "cli.panels": "cli/test_commands.py",
     "cli.phantom": "phantom/test_products.py",
     "cli.train": "training/test_grid.py",
     # together, since they are measured alike

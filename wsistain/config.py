@@ -26,6 +26,15 @@ class Strict(BaseModel):
 
 M = TypeVar("M", bound=BaseModel)
 
+Direction = Literal["he-to-ihc", "ihc-to-he"]
+Layout = Literal["mist", "bci", "bci_ab", "ihc4bc", "ab"]
+Ngff = Literal["0.5", "0.4"]
+Norm = Literal["auto", "tile", "slide", "field"]
+Pairing = Literal["mist", "aligned", "adjacent", "far"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Reader = Literal["auto", "tiff", "openslide", "tiffslide", "zarr", "picture"]
+"""Values that are fixed; the command line shows them in its help."""
+
 MOST_BYTES = 1 << 20
 MOST_VALUES = 10_000
 MOST_KEYS = 16
@@ -54,7 +63,7 @@ class OutputConfig(Strict):
     docs/running.md by itself.
     """
 
-    ngff: Literal["0.5", "0.4"] = Field("0.5", description="OME-Zarr version; 0.4 for readers without Zarr v3 (QuPath)")
+    ngff: Ngff = Field("0.5", description="OME-Zarr version; 0.4 for readers without Zarr v3 (QuPath)")
     chunk: int = Field(512, ge=16, le=4096, description="edge of a compressed chunk, px")
     shard: int = Field(2048, ge=16, le=16384, description="edge of a shard file, px; a multiple of the chunk")
     zstd_level: int = Field(1, ge=1, le=19, description="1 (fast) to 19 (small); at most 9 with ngff 0.4")
@@ -101,22 +110,22 @@ class RunConfig(Strict):
 
     weights: str = Field("demo", description="file, folder, hub id or built-in name (demo, identity)")
     mpp: float | None = Field(None, gt=0, description="um per px of the slide, where it has none")
-    reader: Literal["auto", "tiff", "openslide", "tiffslide", "zarr", "picture"] = "auto"
+    reader: Reader = "auto"
     series: int | None = Field(
         None, ge=0, description="which picture of a file that holds several; None: the finest brightfield one"
     )
-    norm: Literal["auto", "tile", "slide", "field"] = "auto"
+    norm: Norm = "auto"
     norm_tiles: int = Field(64, ge=4, le=4096, description="tissue tiles from which slide statistics are taken")
     roi_class: str | None = Field(None, description="classes of the shapes of --roi, with commas; None: all")
     all_tiles: bool = Field(False, description="generate glass too")
-    direction: Literal["he-to-ihc", "ihc-to-he"] = "he-to-ihc"
+    direction: Direction = "he-to-ihc"
     seed: int | None = Field(None, description="of the noise of diffusion models; None: the weights' own")
     sampling: dict[str, Any] = Field(
         default_factory=dict,
         description="how a diffusion model stains, in place of what its weights say (n_steps, ...)",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Precision = "auto"
     compile: bool = False
     batch_size: int | None = Field(None, ge=1, le=4096)
     probability: bool = Field(False, description="store p of the marker beside the stain, where the system tells it")
@@ -145,7 +154,7 @@ class PatchFilter(Strict):
 class DataConfig(Strict):
     """Where the training patches are and how they are cut."""
 
-    layout: Literal["mist", "bci", "bci_ab", "ihc4bc", "ab"] = "mist"
+    layout: Layout = "mist"
     root: str
     pairing: Literal["weak", "none"] = "weak"
     load_px: int | None = Field(

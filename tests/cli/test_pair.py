@@ -29,4 +29,4 @@ def test_a_sheet_goes_on_after_a_pair_that_fails(tmp_path, capsys):
 def test_one_slide_alone_and_options_of_one_pair_are_refused(tmp_path, capsys):
     assert run(str(tmp_path / "a.svs")) == 2 and "is alone" in capsys.readouterr().err
     assert run(str(tmp_path / "a.tsv"), "--patient", "P1") == 2 and "columns patient" in capsys.readouterr().err
-    assert run("a.svs", "b.svs", "--part", "test") == 2 and "wanted auto, train or val" in capsys.readouterr().err
+    assert run("a.svs", "b.svs", "--part", "test") == 2 and "'auto', 'train'" in capsys.readouterr().err

@@ -220,9 +220,10 @@ def test_commands_make_and_refuse(tmp_path):
         ["phantom", "patches", str(tmp_path / "p"), "--markers", "Ki67", "--train", "1", "--val", "1", "--size", "64", "--slides", "2"],
     )  # fmt: skip
     assert made.exit_code == 0 and "Ki67" in made.output.splitlines()[-1]
-    for bad in (["slide", str(tmp_path / "x"), "--size", "big"], ["patches", str(tmp_path / "x"), "--pairing", "none"]):
-        refused = run.invoke(app, ["phantom", *bad])
-        assert isinstance(refused.exception, ConfigError)
+    refused = run.invoke(app, ["phantom", "slide", str(tmp_path / "x"), "--size", "big"])
+    assert isinstance(refused.exception, ConfigError)
+    refused = run.invoke(app, ["phantom", "patches", str(tmp_path / "x"), "--pairing", "none"])
+    assert refused.exit_code == 2 and "'aligned'" in refused.output
     assert not (tmp_path / "x").exists()
 
 

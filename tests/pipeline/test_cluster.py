@@ -101,10 +101,12 @@ def test_two_runs_share_a_cluster_and_only_gpu_workers_stain(slides, expected, c
     with connect(cluster.address, 1) as client:
         assert has_gpus(client) and most_on_one_machine(client) == 2
     monkeypatch.chdir(tmp_path)
-    reports = {}
+    reports, seen = {}, {slide: [] for slide in slides}
 
     def stain(slide):
-        (reports[slide],) = run(slide, "ER", "out", config=small_config(), scheduler=cluster.address)
+        (reports[slide],) = run(
+            slide, "ER", "out", config=small_config(), scheduler=cluster.address, on_event=seen[slide].append
+        )
 
     threads = [threading.Thread(target=stain, args=(slide,)) for slide in slides]
     for thread in threads:
@@ -114,6 +116,8 @@ def test_two_runs_share_a_cluster_and_only_gpu_workers_stain(slides, expected, c
     for slide, wanted in zip(slides, expected, strict=True):
         assert tree_hash(tmp_path / "out" / f"{slide.stem}.ER.ome.zarr") == wanted
         assert reports[slide].tiles_generated == reports[slide].tiles_planned
+        assert any(0 < e.tiles < e.total_tiles for e in seen[slide]), "no worker told of its tiles"
+        assert seen[slide][-1].tiles == seen[slide][-1].total_tiles == reports[slide].tiles_planned
     assert cluster.stained_by() == {gpu.pid}
 
 
@@ -124,7 +128,7 @@ def test_workers_may_die_and_join_and_the_scheduler_may_die(slides, expected, cl
     (tmp_path / "hold").write_text("60")
 
     def trouble(event):
-        if event.done == 1:
+        if event.done == 1 and not late:
             late.append(cluster.worker())
             cluster.wait_for_workers(2)
             first.kill()

@@ -1,12 +1,13 @@
 """Running the Snakemake workflow over a sheet: one job a slide, a failed one does not stop the others."""
 
 import importlib.util
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -23,8 +24,11 @@ from wsistain.errors import ConfigError, OutputError
 from wsistain.markers import user_file
 from wsistain.output.journal import begun_key, open_journal
 from wsistain.packaged import packaged_folder
-from wsistain.runtime.files import local_path, reporting, write_text
+from wsistain.runtime.files import local_path, reporting, write_json, write_text
 from wsistain.runtime.lock import locked
+from wsistain.runtime.say import is_quiet
+
+_LOG = logging.getLogger(__name__)
 
 _CORES = ("--cores", "-c", "--jobs", "-j", "--profile", "--executor", "-e")
 _NO_RUN = (
@@ -56,6 +60,7 @@ def run_batch(
     recursive: bool = False,
     overwrite: bool = False,
     flags: Sequence[str] = (),
+    settings_from: Mapping[str, str] | None = None,
     tell: Callable[[str], None] = _is_silent,
 ) -> list[Row]:
     """Stain every slide of a folder or sample sheet; what each came to, also in `output/summary.csv`.
@@ -65,6 +70,7 @@ def run_batch(
     recursive : look into the folders of `source` as well.
     overwrite : replace finished results; else only what is missing is done.
     flags     : for Snakemake, as on its own command line. With flags that run nothing (--dry-run ...) the list is empty.
+    settings_from : where the values of `config` come from, by dotted key; kept beside what the jobs read.
     tell      : called with a sentence for what was passed over without being wrong.
 
     Raises ConfigError or OutputError for what concerns all slides; what concerns one is in its row.
@@ -82,6 +88,8 @@ def run_batch(
     # Under the lock: what the workflow reads, the workflow, and what became of each slide.
     with _alone(folder) as work:
         _prepare(folder, work, entries, config, markers, overwrite)
+        with reporting(work, retry="run again"):  # the jobs' provenance names run.yaml; this says where that is from
+            write_json(work / "settings_from.json", dict(sorted((settings_from or {}).items())))
         if entries or _runs_nothing(flags):
             code = _snakemake(folder, snakefile, flags)
             if _runs_nothing(flags):
@@ -230,7 +238,8 @@ def _snakemake(folder: Path, snakefile: Path, flags: Sequence[str]) -> int:
     if not any(flag.split("=")[0] in _CORES or flag[:2] in ("-c", "-j") for flag in flags):
         command += ["--cores", "all"]
     if not any(flag in ("--quiet", "-q", "--verbose", "--printshellcmds", "-p", *_NO_RUN) for flag in flags):
-        command += ["--quiet", "rules", "host", "reason"]
+        command += ["--quiet", "all"] if is_quiet() else ["--quiet", "rules", "host", "reason"]
+    _LOG.info("%s", " ".join([*command, *flags]))
     # The rules call `wsistain` by name; the one beside this interpreter comes first.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path}

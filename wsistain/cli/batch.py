@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from wsistain.runtime.say import say
+from wsistain.config import Direction, Norm
+from wsistain.runtime.say import note, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,8 +45,8 @@ def batch(
         None, "--weights", "-w", help="File, folder, hub id, or demo, identity. Default: demo."
     ),
     mpp: float | None = typer.Option(None, "--mpp", help="um per px of the slides, where they have none."),
-    norm: str | None = typer.Option(None, "--norm", help="Instance-norm statistics: tile, slide, field; auto chooses."),
-    direction: str | None = typer.Option(None, "--direction", help="he-to-ihc (default) or ihc-to-he."),
+    norm: Norm | None = typer.Option(None, "--norm", help="Instance-norm statistics; auto chooses."),
+    direction: Direction | None = typer.Option(None, "--direction", help="Default: he-to-ihc."),
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:N."),
     recursive: bool = typer.Option(False, "--recursive", "-r", help="Look into folders of the folder as well."),
     read: bool | None = typer.Option(
@@ -60,7 +61,7 @@ def batch(
 ) -> None:
     """Stain every slide of a folder; see HELP for the help text."""
     from wsistain.batch.workflow import run_batch
-    from wsistain.cli.run import run_config
+    from wsistain.cli.defaults import settle
     from wsistain.errors import ConfigError
     from wsistain.markers import parse_markers
     from wsistain.weights.find import find_weights
@@ -70,9 +71,10 @@ def batch(
         raise ConfigError(
             f"{flags[0]!r} is one argument too many; name one folder or sheet, and Snakemake's flags after --"
         )
-    settings = run_config(
+    settled = settle(
         config, overrides, {"weights": weights, "mpp": mpp, "norm": norm, "direction": direction, "device": device}
     )
+    settings = settled.config
     # Every stain is read, but those that hold nothing to read: the H&E as it was, and an H&E made from IHC.
     is_stain = settings.weights != "identity" and settings.direction == "he-to-ihc"
     if read and settings.direction != "he-to-ihc":
@@ -89,7 +91,9 @@ def batch(
     markers = [m.name for m in parse_markers(marker)]
     for name in markers if settings.weights != "identity" else ():
         find_weights(settings.weights, name, settings.direction)
-    say(f"Staining {source} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
+    for sentence in settled.told:
+        note(sentence)
+    note(f"Staining {source} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
     rows = run_batch(
         source,
         markers,
@@ -98,7 +102,8 @@ def batch(
         recursive=recursive,
         overwrite=overwrite,
         flags=flags or [],
-        tell=say,
+        settings_from=settled.origins,
+        tell=note,
     )
 
     # What became of the slides.

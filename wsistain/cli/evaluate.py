@@ -1,10 +1,11 @@
 """`wsistain evaluate`: metrics of weights on patches, of finished slides, and leaderboards."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
+from wsistain.config import Layout
 from wsistain.runtime.say import say
 
 HELP = """
@@ -42,14 +43,14 @@ def evaluate(
         None, "--weights", "-w", help="Weights: file, folder, folder of runs, hub id, or built-in name; repeatable."
     ),
     data: Path | None = typer.Option(None, "--data", "-d", help="Folder of the patch data set."),
-    layout: str | None = typer.Option(
-        None, "--layout", help="mist, bci, bci_ab, ihc4bc or ab.  [default: that of the run, else mist]"
+    layout: Layout | None = typer.Option(
+        None, "--layout", help="How the patches lie there.  [default: that of the run, else mist]"
     ),
     marker: str | None = typer.Option(
         None, "--marker", "-m", help="Marker that is stained.  [default: that of the run, else ER]"
     ),
-    split: str | None = typer.Option(
-        None, "--split", help="train, val, test, or slide: slides that no weights saw.  [default: val]"
+    split: Literal["train", "val", "test", "slide"] | None = typer.Option(
+        None, "--split", help="Which patches; slide: of slides that no weights saw.  [default: val]"
     ),
     output: Path = typer.Option(Path("evaluation"), "--output", "-o", help="Folder of the report."),
     nets: Path | None = typer.Option(

@@ -2,11 +2,12 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import typer
 
 from wsistain.errors import OutputError
-from wsistain.runtime.say import say
+from wsistain.runtime.say import note, say
 
 EXAMPLES = """
 Write a finished stain as a pyramidal OME-TIFF that QuPath, OpenSlide and tifffile open as brightfield, or as DICOM.
@@ -29,12 +30,12 @@ def register(app: typer.Typer) -> None:
 def export(
     source: Path = typer.Argument(..., metavar="OUT.ome.zarr", help="A finished stain."),
     target: Path = typer.Argument(..., metavar="OUT.ome.tif", help="The file to write; for DICOM the folder."),
-    form: str = typer.Option(
-        "ome-tiff", "--as", help="ome-tiff, or dicom: a folder with one file a level (pip install 'wsistain[dicom]')."
+    form: Literal["ome-tiff", "dicom"] = typer.Option(
+        "ome-tiff", "--as", help="dicom: a folder with one file a level (pip install 'wsistain[dicom]')."
     ),
     quality: int = typer.Option(90, "--quality", help="JPEG quality, 1 to 100."),
-    subsampling: str = typer.Option(
-        "4:4:4", "--subsampling", help="Of JPEG's colours: 4:4:4, 4:2:2 or 4:2:0. Below 4:4:4 DAB cannot be measured."
+    subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = typer.Option(
+        "4:4:4", "--subsampling", help="Of JPEG's colours. Below 4:4:4 DAB cannot be measured."
     ),
     lossless: bool = typer.Option(False, "--lossless", help="Deflate in place of JPEG: exact, about 6 times larger."),
     tile: int = typer.Option(512, "--tile", help="Edge of a tile, px; a multiple of 16."),
@@ -45,8 +46,6 @@ def export(
     from wsistain.output.export import export_ome_tiff
     from wsistain.runtime.progress import ProgressBar
 
-    if form not in ("ome-tiff", "dicom"):
-        raise OutputError(f"--as {form!r} is not known; wanted ome-tiff or dicom")
     if form == "dicom":
         if lossless or subsampling != "4:4:4":
             raise OutputError(
@@ -54,7 +53,7 @@ def export(
             )
         from wsistain.output.dicom import export_dicom
 
-        say(f"exporting {source} to {target}: DICOM, JPEG quality {quality}, tiles of {tile} px")
+        note(f"exporting {source} to {target}: DICOM, JPEG quality {quality}, tiles of {tile} px")
         with ProgressBar("tiles") as bar:
             done = export_dicom(
                 source,
@@ -68,7 +67,7 @@ def export(
         say(f"{done.path}: {done.levels} levels, {done.size / 1e6:.1f} MB")
         return
     codec = "lossless" if lossless else f"JPEG quality {quality} {subsampling}"
-    say(f"exporting {source} to {target}: {codec}, tiles of {tile} px")
+    note(f"exporting {source} to {target}: {codec}, tiles of {tile} px")
     with ProgressBar("tiles") as bar:
         done = export_ome_tiff(
             source,

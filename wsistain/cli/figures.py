@@ -1,9 +1,11 @@
 """`wsistain figures`: the papers' figures of one's own patches and weights."""
 
 from pathlib import Path
+from typing import Literal
 
 import typer
 
+from wsistain.config import Layout
 from wsistain.runtime.say import say
 
 HELP = """
@@ -32,9 +34,9 @@ def figures(
         None, "--weights", "-w", help="Weights: file, folder, folder of runs, hub id, or built-in name; repeatable."
     ),
     results: Path | None = typer.Option(None, "--results", help="Report of 'wsistain evaluate', for R_c against R_p."),
-    layout: str = typer.Option("mist", "--layout", help="mist, bci, bci_ab, ihc4bc or ab."),
+    layout: Layout = typer.Option("mist", "--layout", help="How the patches lie there."),
     marker: str = typer.Option("ER", "--marker", "-m", help="Marker that is stained."),
-    split: str = typer.Option("val", "--split", help="train, val or test."),
+    split: Literal["train", "val", "test"] = typer.Option("val", "--split", help="Which patches."),
     only: str | None = typer.Option(None, "--only", help="Some of tsne,correlations,masks,plan,attention."),
     output: Path = typer.Option(Path("figures"), "--output", "-o", help="Folder of the pictures."),
     nets: Path | None = typer.Option(

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from wsistain.runtime.say import say
+from wsistain.config import Reader
+from wsistain.runtime.say import note, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def _estimate(slide: "Slide", config: "RunConfig", marker: str) -> "Iterator[dic
 
     smallest = slide.info.level_sizes[-1]
     if smallest[0] * smallest[1] > _LONG_PX:
-        say(
+        note(
             f"{slide.info.path} has no small level: its tissue is looked for in all {smallest[1]} x {smallest[0]} px of "
             f"level {len(slide.info.level_sizes) - 1}, which takes a while",
             err=True,
@@ -141,23 +142,25 @@ def _print_table(rows: dict[str, Any]) -> None:
 def info(
     slide: str = typer.Argument(..., help="Slide, as for 'wsistain run'."),
     mpp: float | None = typer.Option(None, "--mpp", help="um per px of the slide, where it has none."),
-    reader: str = typer.Option("auto", "--reader", help="auto, tiff, openslide, tiffslide, zarr or picture."),
+    reader: Reader | None = typer.Option(None, "--reader", help="What reads the slide; auto chooses."),
     series: int | None = typer.Option(None, "--series", help="Which picture of a file that holds several."),
     marker: str = typer.Option("ER", "--marker", "-m", help="Marker of the weights for the estimate."),
-    weights: str = typer.Option("demo", "--weights", "-w", help="Weights for the estimate."),
+    weights: str | None = typer.Option(None, "--weights", "-w", help="Weights for the estimate. Default: demo."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Show what a slide is; see HELP for the help text. Facts are shown also where the slide cannot be stained."""
     import json
 
-    from wsistain.config import RunConfig, validate
+    from wsistain.cli.defaults import settle
     from wsistain.errors import SlideError, WsistainError
     from wsistain.slide.reader import open_slide
 
-    options = {"weights": weights, "mpp": mpp, "reader": reader, "series": series}
-    config = validate(RunConfig, options, "options")
+    settled = settle(options={"weights": weights, "mpp": mpp, "reader": reader, "series": series})
+    config = settled.config
+    for sentence in settled.told:
+        note(sentence, err=True)
     problem: WsistainError | None = None
-    opened = open_slide(slide, mpp=mpp, reader=reader, series=series, needs_mpp=False)
+    opened = open_slide(slide, mpp=config.mpp, reader=config.reader, series=config.series, needs_mpp=False)
     try:
         rows = _facts(opened)
         if opened.info.problem:

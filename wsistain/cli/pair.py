@@ -1,12 +1,12 @@
 """`wsistain pair`: two slides of one block registered, and patches of both."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from wsistain.config import MIST_MPP
-from wsistain.runtime.say import say
+from wsistain.runtime.say import note, say
 
 if TYPE_CHECKING:
     from wsistain.pairing.run import PairJob
@@ -38,7 +38,9 @@ def pair(
     output: Path = typer.Option(Path("pairs"), "--output", "-o", help="Folder that receives <MARKER>/TrainValAB."),
     name: str | None = typer.Option(None, "--name", help="Of the pair in files and manifest. Default: the H&E's."),
     patient: str | None = typer.Option(None, "--patient", help="Whose slide it is. Default: the slide's name."),
-    part: str = typer.Option("auto", "--part", help="train, val, or auto: one patient in five to val, by its name."),
+    part: Literal["auto", "train", "val"] = typer.Option(
+        "auto", "--part", help="auto: one patient in five to val, by its name."
+    ),
     patch_mpp: float = typer.Option(MIST_MPP, "--patch-mpp", help="um per px of the patches; MIST's by default."),
     patch_size: int = typer.Option(1024, "--patch-size", help="Edge of a patch, px."),
     tissue: float = typer.Option(0.5, "--tissue", help="Patches with less tissue than this share are not cut."),
@@ -56,15 +58,13 @@ def pair(
     from wsistain.markers import find_marker
     from wsistain.pairing.run import PairJob
 
-    if part not in ("auto", "train", "val"):
-        raise ConfigError(f"--part {part!r} is not known; wanted auto, train or val")
     common: dict[str, Any] = {"mpp": patch_mpp, "size": patch_size, "least_tissue": tissue}
     if ihc is not None:
         name = name or slide_name(he.name)
         if not ID.fullmatch(name):
             raise ConfigError(f"--name {name[:60]!r} is no name; wanted letters, digits, '.', '_' and '-'")
         one = PairJob(
-            str(he), str(ihc), find_marker(marker).name, name, patient, part, he_mpp, ihc_mpp, transform=transform,  # type: ignore[arg-type]
+            str(he), str(ihc), find_marker(marker).name, name, patient, part, he_mpp, ihc_mpp, transform=transform,
             **common,
         )  # fmt: skip
         facts = _make(one, output, overwrite)
@@ -85,12 +85,12 @@ def _make(job: "PairJob", output: Path, overwrite: bool) -> dict[str, Any]:
     from wsistain.pairing.run import make_pair
     from wsistain.runtime.progress import ProgressBar
 
-    say(f"pair {job.slide}: {job.he} and {job.ihc} ({job.marker}), patches of {job.size} px at {job.mpp:g} um per px")
+    note(f"pair {job.slide}: {job.he} and {job.ihc} ({job.marker}), patches of {job.size} px at {job.mpp:g} um per px")
     with ProgressBar("parts") as show:
         facts = make_pair(job, output, overwrite=overwrite, progress=show)
     for side in ("he", "ihc"):
-        for note in facts[side]["notes"]:
-            say(f"{facts[side]['path']}: {note}", err=True)
+        for sentence in facts[side]["notes"]:
+            note(f"{facts[side]['path']}: {sentence}", err=True)
         if facts[side]["unreadable_tiles"]:
             say(
                 f"{facts[side]['path']}: {facts[side]['unreadable_tiles']} native tiles cannot be decoded and are white",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import typer
 
-from wsistain.runtime.say import say
+from wsistain.config import Pairing
+from wsistain.runtime.say import note, say
 
 SLIDE = """
 Make one synthetic slide, three times: H&E, the IHC of the next section (weak pair), and the IHC of the same
@@ -52,7 +53,7 @@ def slide(
     contrast: float = typer.Option(
         1.0, "--contrast", help="How plainly nuclei show it; 1 is lifelike, 4 a caricature."
     ),
-    pairing: str = typer.Option("mist", "--pairing", help="How section B lies to A: mist, aligned, adjacent or far."),
+    pairing: Pairing = typer.Option("mist", "--pairing", help="How section B lies to A."),
     he_only: bool = typer.Option(False, "--he-only", help="The H&E alone: no IHC, no cell tables."),
     workers: int = typer.Option(1, "--workers", min=1, max=256, help="Processes."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Make every file anew."),
@@ -69,7 +70,7 @@ def slide(
         "contrast": contrast, "pairing": pairing,
     }  # fmt: skip
     config = validate(PhantomConfig, values, "phantom slide")
-    say(f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, into {folder}")
+    note(f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, into {folder}")
     with ProgressBar("parts") as show:
         facts = make_slide(folder, config, workers=workers, progress=show, overwrite=overwrite, he_only=he_only)
     truth = facts["truth"]
@@ -96,23 +97,19 @@ def patches(
     contrast: float = typer.Option(
         1.0, "--contrast", help="How plainly nuclei show it; 1 is lifelike, 4 a caricature."
     ),
-    pairing: str = typer.Option("mist", "--pairing", help="How section B lies to A: mist, aligned, adjacent or far."),
+    pairing: Pairing = typer.Option("mist", "--pairing", help="How section B lies to A."),
     workers: int = typer.Option(1, "--workers", min=1, max=256, help="Processes."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Make every file anew."),
 ) -> None:
     """Make phantom patches."""
-    from wsistain.errors import ConfigError
-    from wsistain.phantom.config import PAIRINGS
     from wsistain.phantom.products import make_patches
     from wsistain.runtime.progress import ProgressBar
 
-    if pairing not in PAIRINGS:
-        raise ConfigError(f"--pairing {pairing!r} is not known; wanted one of {', '.join(PAIRINGS)}")
-    say(f"phantom patches: {train} + {val} of {size} px for {markers} from {slides} slides, seed {seed}, into {root}")
+    note(f"phantom patches: {train} + {val} of {size} px for {markers} from {slides} slides, seed {seed}, into {root}")
     with ProgressBar("parts") as show:
         result = make_patches(
             root, markers=markers, train=train, val=val, size=size, slides=slides, seed=seed, mpp=mpp,
-            visibility=visibility, contrast=contrast, pairing=pairing, workers=workers, progress=show,  # type: ignore[arg-type]
+            visibility=visibility, contrast=contrast, pairing=pairing, workers=workers, progress=show,
             overwrite=overwrite,
         )  # fmt: skip
     aucs = []

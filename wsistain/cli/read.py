@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from wsistain.runtime.say import say
+from wsistain.runtime.say import note, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ def read(
         raise ConfigError(
             "--roi-class and --without name classes of drawn shapes; give the shapes with --roi FILE.geojson"
         )
-    say(f"Reading {', '.join(map(str, stains))}")
+    note(f"Reading {', '.join(map(str, stains))}")
     with ProgressBar("blocks") as bar:
         readings = read_stains(
             stains,
@@ -73,8 +73,8 @@ def read(
             overwrite=overwrite,
             progress=lambda done, n: bar("reading", done, n),
         )
-    for sentence in dict.fromkeys(note for r in readings for note in r.facts["notes"]):
-        say(f"Note: {sentence}")
+    for sentence in dict.fromkeys(told for r in readings for told in r.facts["notes"]):
+        note(f"Note: {sentence}")
     for reading in readings:
         if qupath:
             from wsistain.reading.project import make_project

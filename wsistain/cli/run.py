@@ -2,12 +2,13 @@
 
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from wsistain.config import Direction, Ngff, Norm, Reader
 from wsistain.errors import ConfigError
-from wsistain.runtime.say import say
+from wsistain.runtime.say import note, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,15 +34,6 @@ Examples:
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
     app.command("run", help=EXAMPLES)(run)
-
-
-def run_config(config: Path | None, overrides: list[str], options: dict[str, Any]) -> "RunConfig":
-    """The configuration from a file, then `--set`, then the options that were given (those that are not None)."""
-    from wsistain.config import RunConfig, apply_overrides, read_yaml, validate
-
-    values = apply_overrides(read_yaml(config) if config else {}, overrides)
-    values.update({name: value for name, value in options.items() if value is not None})
-    return validate(RunConfig, values, str(config) if config else "options")
 
 
 def read_regions(region: str | None, roi: Path | None, classes: str | None) -> "tuple[Roi | None, Roi | None]":
@@ -85,12 +77,12 @@ def run(
     probability: bool | None = typer.Option(
         None, "--probability", help="Store p of each marker beside the stain (LPStain).", show_default=False
     ),
-    norm: str | None = typer.Option(None, "--norm", help="Instance-norm statistics: tile, slide, field; auto chooses."),
-    reader: str | None = typer.Option(None, "--reader", help="auto, tiff, openslide, tiffslide, zarr or picture."),
+    norm: Norm | None = typer.Option(None, "--norm", help="Instance-norm statistics; auto chooses."),
+    reader: Reader | None = typer.Option(None, "--reader", help="What reads the slide; auto chooses."),
     series: int | None = typer.Option(
         None, "--series", help="Which picture of a file that holds several ('wsistain info' lists them)."
     ),
-    direction: str | None = typer.Option(None, "--direction", help="he-to-ihc (default) or ihc-to-he."),
+    direction: Direction | None = typer.Option(None, "--direction", help="Default: he-to-ihc."),
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:N."),
     batch_size: int | None = typer.Option(None, "--batch-size", help="Tiles at once on a GPU."),
     workers: int = typer.Option(1, "--workers", min=1, help="Worker processes on this machine."),
@@ -102,9 +94,9 @@ def run(
     strict: bool | None = typer.Option(
         None, "--strict", help="Undecodable native tiles end the run.", show_default=False
     ),
-    ngff: str | None = typer.Option(None, "--ngff", help="OME-Zarr version: 0.5, or 0.4 for readers without Zarr v3."),
+    ngff: Ngff | None = typer.Option(None, "--ngff", help="OME-Zarr version; 0.4 for readers without Zarr v3."),
     formats: str | None = typer.Option(
-        None, "--format", help="zarr (default), or zarr,ome-tiff: the same stain beside it for QuPath."
+        None, "--format", metavar="zarr[,ome-tiff]", help="With ome-tiff the same stain beside it for QuPath."
     ),
     view: bool = typer.Option(False, "--view", help="Show finished blocks in the browser as they appear."),
     read: bool | None = typer.Option(
@@ -115,12 +107,14 @@ def run(
     overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Any key of the configuration."),
 ) -> None:
     """Stain one slide; see EXAMPLES for the help text."""
-    # The configuration: file, --set, options.
+    from wsistain.cli.defaults import settle
+
+    # The configuration: what is there by default, file, --set, options.
     if ngff is not None:
         overrides = [*overrides, f"output.ngff='{ngff}'"]
     if formats is not None:
         overrides = [*overrides, f"output.formats='{formats}'"]
-    settings = run_config(
+    settled = settle(
         config,
         overrides,
         {
@@ -139,35 +133,43 @@ def run(
             "read": read,
         },
     )
+    settings = settled.config
     if settings.read and settings.direction != "he-to-ihc":
         raise ConfigError("--read finds cells on the H&E that is stained; with --direction ihc-to-he there is none")
 
     # Where: all of the slide, a rectangle, or drawn shapes.
     rectangle, shapes = read_regions(region, roi, settings.roi_class)
     for sentence in shapes.notes if shapes else ():
-        say(f"Note: {sentence}", err=plan_only)  # the plan is JSON on stdout
+        note(f"Note: {sentence}", err=plan_only)  # the plan is JSON on stdout
+    for sentence in settled.told:
+        note(sentence, err=plan_only)
     if plan_only:
         _print_plan(slide, marker, settings, rectangle, shapes)
         return
     from wsistain.generators.load import find_generator
     from wsistain.markers import parse_markers
     from wsistain.pipeline.run import run as run_slide
-    from wsistain.runtime.event import RunEvent
+    from wsistain.runtime.event import STAINING, RunEvent
     from wsistain.runtime.heap import share_arenas
     from wsistain.runtime.progress import ProgressBar
 
     # What is about to happen.
     markers = [m.name for m in parse_markers(marker)]
-    say(f"Staining {slide} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
-    for note in dict.fromkeys(find_generator(settings.weights, m, direction=settings.direction).note for m in markers):
-        if note:
-            say(f"Note: {note}")
+    note(f"Staining {slide} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
+    notes = (find_generator(settings.weights, m, direction=settings.direction).note for m in markers)
+    for sentence in dict.fromkeys(filter(None, notes)):
+        note(f"Note: {sentence}")
     share_arenas()  # before the progress bar and the page start their threads
     with _watched(slide, markers, output, settings) if view else nullcontext() as served:
-        with ProgressBar("MP") as bar:
+        with ProgressBar("tiles") as bar:
 
             def show(event: RunEvent) -> None:
-                bar(event.stage, event.megapixels, event.total_megapixels, f"block {event.done} of {event.total}")
+                if event.note:
+                    bar.say(event.note)
+                elif event.stage == STAINING:
+                    bar(event.stage, event.tiles, event.total_tiles, f"block {event.done} of {event.total}")
+                else:
+                    bar(event.stage, event.done, event.total, unit="parts")
 
             reports = run_slide(
                 slide,
@@ -180,6 +182,7 @@ def run(
                 overwrite=overwrite,
                 scheduler=scheduler,
                 workers=workers,
+                settings_from=settled.origins,
                 on_event=show,
             )
         _tell(slide, output, reports)
@@ -198,8 +201,8 @@ def _tell(slide: str, output: Path, reports: "list[RunReport]") -> None:
     """Where the results are, and what is to be known of them."""
     if not reports:
         say(f"Nothing to do: the results in {output} are finished")
-    for sentence in dict.fromkeys(note for report in reports for note in report.provenance["slide"]["notes"]):
-        say(f"Note: {slide}: {sentence}")
+    for sentence in dict.fromkeys(told for report in reports for told in report.provenance["slide"]["notes"]):
+        note(f"Note: {slide}: {sentence}")
     for sentence in dict.fromkeys(warning for report in reports for warning in report.warnings):
         say(f"Warning: {slide}: {sentence}")
     for report in reports:
@@ -233,7 +236,7 @@ def _stay(served: "Served") -> None:
     from wsistain.viewing.live import stay
 
     if served.was_asked:
-        say("The run is finished; this ends when the page is closed, or with Ctrl-C")
+        note("The run is finished; this ends when the page is closed, or with Ctrl-C")
     with suppress(KeyboardInterrupt):
         stay(served)
 

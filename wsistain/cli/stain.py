@@ -4,7 +4,8 @@ from pathlib import Path
 
 import typer
 
-from wsistain.runtime.say import say
+from wsistain.config import Direction, Precision
+from wsistain.runtime.say import note, say
 
 HELP = """
 Stain a folder of H&E pictures (patches, not slides) into PNGs of the same names and sizes, with one generator.
@@ -30,9 +31,9 @@ def stain(
     marker: str = typer.Option("ER", "--marker", "-m", help="Marker to stain for."),
     weights: str = typer.Option("demo", "--weights", "-w", help="File, run, folder, hub id or built-in name."),
     mpp: float | None = typer.Option(None, "--mpp", min=0.05, max=20, help="um per px of the pictures."),
-    direction: str = typer.Option("he-to-ihc", "--direction", help="he-to-ihc or ihc-to-he."),
+    direction: Direction = typer.Option("he-to-ihc", "--direction", help="What is stained into what."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
-    precision: str = typer.Option("auto", "--precision", help="auto, float32, bfloat16 or float16."),
+    precision: Precision = typer.Option("auto", "--precision", help="Of the network's numbers."),
     workers: int | None = typer.Option(None, "--workers", min=1, max=256, help="Pictures at a time.  [default: cores]"),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace pictures that were stained before."),
 ) -> None:
@@ -55,5 +56,5 @@ def stain(
             progress=progress,
         )
     if record.get("note"):
-        say(f"note: {record['note']}")
+        note(f"note: {record['note']}")
     say(f"{record['pictures']} pictures stained for {record['marker']}: {output}")

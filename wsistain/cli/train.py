@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsistain.runtime.say import say
+from wsistain.runtime.say import note, say
 
 if TYPE_CHECKING:
     from wsistain.config import TrainConfig
@@ -99,12 +99,15 @@ def train(
 
         if resume and overwrite:
             raise ConfigError("--resume and --overwrite exclude each other")
-        tell = say if is_first else (lambda text: None)
+        tell = note if is_first else (lambda text: None)
         changes = overrides or ()
         trained = train_grid(
             chosen, folder, overrides=changes, only=rows or (), tiny=tiny, overwrite=overwrite, tell=tell
         )
-        tell(f"{len(trained)} rows in {folder}; put them into a table: wsistain evaluate --grid {folder} --data DATA")
+        if is_first:
+            say(
+                f"{len(trained)} rows in {folder}; put them into a table: wsistain evaluate --grid {folder} --data DATA"
+            )
         return
 
     # A single run, or one for each marker.
@@ -189,7 +192,7 @@ def _settings(
                 "with the run, or choose another --output"
             )
     if os.environ.get("RANK", "0") == "0":
-        say(f"settings: {own}" + (f", {', '.join(changes)}" if changes else ""))
+        note(f"settings: {own}" + (f", {', '.join(changes)}" if changes else ""))
     return cfg, changes, True
 
 

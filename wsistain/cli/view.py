@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from wsistain.errors import ConfigError
-from wsistain.runtime.say import say
+from wsistain.runtime.say import note, say
 
 if TYPE_CHECKING:
     from wsistain.viewing.gallery import Gallery
@@ -72,7 +72,7 @@ def view(
     served = serve(gallery, host=host, port=port)
     say(f"wsistain view: {served.url}")
     if is_loopback(host):
-        say("Only this machine can open it; Ctrl-C ends it.")
+        note("Only this machine can open it; Ctrl-C ends it.")
     else:
         say(
             f"Warning: it listens at {host}, so other machines can reach it. Whoever has the token in the address above "
@@ -91,12 +91,12 @@ def _tell(gallery: "Gallery") -> None:
         names = [r for r in listing["results"] if r["sample"] == sample["id"]]
         stains = ", ".join(f"{r['marker']} ({r['state']})" for r in names)
         he = "with its H&E" if "picture" in sample else "without its H&E (name it with --slide)"
-        say(f"{sample['name']}: {stains}, {he}")
+        note(f"{sample['name']}: {stains}, {he}")
         for result in names:
             if "problem" in result:
-                say(f"Note: {result['name']}: {result['problem']}")
+                note(f"Note: {result['name']}: {result['problem']}")
         if "note" in sample:
-            say(f"Note: {sample['note']}")
+            note(f"Note: {sample['note']}")
     say(listing["statement"])
 
 
@@ -104,7 +104,7 @@ def _write(gallery: "Gallery", folder: Path, overwrite: bool) -> None:
     from wsistain.runtime.progress import ProgressBar
     from wsistain.viewing.static import write_static
 
-    say(f"writing what is shown to {folder}, for any web server")
+    note(f"writing what is shown to {folder}, for any web server")
     with ProgressBar("tiles") as bar:
         done = write_static(gallery, folder, overwrite=overwrite, progress=lambda what, n, total: bar(what, n, total))
     _tell(gallery)

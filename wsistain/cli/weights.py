@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from wsistain.config import Direction
 from wsistain.runtime.say import say
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def import_weights(
     tile: int | None = typer.Option(None, "--tile", help="Edge of the tiles that it stains in one pass, px."),
     licence: str | None = typer.Option(None, "--licence", help="Licence of the weights, in words."),
     training_data: str | None = typer.Option(None, "--training-data", help="What it was trained on, in words."),
-    direction: str = typer.Option("he-to-ihc", "--direction", help="he-to-ihc or ihc-to-he."),
+    direction: Direction = typer.Option("he-to-ihc", "--direction", help="What is stained into what."),
     prompt: str | None = typer.Option(None, "--prompt", help="Text that a turbo checkpoint was trained with."),
     reference: Path | None = typer.Option(
         None, "--reference", help="A patch of the wanted stain, whose tone D-VST takes."

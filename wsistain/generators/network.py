@@ -115,10 +115,18 @@ class NetworkGenerator:
         self._where = freeze(self.network, field)
         self.network.to(self._device)
 
-    def measure_norm(self, tiles: RGB) -> dict[str, NDArray[np.float32]]:
-        """Pooled statistics of every instance-norm layer over `tiles`, uint8 (k, h, w, 3): name to (2, c)."""
+    @property
+    def n_norms(self) -> int:
+        """Instance-norm layers of the network."""
+        return len(norm_layers(self.network))
+
+    def measure_norm(self, tiles: RGB, on_layer: Callable[[], None] | None = None) -> dict[str, NDArray[np.float32]]:
+        """Pooled statistics of every instance-norm layer over `tiles`, uint8 (k, h, w, 3): name to (2, c).
+
+        on_layer : called as each layer is done.
+        """
         self._one_thread()
-        statistics = pooled_statistics(self.network, self._to_float(tiles))
+        statistics = pooled_statistics(self.network, self._to_float(tiles), on_layer)
         return {name: value.numpy() for name, value in statistics.items()}
 
     def stain(self, tiles: RGB, positions: Sequence[tuple[int, int]]) -> RGB:

@@ -10,7 +10,7 @@ follows the law of total variance: Var = mean of variances + variance of means, 
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,15 +118,18 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def pooled_statistics(network: nn.Module, windows: Tensor) -> Statistics:
+def pooled_statistics(network: nn.Module, windows: Tensor, on_layer: Callable[[], None] | None = None) -> Statistics:
     """Statistics of every instance-norm layer over all `windows` together, behind pooled layers (lockstep).
 
-    windows : float (k, 3, h, w) in [-1, 1]. The network is left as it was.
+    windows  : float (k, 3, h, w) in [-1, 1]. The network is left as it was.
+    on_layer : called when a layer has its statistics, for whoever waits.
     """
     layers = norm_layers(network)
     probes = {name: _Pooled(layer) for name, layer in layers.items()}
     try:
         for name, probe in probes.items():
+            if on_layer is not None:
+                probe.register_forward_hook(lambda *_: on_layer())
             _replace(network, name, probe)
         network(windows)
     finally:

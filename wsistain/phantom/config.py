@@ -1,13 +1,11 @@
 """What a phantom slide is made from: one frozen configuration; the same one always gives the same pixels."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator
 
-from wsistain.config import Strict
+from wsistain.config import Pairing, Strict
 from wsistain.markers import MARKERS, find_marker
-
-Pairing = Literal["mist", "aligned", "adjacent", "far"]
 
 
 class SectionPairing(Strict):

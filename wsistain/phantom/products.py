@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wsistain import __version__
-from wsistain.config import MIST_MPP
+from wsistain.config import MIST_MPP, Pairing
 from wsistain.errors import ConfigError
 from wsistain.markers import parse_markers
-from wsistain.phantom.config import Pairing, PhantomConfig, definition
+from wsistain.phantom.config import PhantomConfig, definition
 from wsistain.phantom.manifest import claimed, digest
 from wsistain.phantom.noise import draw, salt_of
 from wsistain.phantom.processes import mapper, phantom_of, quiet

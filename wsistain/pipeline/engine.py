@@ -121,6 +121,20 @@ def find_devices(wanted: str, *, is_network: bool, client: Any) -> list[Device]:
     return list(found.values())
 
 
+def dashboard_of(client: Any) -> str | None:
+    """Address of the dashboard of a client's scheduler; None where it has none.
+
+    The schedulers that `connect` starts for `workers` offer none.
+    """
+    if (
+        client is None
+        or client.cluster is not None
+        or "dashboard" not in client.scheduler_info(n_workers=0).get("services", {})
+    ):
+        return None
+    return str(client.dashboard_link)
+
+
 def on_one_worker(client: Any, call: Callable[[Job], T], job: Job) -> T:
     """What `call` returns for `job` on one of the workers that generate; its exceptions come through."""
     resources = {GPU: 1} if has_gpus(client) else None

@@ -6,7 +6,7 @@ It is one plain dictionary of tasks: `dask.delayed` would look through all the b
 
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
@@ -30,11 +30,13 @@ class BlockGraph:
     tasks     : by key, in the order in which they are to be done.
     writes    : keys of the tasks that write, one a block, row by row: what the run is asked for.
     generates : keys of the tasks that generate, each with its priority on a cluster.
+    n_tiles   : tiles that those generate together.
     """
 
     tasks: dict[str, GraphNode] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
     generates: dict[str, int] = field(default_factory=dict)
+    n_tiles: int = 0
 
     def annotated(self, *, on_gpu: bool) -> HighLevelGraph:
         """The same for a scheduler: what frees pixels goes before what makes them, and blocks go row by row.
@@ -67,7 +69,7 @@ def build_graph(job: Job, finished: Collection[Place] = (), *, ahead: int | None
     wanted = [(b.row, b.col) for b in plan.blocks() if (b.row, b.col) not in finished]
     mine = set(wanted)
     graph = BlockGraph()
-    tasks, writes = graph.tasks, graph.writes
+    tasks, writes, n_tiles = graph.tasks, graph.writes, 0
     tasks[f"job-{run}"] = DataNode(f"job-{run}", job)
     shared = TaskRef(f"job-{run}")
 
@@ -78,9 +80,12 @@ def build_graph(job: Job, finished: Collection[Place] = (), *, ahead: int | None
     def generate(place: Place) -> TaskRef | None:
         """The task that generates a block; None where it has no tiles."""
         if place not in generated:
+            nonlocal n_tiles
             edges_only = place not in mine
             generated[place] = None
-            if plan.has_tiles(*place, edges_only=edges_only):
+            tiles = plan.tiles_in(*place, edges_only=edges_only)
+            n_tiles += len(tiles)
+            if tiles:
                 key, n = f"generate-{run}-{place[0]}-{place[1]}", len(writes)
                 tasks[key] = Task(
                     key,
@@ -116,7 +121,7 @@ def build_graph(job: Job, finished: Collection[Place] = (), *, ahead: int | None
         before = writes[-2:-1] if ahead is not None else ()  # two are written at once
         tasks[key] = Task(key, write_block_task, shared, row, col, pixels, after=_after(before), **near)
         writes.append(key)
-    return graph
+    return replace(graph, n_tiles=n_tiles)
 
 
 def _after(keys: Collection[str]) -> List | tuple[()]:

@@ -37,6 +37,7 @@ class Job:
     device                    : what torch calls the device that stains, "cuda:1" for one of several.
     strict                    : a native tile that cannot be decoded ends the run.
     share                     : processes that share a machine's cores; each takes its part of them.
+    run                       : name of this pass, under which its tasks tell how far they are (`watch`).
     """
 
     plan: RunPlan
@@ -47,6 +48,7 @@ class Job:
     device: str
     strict: bool = False
     share: int = 1
+    run: str = ""
 
     @property
     def threads(self) -> int:

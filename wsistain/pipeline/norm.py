@@ -1,6 +1,6 @@
 """Measuring norm statistics on a slide; `norm_file` keeps them beside the output for workers and resumed runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Literal
 
@@ -14,6 +14,7 @@ from wsistain.networks.slide_norm import NormField
 from wsistain.pipeline.job import Job
 from wsistain.pipeline.kit import load_generators
 from wsistain.pipeline.norm_file import save_norm
+from wsistain.pipeline.watch import Teller
 from wsistain.runtime.files import reporting
 from wsistain.slide.base import Slide
 from wsistain.slide.reader import open_slide
@@ -21,6 +22,9 @@ from wsistain.tiling.plan import RunPlan
 
 WINDOW_PX = 160
 """Edge of a statistics window: many small windows represent a slide better than few large ones, for less memory."""
+
+MEASURING = "measuring the slide's norm"
+"""The stage, as `RunEvent` names it."""
 
 MAX_NODES = 400
 NODE_WINDOWS = 9
@@ -43,7 +47,7 @@ def measure_missing(job: Job, slide: Slide, generators: Sequence[Generator]) -> 
         if made.norm_tiles is None:
             raise ValueError(f"norm {made.norm!r} needs a number of tiles")
         mode: Literal["slide", "field"] = "slide" if made.norm == "slide" else "field"
-        field = measure(generator, slide, job.plan, mode, made.norm_tiles)
+        field = measure(generator, slide, job.plan, mode, made.norm_tiles, run=job.run)
         with reporting(path):
             save_norm(path, field)
 
@@ -56,19 +60,28 @@ def measure_on_worker(job: Job) -> None:
 
 
 def measure(
-    generator: NetworkGenerator, slide: Slide, plan: RunPlan, mode: Literal["slide", "field"], n_tiles: int
+    generator: NetworkGenerator,
+    slide: Slide,
+    plan: RunPlan,
+    mode: Literal["slide", "field"],
+    n_tiles: int,
+    *,
+    run: str = "",
 ) -> NormField:
     """Norm statistics of `generator` on the slide: one set, or a lattice of sets.
 
     n_tiles : tissue tiles for the one set, spread evenly over the slide's tissue; each gives one window.
+    run     : to which it is told how far this is (`watch`).
     """
     places = [(int(i), int(j)) for i, j in zip(*np.nonzero(plan.has_tissue), strict=True)]
     edge = _window_edge(generator.spec.size_multiple)
     if mode == "slide":
         chosen = _spread(places, n_tiles)
-        statistics = generator.measure_norm(_windows(slide, plan, chosen, edge, n_tiles))
+        tell = Teller(run, MEASURING, len(chosen) + generator.n_norms)
+        statistics = generator.measure_norm(_windows(slide, plan, chosen, edge, n_tiles, tell), tell)
+        tell.flush()
         return NormField({k: v[None, None] for k, v in statistics.items()}, 1.0)
-    return _measure_field(generator, slide, plan, places, edge)
+    return _measure_field(generator, slide, plan, places, edge, run)
 
 
 def _window_edge(multiple: int) -> int:
@@ -83,7 +96,12 @@ def _spread(places: Sequence[tuple[int, int]], n: int) -> list[tuple[int, int]]:
 
 
 def _windows(
-    slide: Slide, plan: RunPlan, tiles: Sequence[tuple[int, int]], edge: int, at_least: int
+    slide: Slide,
+    plan: RunPlan,
+    tiles: Sequence[tuple[int, int]],
+    edge: int,
+    at_least: int,
+    on_tile: Callable[[], None] = lambda: None,
 ) -> NDArray[np.uint8]:
     """Windows from `tiles`, uint8 (k, edge, edge, 3); several a tile where there are few tiles.
 
@@ -95,12 +113,10 @@ def _windows(
     per_tile = -(-at_least // max(len(tiles), 1))
     side = max(1, min(int(np.ceil(np.sqrt(per_tile))), stride // edge))
     offsets = [int((k + 0.5) * stride / side - edge / 2) for k in range(side)]
-    found = [
-        plan.read(slide, i * stride + dy, j * stride + dx, edge, edge)
-        for i, j in tiles
-        for dy in offsets
-        for dx in offsets
-    ]
+    found = []
+    for i, j in tiles:
+        found += [plan.read(slide, i * stride + dy, j * stride + dx, edge, edge) for dy in offsets for dx in offsets]
+        on_tile()
 
     # Glass last, the others in reading order.
     glassy = [float((w.min(axis=2) > 225).mean()) for w in found]
@@ -111,7 +127,7 @@ def _windows(
 
 
 def _measure_field(
-    generator: NetworkGenerator, slide: Slide, plan: RunPlan, places: Sequence[tuple[int, int]], edge: int
+    generator: NetworkGenerator, slide: Slide, plan: RunPlan, places: Sequence[tuple[int, int]], edge: int, run: str
 ) -> NormField:
     """A lattice of statistics, each node pooled over the tissue tiles in the 3 x 3 nodes round it."""
     # A lattice over the tiles, as fine as the number of nodes allows.
@@ -123,6 +139,7 @@ def _measure_field(
 
     # Statistics of the nodes that hold tissue, each with those round it.
     nodes: dict[tuple[int, int], dict[str, NDArray[np.float32]]] = {}
+    tell = Teller(run, MEASURING, len({(i // step, j // step) for i, j in places}))
     for r in range(rows):
         for c in range(cols):
             inside = [p for p in places if p[0] // step == r and p[1] // step == c]
@@ -130,6 +147,8 @@ def _measure_field(
                 continue
             near = [p for p in places if abs(p[0] // step - r) <= 1 and abs(p[1] // step - c) <= 1]
             nodes[r, c] = generator.measure_norm(_windows(slide, plan, _spread(near, NODE_WINDOWS), edge, NODE_WINDOWS))
+            tell()
+    tell.flush()
 
     # The full lattice, one array a layer.
     known = np.array(sorted(nodes))

@@ -1,8 +1,10 @@
 """`run`: one slide to one OME-Zarr a marker. Check, plan, generate, blend, write; every step resumable."""
 
 import json
+import logging
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from wsistain.output.unfinished import describe_begun
 from wsistain.pipeline.engine import (
     LOCAL_AHEAD,
     connect,
+    dashboard_of,
     find_devices,
     has_gpus,
     most_on_one_machine,
@@ -36,6 +39,7 @@ from wsistain.pipeline.planning import Group, make_spec, plan_groups
 from wsistain.pipeline.report import About, RunReport, Tally, make_report, of_layer, provenance
 from wsistain.pipeline.stain import Stain, make_stain
 from wsistain.pipeline.trust import Trust, judge
+from wsistain.pipeline.watch import Progress, listening
 from wsistain.runtime.event import OnEvent, RunEvent, is_silent
 from wsistain.runtime.files import local_path, reporting, write_json
 from wsistain.runtime.heap import share_arenas
@@ -46,6 +50,8 @@ from wsistain.slide.roi import Roi
 from wsistain.tiling.plan import RunPlan
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,6 +83,7 @@ class How:
     overwrite: bool
     client: Any
     on_event: OnEvent
+    settings_from: Mapping[str, str]
 
 
 def run(
@@ -91,6 +98,7 @@ def run(
     overwrite: bool = False,
     scheduler: str | None = None,
     workers: int = 1,
+    settings_from: Mapping[str, str] | None = None,
     on_event: OnEvent = is_silent,
 ) -> list[RunReport]:
     """Stain a slide: one OME-Zarr a marker in the folder `output`, with a preview and `run.json` beside each.
@@ -100,6 +108,8 @@ def run(
     region    : a rectangle; its pixels equal the crop of the whole slide's.
     roi       : shapes outside which nothing is stained.
     scheduler : address of a Dask scheduler; workers: processes of a local cluster where none is given.
+    settings_from : where the values of `config` come from, by dotted key, for the provenance.
+    on_event  : told how far the run is; from other threads too, never two at once.
 
     Raises WsistainError children. What can be refused is refused before anything is made; what was finished before an
     error can be resumed.
@@ -121,15 +131,31 @@ def run(
 
         # What is there: devices, places for the results, generators that load.
         client = stack.enter_context(connect(scheduler, workers))
-        how = How(config, resume, overwrite, client, on_event)
+        address = dashboard_of(client)
+        if address is not None:
+            on_event(RunEvent("connected", note=f"Dask dashboard: {address}"))
+        how = How(config, resume, overwrite, client, on_event, settings_from or {})
         devices = find_devices(config.device, is_network=config.weights != "identity", client=client)
         passes = [_checked(opened.info, group, folder, devices, how) for group in groups]
+        for each in passes:
+            _LOG.info("%s", _described(opened.info, each, devices))
 
         # From here on files are made.
         reports = []
         for each in passes:
             reports += _run_pass(opened, each, how)
         return reports
+
+
+def _described(info: SlideInfo, each: Pass, devices: list[Device]) -> str:
+    """One line for the log: what a pass over the slide is going to do."""
+    tiling, made = each.plan.tiling, each.stains[0].made
+    names = ", ".join(f"{s.spec.marker} by {s.spec.name}{' (finished)' if s.is_done else ''}" for s in each.stains)
+    return (
+        f"{info.path} ({info.reader}, {info.size_l0[1]} x {info.size_l0[0]} px, {info.mpp:g} um/px): {names}; "
+        f"{each.plan.n_tiles} tiles of {tiling.tile} px at {each.plan.sampling.mpp:g} um/px, stride {tiling.stride}, halo "
+        f"{tiling.halo}, norm {made.norm}, {made.precision}, on {', '.join(d.name for d in devices)}"
+    )
 
 
 def _checked(info: SlideInfo, group: Group, folder: Path, devices: list[Device], how: How) -> Pass:
@@ -154,6 +180,7 @@ def _checked(info: SlideInfo, group: Group, folder: Path, devices: list[Device],
         device=devices[0].torch if how.client is None or wanted == "auto" else wanted,
         strict=how.config.strict,
         share=1 if how.client is None else most_on_one_machine(how.client),
+        run=uuid.uuid4().hex,
     )
 
     # The generators are loaded now, where they will stain: weights that do not load end the run before it begins.
@@ -184,13 +211,15 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
         if len(stains) != len(each.job.outputs):
             raise OutputError("another run finished a part of these results a moment ago; run again with --resume")
 
-        # Norm statistics, unless a run that is resumed has measured them.
+        # Norm statistics, unless a run that is resumed has measured them; then the blocks.
         seconds: dict[str, float] = {}
-        _, seconds["norm"] = _timed(lambda: _measure_norms(slide, each, how))
-
-        # The blocks.
-        resumed = len(_finished(stains))
-        tally, seconds["blocks"] = _timed(lambda: _run_blocks(each.job, stains, how))  # type: ignore[arg-type]
+        progress = _progress(each.job, stains, how)
+        with listening(each.job.run, progress.heard, how.client):
+            _, seconds["norm"] = _timed(lambda: _measure_norms(slide, each, how))
+            resumed = len(_finished(stains))
+            tally, seconds["blocks"] = _timed(lambda: _run_blocks(each.job, stains, how, progress))  # type: ignore[arg-type]
+        for name, value in seconds.items():
+            _LOG.info("%s: %.1f s", name, value)
         _check_slide(slide.info, stains)
         for stain in stains:
             stain.journal.check()
@@ -203,7 +232,11 @@ def _run_pass(slide: Slide, each: Pass, how: How) -> list[RunReport]:
                 lambda s=stain: sum(finish_pyramid(o, threads=each.job.threads) for o in s.layers)  # type: ignore[misc]
             )
             trust = judge(slide, each.plan, stain.spec) if config.direction == "he-to-ihc" else Trust("not known")
-            source = {**provenance(slide.info, each.plan, stain, config), "trust": trust.describe()}
+            source = {
+                **provenance(slide.info, each.plan, stain, config),
+                "settings_from": dict(sorted(how.settings_from.items())),
+                "trust": trust.describe(),
+            }
             total = time.perf_counter() - start
             times = {"total": total, **seconds, "pyramid": pyramid}
             report = make_report(
@@ -260,19 +293,33 @@ def _finished(stains: Sequence[Stain]) -> set[tuple[int, int]]:
     return set.intersection(*(set(s.blocks) for s in stains))
 
 
-def _run_blocks(job: Job, stains: Sequence[Stain], how: How) -> Tally:
+def _progress(job: Job, stains: Sequence[Stain], how: How) -> Progress:
+    """Where a pass stands: what earlier sessions finished counts as done."""
+    area = _areas(job)
+    finished = _finished(stains)
+    return Progress(
+        how.on_event,
+        blocks=len(area),
+        total_megapixels=sum(area.values()),
+        n_blocks=len(finished),
+        megapixels=sum(area[k] for k in finished if k in area),
+        tiles=min(stain.n_tiles for stain in stains),
+    )
+
+
+def _areas(job: Job) -> dict[tuple[int, int], float]:
+    """Megapixels of each block."""
+    return {(b.row, b.col): b.height * b.width / 1e6 for b in job.plan.blocks()}
+
+
+def _run_blocks(job: Job, stains: Sequence[Stain], how: How, progress: Progress) -> Tally:
     """Generate and write every block that is not finished, and journal each as it ends."""
-    # Where the run stands: what earlier sessions finished counts as done.
     finished = _finished(stains)
     kept = stains[0].output.folder / WORK / "unreadable.json"
     tally = Tally(unreadable=_read_unreadable(kept))
-    blocks = list(job.plan.blocks())
-    area = {(b.row, b.col): b.height * b.width / 1e6 for b in blocks}
-    n, megapixels, total = len(finished), sum(area[k] for k in finished if k in area), sum(area.values())
-    how.on_event(RunEvent("staining", n, len(blocks), megapixels, total))
+    area = _areas(job)
 
     def done(written: Written) -> None:
-        nonlocal n, megapixels
         # First what the block says of the slide, then the block: a kill between the two loses nothing.
         if not written.unreadable <= tally.unreadable:
             with reporting(kept):
@@ -280,14 +327,17 @@ def _run_blocks(job: Job, stains: Sequence[Stain], how: How) -> Tally:
         for k, stain in enumerate(stains):
             stain.record(written, k)
         tally.add(written)
-        n, megapixels = n + 1, megapixels + area[written.row, written.col]
-        how.on_event(RunEvent("staining", n, len(blocks), megapixels, total))
+        _LOG.debug("block %d, %d: %d tiles in %s", written.row, written.col, written.n_tiles, written.process)
+        progress.wrote(area[written.row, written.col])
 
     # On threads a bond keeps generated blocks from piling up; a cluster goes by the priorities in the graph.
+    graph = build_graph(job, finished, ahead=LOCAL_AHEAD if how.client is None else None)
+    progress.total_tiles = progress.tiles + graph.n_tiles
+    progress.show()
     if how.client is None:
-        run_in_threads(build_graph(job, finished, ahead=LOCAL_AHEAD), done)
+        run_in_threads(graph, done)
     else:
-        run_on_cluster(build_graph(job, finished), done, how.client, on_gpu=has_gpus(how.client))
+        run_on_cluster(graph, done, how.client, on_gpu=has_gpus(how.client))
     return tally
 
 

@@ -15,7 +15,9 @@ from wsistain.output.layout import PROBABILITY
 from wsistain.output.store import write_block
 from wsistain.pipeline.job import RGB, Generated, Job, Stained, Times, Written, peak_rss_mb
 from wsistain.pipeline.kit import Kit, kit_for
+from wsistain.pipeline.watch import Teller
 from wsistain.runtime.ahead import in_order
+from wsistain.runtime.event import STAINING
 from wsistain.slide.base import Slide
 from wsistain.tiling.blend import BlockBlender, Frame, Tails, blend_pieces, join
 from wsistain.tiling.fade import fade
@@ -92,6 +94,7 @@ def generate_block(
     tiles = job.plan.tiles_in(row, col, edges_only=edges_only)
     row0, col0 = job.plan.origin[0] + row * frame.n, job.plan.origin[1] + col * frame.n
     seconds_read = seconds_generate = seconds_blend = 0.0
+    tell = Teller(job.run, STAINING)
 
     # Tiles come row by row, and each row is blended as soon as it is whole: no more than one of cores is held.
     with kit_for(job) as kit, kit.blocks:
@@ -103,11 +106,13 @@ def generate_block(
                 seconds_read, seconds_generate = seconds_read + read, seconds_generate + generate
                 for mine, pixels in zip(rows, cores, strict=True):
                     mine[tile.col - col0] = pixels
+                tell()
             start = time.perf_counter()
             for blender, mine in zip(blenders, rows, strict=True):
                 blender.add_row(mine)
             seconds_blend += time.perf_counter() - start
         unreadable = frozenset(kit.slide.unreadable_keys)
+    tell.flush()
 
     # What could not be decoded is glass by now; the run decides whether that may be.
     if job.strict and unreadable:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from wsistain.errors import shown
+from wsistain.runtime.say import is_quiet, record
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +36,7 @@ class ProgressBar:
         self._printed = monotonic()
 
     def __enter__(self) -> "ProgressBar":
-        if self._console.is_terminal:
+        if self._console.is_terminal and not is_quiet():
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             fields = ("description", "fields[counted]", "fields[rated]")
@@ -50,30 +51,35 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, what: str, done: float, total: float, detail: str = "", *, at_once: bool = False) -> None:
+    def __call__(
+        self, what: str, done: float, total: float, detail: str = "", *, at_once: bool = False, unit: str | None = None
+    ) -> None:
         """Show that `done` of `total` units of `what` are finished.
 
         detail  : what else to say, for example the losses.
         at_once : print the plain line although the last one is not ten seconds old.
+        unit    : what is counted here, where it is not what the bar counts.
 
         The rate counts from the first call for `what`: what an earlier run did is not claimed for this one.
         """
-        now = monotonic()
+        now, unit = monotonic(), unit or self._unit
         began, first = self._origins.setdefault(what, (now, done))
         rate = (done - first) / (now - began) if now > began else 0.0
-        rated = f"{rate:.3g} {self._unit}/s" if rate else ""
+        rated = f"{rate:.3g} {unit}/s" if rate else ""
         if self._bar is not None:
             if what not in self._tasks:
                 self._tasks[what] = self._bar.add_task(shown(what), total=total, completed=done, counted="", rated="")
             told = ", ".join(filter(None, (rated, detail)))
-            counted = f"{done:.0f}/{total:.0f} {self._unit}"
+            counted = f"{done:.0f}/{total:.0f} {unit}"
             self._bar.update(self._tasks[what], completed=done, total=total, counted=counted, rated=shown(told))
         elif at_once or (now - self._printed >= PLAIN_SECONDS and done < total):
             self._printed = now
             left = f"{(total - done) / rate:.0f} s left" if rate and done < total else ""
-            facts = (f"{what}: {done:.0f} of {total:.0f} {self._unit}", rated, left, detail)
+            facts = (f"{what}: {done:.0f} of {total:.0f} {unit}", rated, left, detail)
             self.say(", ".join(filter(None, facts)))
 
-    def say(self, text: str) -> None:
-        """One line for the person who watches."""
-        self._console.print(shown(text), highlight=False, markup=False, soft_wrap=True)
+    def say(self, text: str, *, always: bool = False) -> None:
+        """One line for the person who watches; printed under `--quiet` only where `always`."""
+        record(text)
+        if always or not is_quiet():
+            self._console.print(shown(text), highlight=False, markup=False, soft_wrap=True)

@@ -169,10 +169,6 @@ class RunPlan:
                     found.append(Tile(i, j, i * s, j * s))
         return found
 
-    def has_tiles(self, row: int, col: int, *, edges_only: bool = False) -> bool:
-        """Whether `tiles_in` lists any, without listing them all."""
-        return bool(self.tiles_in(row, col, edges_only=edges_only))
-
     def _touches_canvas(self, i: int, j: int) -> bool:
         y, x, h, w = self.canvas
         s, core = self.tiling.stride, self.tiling.core

@@ -152,7 +152,7 @@ class TrainingLog:
             record["warning"] = warning
             if self._trackers is not None:
                 self._trackers.text("warning", warning, step)
-            self.say(f"warning, step {step}: {warning}")
+            self.say(f"warning, step {step}: {warning}", always=True)
         self._line(record)
         if self._trackers is not None:
             terms_and_rates = {f"terms/{name}": value for name, value in terms.items()}
@@ -186,7 +186,7 @@ class TrainingLog:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()  # a run that is killed has its lines up to here
 
-    def say(self, text: str) -> None:
-        """One line for the person who watches."""
+    def say(self, text: str, *, always: bool = False) -> None:
+        """One line for the person who watches; under `--quiet` only where `always`."""
         if self.is_main:
-            self._bar.say(text)
+            self._bar.say(text, always=always)
