@@ -107,7 +107,12 @@ def test_the_file_is_the_one_that_is_named_else_that_of_the_user_and_never_of_th
 
 
 def test_cells_have_cutoffs_of_their_own_where_a_row_says_so(own):
-    assert find_marker("ER").positive_cell_od == find_marker("ER").positive_od
+    er = find_marker("ER")
+    assert er.positive_cell_od == er.at_cells[0] == 0.11 and er.positive_od == er.cutoffs[0] == 0.15
+    own("markers: [{name: ER, cutoffs: [0.2, 0.4, 0.6], cutoffs_source: ours}]")  # pixels and cells are changed apart
+    assert find_marker("ER").positive_od == 0.2 and find_marker("ER").at_cells == er.at_cells
+    own("markers: [{name: MadeD, compartment: nuclear}]")
+    assert find_marker("MadeD").at_cells == find_marker("MadeD").cutoffs
     her2 = find_marker("HER2")
     assert her2.positive_cell_od == her2.at_cells[1] < her2.positive_od
     own("markers: [{name: HER2, cell_cutoffs: [0.03, 0.05, 0.08], cutoffs_source: ours}]")

@@ -48,12 +48,6 @@ def cell_ids(y: F64, x: F64) -> NDArray[np.int64]:
     return ids
 
 
-def sums_by_label(labels: I32, values: NDArray[np.floating], n: int) -> F64:
-    """Sum of `values` over each label 1..n, float64 (n,), added in reading order: the same in every window."""
-    sums: F64 = np.bincount(labels.ravel(), weights=values.ravel(), minlength=n + 1)[1:].astype(np.float64)
-    return sums
-
-
 def measure_nuclei(labels: I32, haematoxylin: NDArray[np.float32], box: Box, grid: Grid) -> Nuclei:
     """What `labels`, int32 (2h, 2w) in the grid window `box`, hold.
 

@@ -1,9 +1,9 @@
 """The stain at each cell: density of the dye in the marker's compartment, the cell's class, how complete its membrane is.
 
 **One definition.** The class of a cell comes from the marker's cut-offs of cells (`Marker.at_cells`) and nothing else;
-a cell is positive from the marker's own grade on (`Marker.positive_cell_od`). A nuclear marker is read over the nucleus
-that was found; a membranous or cytoplasmic one in the ring round its centre for which those cut-offs were measured
-(`wsistain.evaluation.pathology.cell_od`).
+a cell is positive from the marker's own grade on (`Marker.positive_cell_od`). What is compared with them is what
+`wsistain.evaluation.pathology.cell_od` reads at its centre: the core of a nucleus, since its rim is thin and pale, or the ring
+round it for which the cut-offs of the other compartments were measured.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from wsistain.markers import Marker
 from wsistain.optics.scoring import stain_od
 from wsistain.output.layout import PROBABILITY
 from wsistain.output.reading import StoredStain, open_level, read_window
-from wsistain.reading.cells import I32, Nuclei, sums_by_label
+from wsistain.reading.cells import I32, Nuclei
 from wsistain.reading.grid import FINE, Box, Grid
 
 SECTORS = 12
@@ -35,7 +35,7 @@ F64 = NDArray[np.float64]
 class Readings:
     """The stain at n cells.
 
-    od         : mean optical density of the marker's dye in its compartment, NaN where the stain does not reach.
+    od         : optical density of the marker's dye in its compartment, NaN where the stain does not reach.
     grade      : int8, 0 negative, 1, 2, 3, and `NOT_READ`.
     complete   : share of the directions in which a membrane is stained, 0..1; None for other compartments.
     probability: what the generator itself says that the cell is positive, 0..1; None where it says nothing.
@@ -79,57 +79,37 @@ class StainReader:
         blank = (rgb == 255).all(axis=2)
         centre_y = np.floor((nuclei.y - oy) / mpp).astype(np.int64) - y0
         centre_x = np.floor((nuclei.x - ox) / mpp).astype(np.int64) - x0
-        over = self._over_labels(labels, box, y0, x0, density, blank, nuclei)
-        if self.marker.compartment == "nuclear":
-            od, complete = over, None
-        else:
-            ringed = cell_od(density, centre_y, centre_x, compartment=self.marker.compartment, mpp=mpp)
-            od = np.where(np.isfinite(over), ringed, np.nan)
-            complete = (
-                ring_share(density, centre_y, centre_x, self.marker.positive_od, mpp)
-                if self.marker.compartment == "membranous"
-                else None
-            )
-        probability = self._probability(labels, box, y0, x0, blank, nuclei, centre_y, centre_x)
-        if probability is not None:
-            probability = np.where(np.isfinite(over), probability, np.nan)
+        at, compartment = (centre_y, centre_x), self.marker.compartment
+        reached = self._is_stained(labels, box, y0, x0, ~blank, nuclei)
+        od = np.where(reached, cell_od(density, *at, compartment=compartment, mpp=mpp), np.nan)
+        complete = probability = None
+        if compartment == "membranous":
+            complete = ring_share(density, *at, self.marker.positive_od, mpp)
+        if self._p is not None:
+            p = (read_window(self._p, y0, x0, *blank.shape)[..., 0] / 255).astype(np.float32)
+            probability = np.where(reached, cell_od(p, *at, compartment=compartment, mpp=mpp), np.nan)
         return Readings(od, grades(od, self.marker), complete, probability)
-
-    def _probability(
-        self, labels: I32, box: Box, y0: int, x0: int, blank: NDArray[np.bool_], nuclei: Nuclei,
-        centre_y: NDArray[np.int64], centre_x: NDArray[np.int64],
-    ) -> F64 | None:  # fmt: skip
-        """The generator's own p at each cell, over the nucleus or in the ring; None where the run kept none."""
-        if self._p is None:
-            return None
-        p = (read_window(self._p, y0, x0, *blank.shape)[..., 0] / 255).astype(np.float32)
-        if self.marker.compartment == "nuclear":
-            return self._over_labels(labels, box, y0, x0, p, blank, nuclei)
-        return cell_od(p, centre_y, centre_x, compartment=self.marker.compartment, mpp=self.stain.mpp)
 
     def _nothing(self, n: int) -> Readings:
         od = np.full(n, np.nan)
         complete = np.full(n, np.nan) if self.marker.compartment == "membranous" else None
         return Readings(od, grades(od, self.marker), complete, None if self._p is None else od)
 
-    def _over_labels(
-        self, labels: I32, box: Box, y0: int, x0: int, values: NDArray[np.float32], blank: NDArray[np.bool_],
-        nuclei: Nuclei,
-    ) -> F64:  # fmt: skip
-        """Mean of `values`, float (h, w) of the stain's window, over each nucleus; NaN where less than half of it was stained."""
+    def _is_stained(
+        self, labels: I32, box: Box, y0: int, x0: int, stained: NDArray[np.bool_], nuclei: Nuclei
+    ) -> NDArray[np.bool_]:
+        """Over which nuclei half or more was stained; `stained` bool (h, w) of the stain's window at (y0, x0)."""
         rows = self._pixels(box.y, labels.shape[0], self._origin[0]) - y0
         cols = self._pixels(box.x, labels.shape[1], self._origin[1]) - x0
-        inside = ((rows >= 0) & (rows < values.shape[0]))[:, None] & ((cols >= 0) & (cols < values.shape[1]))
-        at = np.ix_(rows.clip(0, values.shape[0] - 1), cols.clip(0, values.shape[1] - 1))
-        stained = inside & ~blank[at]
+        inside = ((rows >= 0) & (rows < stained.shape[0]))[:, None] & ((cols >= 0) & (cols < stained.shape[1]))
+        if inside.all() and stained.all():
+            return np.ones(len(nuclei), bool)
+        at = np.ix_(rows.clip(0, stained.shape[0] - 1), cols.clip(0, stained.shape[1] - 1))
         n = int(labels.max())
-        count = np.bincount(labels.ravel(), minlength=n + 1)[1:]
-        known = sums_by_label(labels, stained.astype(np.float64), n)
-        total = sums_by_label(labels, np.where(stained, values[at], 0).astype(np.float64), n)
-        enough = (2 * known >= count) & (known > 0)
-        mean = np.where(enough, total / np.maximum(known, 1), np.nan)
-        picked: F64 = mean[nuclei.label - 1]
-        return picked
+        count = np.bincount(labels.ravel(), minlength=n + 1)
+        known = np.bincount(labels[inside & stained[at]], minlength=n + 1)
+        enough: NDArray[np.bool_] = ((2 * known >= count) & (known > 0))[nuclei.label]
+        return enough
 
     def _pixels(self, start: int, n: int, origin: float) -> NDArray[np.int64]:
         """The stain px under the middle of each of n label px from grid px `start` on."""
