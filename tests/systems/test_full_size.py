@@ -33,6 +33,8 @@ OTHERS = {
     **dict.fromkeys(("asp_dgrank_small", "asp_small", "usigan_small"), 96),
     **dict.fromkeys(("cut_small", "cyclegan_small", "pyramidp2p_small"), 64),
     "pix2pix_small": 256,
+    **dict.fromkeys(("cyclegan_turbo_small", "ot_stainnet_small", "pix2pix_turbo_small", "atst_net_small"), 64),
+    "miu_diff_small": 64,
     "miu_diff": 64,  # two places of the estimator's 32 px
 }
 TURBO = ("cyclegan_turbo", "ot_stainnet", "pix2pix_turbo")
