@@ -49,7 +49,7 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	@echo "Running the tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check wsistain tests benchmarks

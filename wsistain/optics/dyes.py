@@ -35,7 +35,7 @@ CELL_UM: dict[Compartment, float] = {"nuclear": 5.0, "membranous": 13.0, "cytopl
 """Edge of the square over which a cell's DAB is averaged: a nucleus without its rim, or twice the outer radius of the ring
 that `read` and `evaluate` read."""
 
-_OF_CELL: dict[Compartment, float] = {"nuclear": 0.65, "membranous": 1.0, "cytoplasmic": 1.0}
+_OF_CELL: dict[Compartment, float] = {"nuclear": 0.9, "membranous": 1.0, "cytoplasmic": 1.0}
 """What the mean over that square is of what they read: they read a nucleus in its middle, and its rim is pale."""
 
 CELL_WIDTH = 0.6
