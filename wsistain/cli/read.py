@@ -23,7 +23,8 @@ Examples:
 
   wsistain read slide.Ki67.ome.zarr --cells stardist.geojson --slide scans/slide.svs
 
-Writes, beside each stain: cells.parquet (GeoParquet), cells.geojson (QuPath), scores.csv, report.html, read.json.
+Writes, beside each stain: cells.parquet (GeoParquet), cells.geojson (QuPath), scores.csv, report.html, read.json; and into it
+the trust map.
 """
 
 
@@ -45,6 +46,12 @@ def read(
     ),
     without: str | None = typer.Option(
         None, "--without", metavar="NAMES", help="Cells in shapes of these classes do not count, as Necrosis,Benign."
+    ),
+    trust: bool = typer.Option(
+        True, "--trust/--no-trust", help="Where the stain can be believed: a map in the stain, a number for each cell."
+    ),
+    weights: Path | None = typer.Option(
+        None, "--weights", metavar="FILE", help="The weights that made the stain, where they were moved since."
     ),
     qupath: bool = typer.Option(False, "--qupath", help="Also a folder from which QuPath makes a project."),
     threads: int = typer.Option(2, "--threads", min=1, max=64, help="Threads that read."),
@@ -69,9 +76,12 @@ def read(
             roi=roi,
             roi_class=_names(roi_class),
             without=_names(without),
+            trust=trust,
+            weights=weights,
             threads=threads,
             overwrite=overwrite,
             progress=lambda done, n: bar("reading", done, n),
+            progress_trust=lambda done, n: bar("trust", done, n),
         )
     for sentence in dict.fromkeys(told for r in readings for told in r.facts["notes"]):
         note(f"Note: {sentence}")
@@ -99,7 +109,22 @@ def summary(reading: "Reading") -> str:
     unread = f", {reading.slide.not_read} not read" if reading.slide.not_read else ""
     return (
         f"{reading.files['scores']}: {reading.slide.n_cells} cells{unread} in {reading.seconds:.1f} s, "
-        f"{', '.join(numbers)}{category}"
+        f"{', '.join(numbers)}{category}{_trust(reading)}"
+    )
+
+
+def _trust(reading: "Reading") -> str:
+    """Where not to believe it, in the summary's line."""
+    from wsistain.reading.told import doubted
+
+    if reading.trust is None:
+        return ""
+    trusted, why = reading.trust.trusted, reading.trust.why
+    if trusted is None:
+        return f"; trust not known: {why}" if why else "; trust not known"
+    found = doubted(reading)
+    return f"; {trusted:.0%} of the tissue trusted, {found['cells_distrusted']} cells are not" + (
+        f" ({why})" if why else ""
     )
 
 

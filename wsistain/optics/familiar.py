@@ -5,8 +5,7 @@ Weights keep a bank of looks of their training pictures in the header, along the
 square's distance is that to the nearest few of the bank; 1 is where the furthest hundredth of the squares of other training
 pictures lie. Focus and scale show in the detail; the generator itself is not asked, so this costs no second pass. Numpy only.
 
-Source: distance to the nearest neighbours as a test of novelty (Sun et al., Out-of-distribution detection with deep nearest
-neighbors, ICML 2022), on looks in place of deep features.
+Source: that of `optics.bank`, on looks in place of deep features.
 """
 
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from wsistain.config import Strict
 from wsistain.markers import EOSIN, HAEMATOXYLIN
+from wsistain.optics.bank import Bank, make_bank
 
 CELL_UM = 32.0
 DETAIL_UM = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -25,7 +25,6 @@ N_LOOKS = 6 + 4 * len(DETAIL_UM)
 
 DIRECTIONS = 16
 MOST_LOOKS = 256
-NEAREST = 3
 LEAST_OD = 0.06
 """Squares with less optical density are glass and have no look."""
 
@@ -72,22 +71,11 @@ class Familiar(Strict):
 
     def distance(self, looks: F64) -> F64:
         """Distance of looks (..., N_LOOKS) to the nearest of the bank, 1 at `far`; NaN where there is no look."""
-        flat = (looks.reshape(-1, N_LOOKS) - np.array(self.mean)) / np.array(self.spread)
-        out = np.full(len(flat), np.nan)
-        known = np.isfinite(flat).all(axis=1)
-        out[known] = _nearest(flat[known] @ np.array(self.directions).T, np.array(self.bank)) / self.far
-        distance: F64 = out.reshape(looks.shape[:-1])
-        return distance
-
-
-def _nearest(looks: F64, bank: F64) -> F64:
-    from scipy.spatial import cKDTree
-
-    if not len(looks):
-        return np.zeros(0)
-    distance, _ = cKDTree(bank).query(looks, k=min(NEAREST, len(bank)))
-    mean: F64 = distance.reshape(len(looks), -1).mean(axis=1)
-    return mean
+        mean, spread, directions, rows = (
+            np.array(v, np.float64) for v in (self.mean, self.spread, self.directions, self.bank)
+        )
+        bank = Bank(mean, spread, directions, rows, self.far)
+        return bank.distance(looks)
 
 
 def looks_of(rgb: NDArray[np.uint8], mpp: float) -> F64:
@@ -135,23 +123,17 @@ def make_familiar(pictures: Sequence[NDArray[np.uint8]], mpp: float, *, seed: in
     banked, other = (np.concatenate([*looks[k::2], np.zeros((0, N_LOOKS))]) for k in (0, 1))
     if len(banked) < 2 * N_LOOKS or len(other) < N_LOOKS:
         return None
-    mean, spread = banked.mean(axis=0), np.maximum(banked.std(axis=0), 1e-3)
-    scaled = (banked - mean) / spread
-    _, lengths, axes = np.linalg.svd(scaled, full_matrices=False)
-    directions = axes[:DIRECTIONS] * (np.sqrt(len(scaled)) / np.maximum(lengths[:DIRECTIONS], 1e-9))[:, None]
-    chosen = np.random.default_rng(seed).permutation(len(scaled))[:MOST_LOOKS]
-    bank = scaled[np.sort(chosen)] @ directions.T
-    far = float(np.percentile(_nearest((other - mean) / spread @ directions.T, bank), 99))
+    found = make_bank(banked, other, directions=DIRECTIONS, most=MOST_LOOKS, seed=seed)
 
     def rounded(values: F64, digits: int = 4) -> tuple[float, ...]:
         return tuple(round(float(v), digits) for v in values)
 
     return Familiar(
-        mean=rounded(mean, 6),
-        spread=rounded(spread, 6),
-        directions=tuple(map(rounded, directions)),
-        bank=tuple(rounded(look, 3) for look in bank),
-        far=round(max(far, 1e-3), 5),
+        mean=rounded(found.mean, 6),
+        spread=rounded(found.spread, 6),
+        directions=tuple(map(rounded, found.directions)),
+        bank=tuple(rounded(look, 3) for look in found.rows),
+        far=round(found.far, 5),
     )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -54,6 +55,16 @@ def read_trust(path: Path) -> TrustMap:
         if scale is None or int(np.prod(array.shape[-2:])) > MOST_PX or array.dtype != np.uint8:
             raise OutputError(f"{place} is no trust map: wanted uint8 with a scale, at most {MOST_PX / 1e6:.0f} MP")
         values = np.asarray(array[(0,) * (n_axes - 2)])
+        y_um, x_um = _corner(group.attrs.asdict()) or (shift[-2], shift[-1])
     except ZARR_ERRORS as error:
         raise OutputError(f"{place} is no trust map that can be read ({error})") from None
-    return TrustMap(values, scale[-1], shift[-2], shift[-1])
+    return TrustMap(values, scale[-1], y_um, x_um)
+
+
+def _corner(attributes: dict[str, Any]) -> tuple[float, float] | None:
+    """(y, x) um of the corner of a map of ours; None where it says nothing: its translation is that of a centre."""
+    told = attributes.get("wsistain")
+    corner = told.get("corner_um") if isinstance(told, dict) else None
+    if not isinstance(corner, list) or len(corner) != 2 or not all(isinstance(v, int | float) for v in corner):
+        return None
+    return float(corner[0]), float(corner[1])

@@ -1,12 +1,11 @@
 """Is the slide like what the weights were trained on? A look at windows all over the tissue, before anybody believes a stain."""
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wsistain.generators.known import known_of
 from wsistain.generators.spec import GeneratorSpec
 from wsistain.optics.familiar import looks_of, verdict
 from wsistain.slide.base import Slide
@@ -51,13 +50,9 @@ class Trust:
 
 def judge(slide: Slide, plan: RunPlan, spec: GeneratorSpec) -> Trust:
     """How the tissue of `slide` looks to the weights of `spec`, from up to 48 windows spread evenly over it."""
-    if spec.weights == "identity" or not Path(spec.weights).is_file():
-        return Trust("not known", why="nothing was trained")
-    from wsistain.weights.file import read_header
-
-    known = read_header(Path(spec.weights)).familiar
-    if known is None:
-        return Trust("not known", why="these weights do not say what their training pictures look like")
+    known = known_of(spec.weights, spec.training_data)
+    if known.looks is None:
+        return Trust("not known", why=known.why)
     mpp = plan.sampling.mpp
     places = np.argwhere(plan.has_tissue)
     chosen = places[np.linspace(0, len(places) - 1, min(WINDOWS, len(places))).astype(int)]
@@ -70,23 +65,12 @@ def judge(slide: Slide, plan: RunPlan, spec: GeneratorSpec) -> Trust:
             for n, size in zip((row, col), plan.sampling.shape, strict=True)
         )
         height, width = (min(edge, size) for size in plan.sampling.shape)
-        distances.append(known.distance(looks_of(plan.read(slide, y, x, height, width), mpp)).ravel())
+        distances.append(known.looks.distance(looks_of(plan.read(slide, y, x, height, width), mpp)).ravel())
     found = np.concatenate([*distances, np.zeros(0)])
     found = found[np.isfinite(found)]
     if len(found) < LEAST_SQUARES:
         return Trust("not known", squares=len(found), why="too little tissue was found to tell")
     unlike = float((found > 1).mean())
-    said, why = verdict(unlike), ""
-    # Synthetic tissue is made to look like tissue: that a slide looks like it is no reason to believe the stain.
-    if "synthetic" in spec.training_data.lower() and not _is_phantom(slide.info.path):
-        said, why = "unlike training", "these weights have seen synthetic tissue alone, and this slide is none"
+    why = known.never_on(slide.info.path)
+    said = "unlike training" if why else verdict(unlike)
     return Trust(said, round(unlike, 4), round(float(np.median(found)), 3), len(found), why)
-
-
-def _is_phantom(slide: str) -> bool:
-    """Does the manifest of a phantom slide lie beside it?"""
-    try:
-        told = json.loads((Path(slide).parent / "manifest.json").read_text(encoding="utf-8"))
-        return bool(told["parameters"]["kind"] == "slide")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +23,14 @@ from wsistain.reading.regions import Regions, read_regions
 from wsistain.reading.report import write_report
 from wsistain.reading.scores import Hotspot, Scores, find_hotspot, score_cells
 from wsistain.reading.shown import HePictures
-from wsistain.reading.source import Result, open_he, open_results
+from wsistain.reading.source import Result, known_to, open_he, open_results
 from wsistain.reading.stain import StainReader
 from wsistain.reading.table import Rows, table_writer
 from wsistain.reading.told import write_facts, write_scores
+from wsistain.reading.trust import TrustMap, make_trust
 from wsistain.runtime.ahead import in_order, thread_pool
 from wsistain.slide.base import Slide
+from wsistain.slide.quality import examine
 from wsistain.slide.resample import read_window
 from wsistain.slide.tissue import TissueMask, find_tissue
 
@@ -71,6 +73,7 @@ class Kept:
     complete: list[NDArray[np.float32]] = field(default_factory=list)
     region: list[NDArray[np.object_]] = field(default_factory=list)
     counted: list[NDArray[np.bool_]] = field(default_factory=list)
+    trust: list[NDArray[np.float32]] = field(default_factory=list)
 
     def add(self, rows: Rows) -> None:
         """Keep a block."""
@@ -82,6 +85,7 @@ class Kept:
         self.complete.append((np.zeros(len(n)) if r.complete is None else r.complete).astype(np.float32))
         self.region.append(rows.region)
         self.counted.append(rows.counted)
+        self.trust.append(np.full(len(n), np.nan, np.float32) if rows.trust is None else rows.trust)
 
     def joined(self, name: str, dtype: Any) -> NDArray[Any]:
         """One property of all cells."""
@@ -91,7 +95,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read of one stain. cells: places, densities and classes of all cells; files: by what they are."""
+    """What was read of one stain. kept: places, densities and classes of all cells; files: by what they are; trust: the map."""
 
     result: Result
     n_cells: int
@@ -102,6 +106,7 @@ class Reading:
     kept: Kept
     facts: dict[str, Any]
     files: dict[str, Path]
+    trust: TrustMap | None = None
 
 
 def read(
@@ -113,10 +118,13 @@ def read(
     roi: Path | None = None,
     roi_class: Sequence[str] = (),
     without: Sequence[str] = (),
+    trust: bool = True,
+    weights: Path | None = None,
     block: int = BLOCK_PX,
     threads: int = 1,
     overwrite: bool = False,
     progress: OnRows | None = None,
+    progress_trust: OnRows | None = None,
 ) -> list[Reading]:
     """Cells, classes and scores of the finished stains of one slide, one reading a stain; the cells are found once.
 
@@ -125,8 +133,10 @@ def read(
     cells     : the user's own nuclei, GeoJSON in level-0 px or a label image of the whole slide; None: found here.
     cells_mpp : um per px of a label image, where its size does not tell.
     roi       : drawn regions (QuPath GeoJSON); `roi_class`: those whose cells alone count, `without`: those left out.
+    trust     : also the trust map of each stain, written into it, and the trust of each cell.
+    weights   : the weights that made the stains, where they no longer lie where the run found them.
     block     : edge of a block, um; the cells do not depend on it.
-    progress  : called with (blocks done, of how many).
+    progress  : called with (blocks done, of how many); progress_trust: with (strips of the trust maps done, of how many).
 
     Raises WsistainError children; nothing is written before the whole slide was read, and then all of it.
     """
@@ -145,6 +155,7 @@ def read(
             else read_cells(cells, grid, opened.info, mpp=cells_mpp)
         )
         facts = _facts(opened, grid, cells, roi, roi_class, without, regions)
+        maps = _trust_maps(opened, results, weights, threads, progress_trust) if trust else [None] * len(results)
         # The files appear when all blocks are there.
         readers = [StainReader(r.stain, r.marker, grid) for r in results]
         kept = [Kept() for _ in results]
@@ -158,6 +169,7 @@ def read(
         blocks = list(grid.blocks(tissue))
         found = read_blocks(opened, grid, tissue, source, readers, regions, blocks, threads)
         for k, rows in enumerate(found):
+            rows = [_with_trust(row, there) for row, there in zip(rows, maps, strict=True)]
             for row, keep, table, geojson in zip(rows, kept, tables, objects, strict=True):
                 keep.add(row)
                 table.add(row)
@@ -174,14 +186,30 @@ def read(
             )
     seconds = time.perf_counter() - begin
     readings = [
-        _scored(result, keep, regions, seconds, _provenance(result, facts))
-        for result, keep in zip(results, kept, strict=True)
+        _scored(result, keep, regions, seconds, _provenance(result, facts), there)
+        for result, keep, there in zip(results, kept, maps, strict=True)
     ]
     for reading, (view, picture) in zip(readings, shown, strict=True):
         write_scores(reading)
         write_report(reading, view, picture, regions)
         write_facts(reading)  # last: what has it was read
     return readings
+
+
+def _trust_maps(
+    slide: Slide, results: Sequence[Result], weights: Path | None, threads: int, progress: OnRows | None
+) -> list[TrustMap | None]:
+    """The trust map of each stain; the slide is looked at once for all."""
+    known = [known_to(result, weights) for result in results]
+    seen = examine(slide)
+    return [
+        make_trust(slide, result.stain, one, seen=seen, threads=threads, progress=progress)
+        for result, one in zip(results, known, strict=True)
+    ]
+
+
+def _with_trust(rows: Rows, trust: TrustMap | None) -> Rows:
+    return rows if trust is None else replace(rows, trust=trust.at(rows.nuclei.y, rows.nuclei.x))
 
 
 def read_blocks(
@@ -267,7 +295,9 @@ def _provenance(result: Result, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _scored(result: Result, kept: Kept, regions: Regions, seconds: float, facts: dict[str, Any]) -> Reading:
+def _scored(
+    result: Result, kept: Kept, regions: Regions, seconds: float, facts: dict[str, Any], trust: TrustMap | None
+) -> Reading:
     y, x, grade = kept.joined("y", float), kept.joined("x", float), kept.joined("grade", np.int8)
     complete = kept.joined("complete", float)
     counted, region = kept.joined("counted", bool), kept.joined("region", object)
@@ -292,4 +322,5 @@ def _scored(result: Result, kept: Kept, regions: Regions, seconds: float, facts:
             "report": result.beside("report.html"),
             "facts": result.beside("read.json"),
         },
+        trust=trust,
     )

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsistain.errors import ConfigError, OutputError, SlideError
+from wsistain.errors import ConfigError, OutputError, SlideError, WeightsError
+from wsistain.generators.known import Known, known_of
 from wsistain.markers import Marker, find_marker
 from wsistain.output.reading import StoredStain, read_stain
 from wsistain.output.recognise import refuse_virtual
 from wsistain.slide.base import Slide
 from wsistain.slide.place import local_place
 from wsistain.slide.reader import open_slide
+from wsistain.weights.file import file_hash
+from wsistain.weights.find import find_weights
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,30 @@ def open_he(results: Sequence[Result], slide: str | Path | None) -> Slide:
             f"wanted {wanted}); name that slide with --slide"
         )
     return opened
+
+
+def known_to(result: Result, weights: Path | None = None) -> Known:
+    """What the weights of a stain know of their training; of other weights than the stain's, or of none, nothing.
+
+    weights : where they lie now; None: where the run found them. WeightsError where it names others.
+    """
+    told = result.stain.provenance
+    facts = told["weights"] if isinstance(told.get("weights"), dict) else {}
+    config = told["config"] if isinstance(told.get("config"), dict) else {}
+    if told.get("system") == "identity":
+        return Known(why="nothing was trained")
+    try:
+        path = weights or find_weights(str(config.get("weights", "")), result.marker.name)
+        is_it = path.is_file() and file_hash(path) == facts.get("sha256")
+    except (WeightsError, OSError):
+        path, is_it = Path(), False
+    if not is_it and weights is not None:
+        raise WeightsError(
+            f"{weights} is not the file that made {result.stain.path}; wanted {facts.get('name')}, SHA-256 {facts.get('sha256')}"
+        )
+    if not is_it:
+        return Known(why=f"the weights {facts.get('name')} are not where the run found them; name them with --weights")
+    return known_of(str(path), str(facts.get("training_data", "")))
 
 
 def _slide_of(stain: StoredStain) -> dict[str, Any]:

@@ -32,12 +32,14 @@ class Rows:
 
     region  : name of the drawn class that holds the cell, "" for none.
     counted : whether the cell counts in the scores of the slide.
+    trust   : float32, how far the stain round the cell can be believed, 0..1, NaN where nothing is known; None: not asked.
     """
 
     nuclei: Nuclei
     readings: Readings
     region: NDArray[np.object_]
     counted: NDArray[np.bool_]
+    trust: NDArray[np.float32] | None = None
 
 
 def polygons(contour: NDArray[np.floating], um_l0: float) -> NDArray[np.float64]:
@@ -76,7 +78,12 @@ def to_arrow(rows: Rows, um_l0: float) -> pa.Table:
         "region": pa.array(rows.region, pa.string()),
         "counted": rows.counted,
     }
-    for name, values in (("membrane_complete", readings.complete), ("probability", readings.probability)):
+    optional = {
+        "membrane_complete": readings.complete,
+        "probability": readings.probability,
+        "trust": rows.trust,
+    }
+    for name, values in optional.items():
         if values is not None:
             columns[name] = pa.array(values.astype(np.float32), from_pandas=True)
     return pa.table({**columns, "geometry": well_known_binary(polygons(nuclei.contour, um_l0))})

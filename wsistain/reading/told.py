@@ -2,7 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wsistain.reading.scores import Estimate, Scores
+from wsistain.reading.trust import TRUSTED_FROM
 from wsistain.runtime.files import reporting, write_json, write_text
 from wsistain.runtime.spreadsheet import csv_text
 
@@ -29,6 +32,8 @@ def write_facts(reading: "Reading") -> None:
 def score_lines(reading: "Reading") -> list[dict[str, Any]]:
     """One line a region: the slide (the cells that count), each drawn class, the hot spot of 1 mm2."""
     lines = [_line(reading, "slide", reading.slide)]
+    if reading.trust is not None:
+        lines[0] |= {"trusted_share": _number(reading.trust.trusted), **doubted(reading)}
     lines += [_line(reading, f"class {name}", scores) for name, scores in reading.regions.items()]
     if reading.hotspot is not None:
         place = {"hotspot_y_um": round(reading.hotspot.y, 1), "hotspot_x_um": round(reading.hotspot.x, 1)}
@@ -66,9 +71,19 @@ def as_json(reading: "Reading") -> dict[str, Any]:
             "classes": {name: _scores(s) for name, s in reading.regions.items()},
             "hotspot": None if hot is None else {"y_um": hot.y, "x_um": hot.x, **_scores(hot.scores)},
         },
+        "trust": None if reading.trust is None else {**reading.trust.facts(), **doubted(reading)},
         "seconds": reading.seconds,
         "files": {what: path.name for what, path in reading.files.items()},
         "provenance": reading.facts,
+    }
+
+
+def doubted(reading: "Reading") -> dict[str, int]:
+    """How many of the counted cells lie where the stain is not trusted, and where nothing is known of it."""
+    trust = reading.kept.joined("trust", float)[reading.kept.joined("counted", bool)]
+    return {
+        "cells_distrusted": int((trust < TRUSTED_FROM).sum()),
+        "cells_of_unknown_trust": int(np.isnan(trust).sum()),
     }
 
 

@@ -26,7 +26,7 @@ _LEAST_OD = 0.05  # of what lies around
 _AROUND_STEP_UM, _AROUND_STEPS, _BAND_ROWS = 48.0, 9, 512
 _LONG, _MIN_LENGTH_UM, _MIN_WIDTH_UM = 4.0, 150.0, 12.0
 
-FOCUS_MPP, _COARSEST_MPP = 1.0, 1.5  # um per px at which focus is judged; coarser slides do not show it
+FOCUS_MPP, COARSEST_MPP = 1.0, 1.5  # um per px at which focus is judged; coarser slides do not show it
 _FOCUS_WINDOWS, _FOCUS_PX = 24, 128
 SHARP = 0.25
 """Detail below 1 px per detail from 1 to 4 px: sharp slides have 0.43 to 1.2, blurred by 2 um 0.15 to 0.22."""
@@ -75,11 +75,14 @@ class Examined:
 
     tissue    : where there is tissue, as `find_tissue` says.
     unscanned : where the picture is black because nothing was scanned; None where that is nowhere.
+    ink, fold : tissue under ink, and folded tissue; None where that is nowhere.
     """
 
     tissue: TissueMask
     quality: Quality
     unscanned: TissueMask | None
+    ink: TissueMask | None = None
+    fold: TissueMask | None = None
 
 
 def examine(slide: Slide) -> Examined:
@@ -96,7 +99,9 @@ def examine(slide: Slide) -> Examined:
     fold = folds(thumbnail, shown.tissue & ~shown.pen, mpp)
     n_ink = int(ink.sum())
     focus = _out_of_focus(slide, mask)
-    return Examined(mask, Quality(n_ink / area, n_ink * mpp**2 / 1e6, int(fold.sum()) / area, focus), black)
+    quality = Quality(n_ink / area, n_ink * mpp**2 / 1e6, int(fold.sum()) / area, focus)
+    where = (TissueMask(part, downsample) if part.any() else None for part in (ink, fold))
+    return Examined(mask, quality, black, *where)
 
 
 def _islands(mask: Mask, least_px: float) -> Mask:
@@ -205,7 +210,7 @@ def _amid(islands: Mask, tissue: Mask, mpp: float) -> Mask:
 
 def _out_of_focus(slide: Slide, tissue: TissueMask) -> float | None:
     """Share of windows on tissue that are not sharp, at 1 um per px; windows are spread evenly over the tissue."""
-    if slide.info.mpp > _COARSEST_MPP:
+    if slide.info.mpp > COARSEST_MPP:
         return None
     sampling = choose_sampling(slide.info, max(FOCUS_MPP, slide.info.mpp))
     places = np.argwhere(tissue.mask)
@@ -235,7 +240,26 @@ def fine_detail(rgb: RGB) -> float | None:
 
     Defocus takes the fine detail first: what is sharp has more than `SHARP`. None where there is too little to tell.
     """
-    light = rgb.mean(axis=2, dtype=np.float32)
-    fine, coarse = (ndimage.gaussian_filter(light, sigma, mode="nearest") for sigma in (1, 4))
+    light, fine, coarse = _blurred(rgb)
     detail = float((fine - coarse).std())
     return float((light - fine).std()) / detail if detail >= _PLAIN else None
+
+
+def focus_map(rgb: RGB, window: int) -> NDArray[np.float32]:
+    """As `fine_detail`, float32 (h, w), of the square of `window` px round each px; NaN where it has too little to tell."""
+    light, fine, coarse = _blurred(rgb)
+
+    def spread(values: NDArray[np.float32]) -> NDArray[np.float64]:
+        mean, squares = (ndimage.uniform_filter(v.astype(np.float64), window) for v in (values, values**2))
+        found: NDArray[np.float64] = np.sqrt(np.maximum(squares - mean**2, 0))
+        return found
+
+    detail = spread(fine - coarse)
+    return np.where(detail >= _PLAIN, spread(light - fine) / np.maximum(detail, _PLAIN), np.nan).astype(np.float32)
+
+
+def _blurred(rgb: RGB) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Mean light of a window, and the same without detail below 1 and below 4 px."""
+    light = rgb.mean(axis=2, dtype=np.float32)
+    fine, coarse = (ndimage.gaussian_filter(light, sigma, mode="nearest") for sigma in (1, 4))
+    return light, fine, coarse

@@ -1,0 +1,159 @@
+"""A coarse map beside a finished stain, as a label-like picture of OME-Zarr: the trust map.
+
+It appears in one move: written whole beside its place, and renamed. The layout is that of OME-NGFF's `labels`, in the version
+of the stain, so that what reads labels finds it and what does not passes it over.
+
+Source: OME-NGFF 0.4 and 0.5, section labels.
+"""
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from wsistain.output.reading import StoredStain
+from wsistain.runtime.files import PART, reporting
+from wsistain.slide.zarr_pictures import sound_array
+from wsistain.slide.zarr_store import ZARR_ERRORS, open_zarr
+
+LABELS, TRUST = "labels", "trust"
+PARTS = "parts"
+"""Array (part, y, x) beside level 0 of a map: what it was combined of."""
+
+MOST_CHUNK = 2048
+MOST_CELLS = 64_000_000
+
+
+def map_folder(stain: Path | str, name: str = TRUST) -> Path:
+    """Where the map `name` of a stain lies."""
+    return Path(stain) / LABELS / name
+
+
+@dataclass(frozen=True, eq=False)
+class StoredMap:
+    """A map that was read.
+
+    values, parts, cell_um, corner_um, facts : as `write_map` takes them.
+    """
+
+    values: NDArray[np.uint8]
+    parts: dict[str, NDArray[np.uint8]]
+    cell_um: float
+    corner_um: tuple[float, float]
+    facts: dict[str, Any]
+
+
+def read_map(stain: StoredStain, name: str = TRUST) -> StoredMap | None:
+    """The map `name` of a stain as `write_map` wrote it; None where there is none, or none of ours that can be read."""
+    try:
+        group = open_zarr(map_folder(stain.path, name))
+        told: Any = group.attrs.asdict()["wsistain"]
+        values, stack = (sound_array(group[path]) for path in ("0", PARTS))
+        if values.dtype != np.uint8 or stack.shape != (len(told[PARTS]), *values.shape) or values.size > MOST_CELLS:
+            return None
+        parts = dict(zip(told[PARTS], np.asarray(stack[...]), strict=True))
+        corner = (float(told["corner_um"][0]), float(told["corner_um"][1]))
+        return StoredMap(np.asarray(values[...]), parts, float(told["cell_um"]), corner, dict(told))
+    except ZARR_ERRORS:
+        return None
+
+
+def write_map(
+    stain: StoredStain,
+    values: NDArray[np.uint8],
+    parts: Mapping[str, NDArray[np.uint8]],
+    *,
+    cell_um: float,
+    corner_um: tuple[float, float],
+    facts: Mapping[str, Any],
+    name: str = TRUST,
+) -> Path:
+    """Write a map of a finished stain, in the place of one that was there; returns its folder.
+
+    values    : uint8 (h, w), 0 where nothing is known; parts: what they are combined of, uint8 (h, w) each.
+    cell_um   : edge of a cell; corner_um: (y, x) of the map's upper left corner from that of the slide.
+    facts     : plain JSON values, kept under `wsistain`.
+
+    Raises OutputError when it cannot be written; until it is whole, what was there before stays.
+    """
+    # The centre of a stain's first px lies at its origin; that of a cell lies half a cell less half such a px further on.
+    shift = (cell_um - stain.mpp) / 2
+    is_v3 = (Path(stain.path) / "zarr.json").is_file()
+    block = _multiscales(name, cell_um, (corner_um[0] + shift, corner_um[1] + shift), is_v3=is_v3)
+    label = {"version": "0.5" if is_v3 else "0.4", "source": {"image": "../../"}}
+    ours = {**facts, "corner_um": list(corner_um), "cell_um": cell_um, PARTS: list(parts)}
+    ome = {"multiscales": [block], "image-label": label}
+    attributes = {"ome": {"version": "0.5", **ome}, "wsistain": ours} if is_v3 else {**ome, "wsistain": ours}
+    target = map_folder(stain.path, name)
+    part = target.with_name(f".{name}.{uuid.uuid4().hex[:12]}{PART}")
+    with reporting(target, retry="run again"):
+        try:
+            _write_group(part, attributes, values, np.stack(list(parts.values())), is_v3=is_v3)
+            _tell_labels(target.parent, name, is_v3=is_v3)
+            if target.exists():
+                # Renamed first: a folder cannot be replaced in one move, and half of one must never be read.
+                old = part.with_suffix(f".old{PART}")
+                target.rename(old)
+                part.rename(target)
+                shutil.rmtree(old)
+            else:
+                part.rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _multiscales(name: str, cell_um: float, first: tuple[float, float], *, is_v3: bool) -> dict[str, Any]:
+    steps = [
+        {"type": "scale", "scale": [cell_um, cell_um]},
+        {"type": "translation", "translation": list(first)},
+    ]
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in ("y", "x")]
+    version = {} if is_v3 else {"version": "0.4"}
+    return {"name": name, "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}], **version}
+
+
+def _write_group(
+    folder: Path, attributes: dict[str, Any], values: NDArray[np.uint8], parts: NDArray[np.uint8], *, is_v3: bool
+) -> None:
+    plain = json.loads(json.dumps(attributes, allow_nan=False))
+    group = zarr.create_group(zarr.storage.LocalStore(folder), zarr_format=3 if is_v3 else 2, attributes=plain)
+    for path, data in (("0", values), (PARTS, parts)):
+        extra: dict[str, Any] = (
+            {"dimension_names": ("part", "y", "x")[-data.ndim :]}
+            if is_v3
+            else {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+        )
+        chunks = (*((1,) * (data.ndim - 2)), *(min(n, MOST_CHUNK) for n in data.shape[-2:]))
+        array = group.create_array(path, shape=data.shape, dtype=data.dtype, chunks=chunks, fill_value=0, **extra)
+        array[...] = data
+    _check(group, is_v3=is_v3)
+
+
+def _check(group: zarr.Group, *, is_v3: bool) -> None:
+    """Raises pydantic's ValidationError when ome-zarr-models finds the metadata invalid: our fault."""
+    if is_v3:
+        from ome_zarr_models.v05.image_label import ImageLabel
+
+        ImageLabel.from_zarr(group)
+    else:
+        from ome_zarr_models.v04.image_label import ImageLabel as ImageLabelV04
+
+        ImageLabelV04.from_zarr(group)
+
+
+def _tell_labels(folder: Path, name: str, *, is_v3: bool) -> None:
+    """The group `labels` with `name` among its labels."""
+    store = zarr.storage.LocalStore(folder)
+    group = zarr.open_group(store, mode="a", zarr_format=3 if is_v3 else 2)
+    told: dict[str, Any] = group.attrs.asdict()
+    known = told.get("ome", {}) if is_v3 else told
+    names = [*(n for n in known.get("labels", []) if n != name), name]
+    group.attrs.update({"ome": {"version": "0.5", "labels": names}} if is_v3 else {"labels": names})

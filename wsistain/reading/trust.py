@@ -1,0 +1,363 @@
+"""The trust map of a stain: where it can be believed, in cells of about 32 um, and the number that a slide comes to.
+
+Trust is 0 to 1. Every part says how much of it is left, and the least decides:
+
+    looks, features : 1 / (1 + d^4), d the distance from training, 1 where its furthest hundredth lies
+    focus           : detail below 1 um against that of 1 to 4 um in the 96 um round the cell: 0 at 0.15, 1 from 0.35 on
+    ink, fold       : 1 less twice the share of the cell that they cover, 0 from half on
+    tissue          : twice the share of the cell that is tissue, 1 from half on
+    trust           : least of them; stored as 1 + 254 x trust, and 0 where nothing is known
+
+Nothing is known where nothing was stained and where there is no tissue; and, where the weights do not say what they were
+trained on, wherever the picture is good enough for a stain to be right: a good picture is no reason to believe it.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsistain import __version__
+from wsistain.generators.known import Known, cell_px
+from wsistain.output.label_map import LABELS, read_map, write_map
+from wsistain.output.layout import GLASS
+from wsistain.output.reading import StoredStain, open_level
+from wsistain.output.reading import read_window as read_stored
+from wsistain.runtime.ahead import in_order, thread_pool
+from wsistain.runtime.files import replacing, reporting, write_json
+from wsistain.slide.base import RGB, Slide
+from wsistain.slide.quality import COARSEST_MPP, FOCUS_MPP, Examined, examine, focus_map
+from wsistain.slide.resample import Sampling, choose_sampling, read_window
+from wsistain.slide.tissue import TissueMask
+
+WINDOW = 8
+"""Cells along a window, the unit of work."""
+
+STEEPNESS = 4
+BLURRED, SHARP = 0.15, 0.35
+FOCUS_UM = 96.0
+TRUSTED = 128
+"""Value from which a cell is trusted: at 1 of distance trust is a half."""
+
+TRUSTED_FROM = (TRUSTED - 1) / 254
+"""The same of 0..1."""
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+
+def trust_of_distance(distance: NDArray[np.floating]) -> F32:
+    """Trust that is left at a distance from training: 1 within, 0.5 at its edge, 0.06 at twice that."""
+    return np.asarray(1 / (1 + np.minimum(distance, 1e3) ** STEEPNESS), np.float32)
+
+
+def as_stored(trust: NDArray[np.floating]) -> U8:
+    """Trust 0..1 as 1..255, and NaN as 0."""
+    stored: U8 = np.where(np.isfinite(trust), np.rint(1 + 254 * np.nan_to_num(trust)), 0).astype(np.uint8)
+    return stored
+
+
+@dataclass(frozen=True, eq=False)
+class TrustMap:
+    """Where a stain can be believed.
+
+    values  : uint8 (h, w), 1 (no trust) to 255 (full), 0 where nothing is known.
+    parts   : what they are combined of, uint8 (h, w) each, in the same unit.
+    cell_um : edge of a cell. corner_um : (y, x) of the map from the corner of the slide.
+    why     : why something is not known, or nothing is to be believed; "" otherwise.
+    """
+
+    values: U8
+    parts: dict[str, U8]
+    cell_um: float
+    corner_um: tuple[float, float]
+    why: str = ""
+
+    @property
+    def trusted(self) -> float | None:
+        """The slide's number: share of the cells of which something is known that are trusted; None where nothing is."""
+        known = self.values > 0
+        return float((self.values[known] >= TRUSTED).mean()) if known.any() else None
+
+    def at(self, y_um: NDArray[np.floating], x_um: NDArray[np.floating]) -> F32:
+        """Trust 0..1 at places, um from the corner of the slide, float32 (n,); NaN where nothing is known."""
+        row = np.floor((y_um - self.corner_um[0]) / self.cell_um).astype(np.int64)
+        col = np.floor((x_um - self.corner_um[1]) / self.cell_um).astype(np.int64)
+        inside = (row >= 0) & (row < self.values.shape[0]) & (col >= 0) & (col < self.values.shape[1])
+        stored = self.values[row.clip(0, self.values.shape[0] - 1), col.clip(0, self.values.shape[1] - 1)]
+        stored = np.where(inside, stored, 0).astype(np.float32)
+        return np.where(stored > 0, (stored - 1) / 254, np.nan).astype(np.float32)
+
+    def facts(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        trusted = self.trusted
+        return {
+            "trusted": None if trusted is None else round(trusted, 4),
+            "cells": int((self.values > 0).sum()),
+            "cell_um": self.cell_um,
+            "parts": list(self.parts),
+            "why": self.why,
+        }
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the map of one stain lies on its slide: cells in whole px of the H&E at the scale of the stain.
+
+    sampling : of the H&E. px : edge of a cell. row, col, rows, cols : of the map, in cells from the corner of the slide.
+    """
+
+    sampling: Sampling
+    px: int
+    row: int
+    col: int
+    rows: int
+    cols: int
+
+    @property
+    def cell_um(self) -> float:
+        """Edge of a cell, um."""
+        return self.px * self.sampling.mpp
+
+    def windows(self, strip: int) -> Iterator[tuple[int, int, int, int]]:
+        """(row, col, rows, cols) of the windows of a strip, in cells of the map."""
+        for col in range(0, self.cols, WINDOW):
+            top = strip * WINDOW
+            yield top, col, min(WINDOW, self.rows - top), min(WINDOW, self.cols - col)
+
+    def read(self, slide: Slide, window: tuple[int, int, int, int]) -> RGB:
+        """The H&E of a window, with half a cell more on each side."""
+        row, col, rows, cols = window
+        half, px = self.px // 2, self.px
+        y, x = (self.row + row) * px - half, (self.col + col) * px - half
+        return read_window(slide, self.sampling, y, x, rows * px + 2 * half, cols * px + 2 * half)
+
+
+def place_of(slide: Slide, stain: StoredStain) -> Place:
+    """The cells that a stain touches. SlideError where the slide is too coarse for it."""
+    sampling = choose_sampling(slide.info, stain.mpp)
+    px = cell_px(sampling.mpp)
+    um = px * sampling.mpp
+    first = [int(np.floor(origin / um + 1e-6)) for origin in stain.origin_um]
+    ends = [o + n * stain.mpp for o, n in zip(stain.origin_um, stain.levels[0], strict=True)]
+    last = [max(f + 1, int(np.ceil(end / um - 1e-6))) for f, end in zip(first, ends, strict=True)]
+    return Place(sampling, px, first[0], first[1], last[0] - first[0], last[1] - first[1])
+
+
+class TrustMaker:
+    """Makes the trust map of one stain, strip by strip.
+
+    slide : the H&E; stain : finished; known : what its weights know; seen : a look at the whole slide.
+    """
+
+    def __init__(self, slide: Slide, stain: StoredStain, known: Known, seen: Examined) -> None:
+        self.slide, self.stain, self.known, self.seen = slide, stain, known, seen
+        self.place = place_of(slide, stain)
+        self._level = max((k for k in range(len(stain.levels)) if stain.mpp * 2**k <= 8), default=0)
+        self._array = open_level(stain.path, self._level)
+
+    @property
+    def strips(self) -> int:
+        """How many strips of `WINDOW` cells there are."""
+        return -(-self.place.rows // WINDOW)
+
+    def strip(self, number: int, threads: int = 1) -> dict[str, F32]:
+        """Trust that each part leaves, float32 (rows, cols) by name; NaN where it says nothing. "stained" is 1 or NaN."""
+        height = min(WINDOW, self.place.rows - number * WINDOW)
+        out = {name: np.full((height, self.place.cols), np.nan, np.float32) for name in (*self.names, "stained")}
+        windows = list(self.place.windows(number))
+        with thread_pool(threads, "trust") as pool:
+            found = in_order(pool, self._window, windows, threads + 1)
+            for (_, col, _, cols), parts in zip(windows, found, strict=True):
+                for name, values in parts.items():
+                    out[name][:, col : col + cols] = values
+        return out
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parts."""
+        return (*self.known.parts, "focus", "ink", "fold", "tissue")
+
+    def _window(self, window: tuple[int, int, int, int]) -> dict[str, F32]:
+        rows, cols = window[2:]
+        share = self._share(self.seen.tissue, window)
+        stained = self._stained(window) & (share > 0)
+        if not stained.any():
+            return {}
+        parts = {"stained": np.where(stained, 1, np.nan).astype(np.float32), "tissue": np.minimum(2 * share, 1)}
+        for name, mask in (("ink", self.seen.ink), ("fold", self.seen.fold)):
+            covered = 0 if mask is None else self._share(mask, window)
+            parts[name] = np.asarray(np.clip(1 - 2 * covered, 0, 1) * np.ones((rows, cols)), np.float32)
+        parts["focus"] = self._focus(window)
+        distances = self.known.distances(self.place.read(self.slide, window), self.place.sampling.mpp)
+        return parts | {name: trust_of_distance(distance) for name, distance in distances.items()}
+
+    def _share(self, mask: TissueMask, window: tuple[int, int, int, int]) -> F32:
+        """Share of each cell of a window that lies in a mask, from its px whose centres lie in the cell, or the nearest."""
+        per_cell = max(1, round(self.place.cell_um / self.slide.info.mpp / mask.downsample))
+        row, col, rows, cols = window
+        px_l0 = self.place.cell_um / self.slide.info.mpp / per_cell
+        y, x = (self.place.row + row) * per_cell, (self.place.col + col) * per_cell
+        inside = mask.window(y, x, rows * per_cell, cols * per_cell, px_l0=px_l0)
+        shares: F32 = inside.reshape(rows, per_cell, cols, per_cell).mean(axis=(1, 3), dtype=np.float32)
+        return shares
+
+    def _stained(self, window: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+        """Whether anything was stained in each cell of a window."""
+        row, col, rows, cols = window
+        mpp, um = self.stain.mpp * 2**self._level, self.place.cell_um
+
+        def edges(first: int, n: int, origin: float) -> list[int]:
+            return [max(0, round(((first + k) * um - origin) / mpp)) for k in range(n + 1)]
+
+        ys = edges(self.place.row + row, rows, self.stain.origin_um[0])
+        xs = edges(self.place.col + col, cols, self.stain.origin_um[1])
+        pixels = read_stored(self._array, ys[0], xs[0], max(1, ys[-1] - ys[0]), max(1, xs[-1] - xs[0]))
+        there = (pixels != GLASS).any(axis=2)
+        found = np.zeros((rows, cols), bool)
+        for i in range(rows):
+            for j in range(cols):
+                found[i, j] = there[ys[i] - ys[0] : ys[i + 1] - ys[0], xs[j] - xs[0] : xs[j + 1] - xs[0]].any()
+        return found
+
+    def _focus(self, window: tuple[int, int, int, int]) -> F32:
+        """Trust that focus leaves each cell of a window; NaN where it cannot be told."""
+        row, col, rows, cols = window
+        info = self.slide.info
+        if info.mpp > COARSEST_MPP:
+            return np.full((rows, cols), np.nan, np.float32)
+        sampling = choose_sampling(info, max(FOCUS_MPP, info.mpp))
+        um, mpp = self.place.cell_um, sampling.mpp
+        reach = int(np.ceil(FOCUS_UM / mpp))
+        ys, xs = (
+            [round((first + k + 0.5) * um / mpp) for k in range(n)]
+            for first, n in ((self.place.row + row, rows), (self.place.col + col, cols))
+        )
+        # Inside the slide: the edge to what lies beyond it would be the sharpest of all.
+        height, width = sampling.shape
+        (y, bottom), (x, right) = (
+            (max(0, v[0] - reach), min(n, v[-1] + reach + 1)) for v, n in ((ys, height), (xs, width))
+        )
+        rgb = read_window(self.slide, sampling, y, x, bottom - y, right - x)
+        at = np.ix_([min(v, height - 1) - y for v in ys], [min(v, width - 1) - x for v in xs])
+        ratio = focus_map(rgb, max(3, round(FOCUS_UM / mpp)))[at]
+        left: F32 = np.clip((ratio - BLURRED) / (SHARP - BLURRED), 0, 1).astype(np.float32)
+        return left
+
+    def combined(self, parts: Mapping[str, F32]) -> TrustMap:
+        """The map of all strips joined. parts: float32 (h, w) by name, as `strip` gives them."""
+        where = np.isfinite(parts["stained"])
+        measured = np.stack([np.where(where, parts[name], np.nan) for name in self.names])
+        least = np.where(np.isnan(measured), np.inf, measured).min(axis=0)
+        familiar = [name for name in self.names if name in self.known.parts]
+        told = where & np.isfinite(least)
+        if familiar:
+            told &= np.isfinite(np.stack([parts[name] for name in familiar])).any(axis=0)
+            told |= where & (least < 0.5)  # pale, but spoiled
+        else:
+            told &= least < 0.5
+        never = self.known.never_on(self.slide.info.path)
+        trust = np.where(told, 0 if never else least, np.nan)
+        stored = {name: as_stored(np.where(where, parts[name], np.nan)) for name in self.names}
+        corner = (self.place.row * self.place.cell_um, self.place.col * self.place.cell_um)
+        return TrustMap(as_stored(trust), stored, self.place.cell_um, corner, never or self.known.why)
+
+
+def make_trust(
+    slide: Slide,
+    stain: StoredStain,
+    known: Known,
+    *,
+    seen: Examined | None = None,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrustMap:
+    """The trust map of a finished stain, written into it; one that is there and was made alike is read, not made again.
+
+    slide    : the H&E of which it was made. known : what the weights know (`wsistain.generators.known`).
+    seen     : `examine(slide)` where somebody has looked already.
+    progress : called with (strips done, of how many).
+
+    An interrupted one is gone on with: finished strips lie in the stain until the map is whole. Raises OutputError where
+    the map cannot be written.
+    """
+    maker = TrustMaker(slide, stain, known, seen or examine(slide))
+    work = Path(stain.path) / LABELS / ".trust.work"
+    key = _key(maker)
+    there = read_map(stain)
+    if there is not None and there.facts.get("key") == key:
+        return TrustMap(there.values, there.parts, there.cell_um, there.corner_um, str(there.facts.get("why", "")))
+    with reporting(work, retry="run again"):
+        parts = _strips(maker, work, key, threads, progress)
+    made = maker.combined(parts)
+    facts = {**describe(made), "key": key, "provenance": _origin(stain)}
+    write_map(stain, made.values, made.parts, cell_um=made.cell_um, corner_um=made.corner_um, facts=facts)
+    shutil.rmtree(work, ignore_errors=True)
+    return made
+
+
+def _strips(
+    maker: TrustMaker, work: Path, key: dict[str, Any], threads: int, progress: Callable[[int, int], None] | None
+) -> dict[str, F32]:
+    """All strips joined; those that an interrupted session left are read."""
+    try:
+        same = json.loads((work / "key.json").read_text(encoding="utf-8")) == key
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        write_json(work / "key.json", key)
+    strips = []
+    for number in range(maker.strips):
+        path = work / f"{number}.npz"
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as file:
+                strips.append({name: file[name] for name in file.files})
+        else:
+            strips.append(maker.strip(number, threads))
+            with replacing(path) as part, part.open("wb") as file:
+                np.savez(file, **strips[-1])
+        if progress is not None:
+            progress(number + 1, maker.strips)
+    return {name: np.concatenate([strip[name] for strip in strips]) for name in strips[0]}
+
+
+def _key(maker: TrustMaker) -> dict[str, Any]:
+    """What decides the map: another one is not gone on with."""
+    return {
+        "wsistain": __version__,
+        "slide": maker.slide.info.fingerprint,
+        "stain": maker.stain.provenance.get("key"),
+        "weights": _weights_hash(maker.stain),
+        "parts": list(maker.names),
+        "why": maker.known.why,
+    }
+
+
+def _weights_hash(stain: StoredStain) -> str | None:
+    weights = stain.provenance.get("weights")
+    return str(weights.get("sha256")) if isinstance(weights, dict) else None
+
+
+def describe(made: TrustMap) -> dict[str, Any]:
+    """What a reader of the map must know: plain JSON values."""
+    return {
+        **made.facts(),
+        "statement": "Where a virtual stain can be believed, by what its weights were trained on and by the picture; it says "
+        "nothing of whether the stain is true. For research use only, not for diagnosis.",
+        "unit": "1 (no trust) to 255 (full trust), 0 where nothing is known",
+        "formula": "1 + 254 x least of the parts; looks, features: 1 / (1 + d^4), d = 1 where the furthest hundredth of "
+        "training lies; see docs/reading.md",
+        "trusted_from": TRUSTED,
+    }
+
+
+def _origin(stain: StoredStain) -> dict[str, Any]:
+    told = stain.provenance
+    return {k: told[k] for k in ("marker", "system", "weights", "plan_hash", "slide") if k in told}
