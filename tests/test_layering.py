@@ -208,7 +208,10 @@ TESTED_IN: dict[str, str] = {
     # parts of a reader, a writer or a table: through the whole that has no other parts
     "batch.dicom": "batch/test_scan.py",
     "batch.workflow": "batch/test_batch.py",
+    "output.label_map": "reading/test_trust.py",
     "output.trust": "viewing/test_trust.py",
+    "generators.known": "reading/test_trust.py",
+    "optics.bank": "reading/test_trust.py",
     "evaluation.drawing": "evaluation/test_figures.py",
     "evaluation.slide_page": "evaluation/test_slides.py",
     "evaluation.grid_table": "training/test_grid.py",

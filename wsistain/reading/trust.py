@@ -2,11 +2,11 @@
 
 Trust is 0 to 1. Every part says how much of it is left, and the least decides:
 
-    looks, features : 1 / (1 + d^4), d the distance from training, 1 where its furthest hundredth lies
-    focus           : detail below 1 um against that of 1 to 4 um in the 96 um round the cell: 0 at 0.15, 1 from 0.35 on
-    ink, fold       : 1 less twice the share of the cell that they cover, 0 from half on
-    tissue          : twice the share of the cell that is tissue, 1 from half on
-    trust           : least of them; stored as 1 + 254 x trust, and 0 where nothing is known
+    looks : 1 / (1 + d^4), d the distance from training, 1 where its furthest hundredth lies
+    focus : detail below 1 um against that of 1 to 4 um in the 96 um round the cell: 0 at 0.15, 1 from 0.35 on
+    ink, fold : 1 less twice the share of the cell that they cover, 0 from half on
+    tissue : twice the share of the cell that is tissue, 1 from half on
+    trust : least of them; stored as 1 + 254 x trust, and 0 where nothing is known
 
 Nothing is known where nothing was stained and where there is no tissue; and, where the weights do not say what they were
 trained on, wherever the picture is good enough for a stain to be right: a good picture is no reason to believe it.
@@ -352,7 +352,7 @@ def describe(made: TrustMap) -> dict[str, Any]:
         "statement": "Where a virtual stain can be believed, by what its weights were trained on and by the picture; it says "
         "nothing of whether the stain is true. For research use only, not for diagnosis.",
         "unit": "1 (no trust) to 255 (full trust), 0 where nothing is known",
-        "formula": "1 + 254 x least of the parts; looks, features: 1 / (1 + d^4), d = 1 where the furthest hundredth of "
+        "formula": "1 + 254 x least of the parts; looks: 1 / (1 + d^4), d = 1 where the furthest hundredth of "
         "training lies; see docs/reading.md",
         "trusted_from": TRUSTED,
     }
