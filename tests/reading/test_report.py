@@ -38,7 +38,7 @@ def test_the_page_beside_the_stain_tells_what_the_table_does(reading):
     assert (
         "Trust map" in text and "Trust map: not made" not in text and "Guidelines count invasive tumour cells" in text
     )
-    assert len([1 for tag, _ in elements(page) if tag == "image"]) == 3  # H&E, stain, map of positive cells
+    assert len([1 for tag, _ in elements(page) if tag == "image"]) == 4  # H&E, stain, maps of positive cells and of trust
 
 
 def test_what_others_named_is_text(reading):
