@@ -269,6 +269,7 @@ TESTED_IN: dict[str, str] = {
     "tiling.plan": "pipeline/test_graph.py",
     # the view: through its addresses
     "viewing.guard": "viewing/test_app.py",
+    "viewing.samples": "viewing/test_gallery.py",
     "viewing.tables": "viewing/test_gallery.py",
     "viewing.tiles": "viewing/test_app.py",
     # backbones: through the metric or loss that reads them

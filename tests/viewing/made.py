@@ -21,7 +21,8 @@ from wsistain.output.pyramid import finish_pyramid, half
 from wsistain.output.store import OutputSpec, create_output, write_block
 from wsistain.pipeline.run import run
 from wsistain.viewing.app import make_app
-from wsistain.viewing.gallery import Gallery, make_wanted
+from wsistain.viewing.gallery import Gallery
+from wsistain.viewing.samples import make_wanted
 
 MPP = 0.5
 HEIGHT, WIDTH = 700, 930

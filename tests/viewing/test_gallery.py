@@ -9,7 +9,8 @@ from wsistain.errors import ConfigError, OutputError, SlideError
 from wsistain.output.journal import open_journal
 from wsistain.output.store import create_output
 from wsistain.output.unfinished import describe_begun
-from wsistain.viewing.gallery import Gallery, make_wanted
+from wsistain.viewing.gallery import Gallery
+from wsistain.viewing.samples import make_wanted
 from wsistain.viewing.tables import cells_file, known_scores
 
 

@@ -55,7 +55,8 @@ def view(
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace the folder of --static."),
 ) -> None:
     """Show results in the browser, or write them as a folder."""
-    from wsistain.viewing.gallery import Gallery, make_wanted
+    from wsistain.viewing.gallery import Gallery
+    from wsistain.viewing.samples import make_wanted
     from wsistain.viewing.serve import check_installed, is_loopback, open_browser, serve
 
     if overwrite and static is None:

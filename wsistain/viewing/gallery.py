@@ -3,9 +3,7 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from wsistain import __version__
@@ -13,7 +11,6 @@ from wsistain.config import validate
 from wsistain.errors import ConfigError, DataError, OutputError, WsistainError
 from wsistain.markers import Marker, find_marker
 from wsistain.output.trust import has_trust
-from wsistain.slide.place import local_place
 from wsistain.slide.reader import open_slide
 from wsistain.slide.roi_file import read_roi
 from wsistain.slide.tissue import TissueMask, find_tissue
@@ -22,7 +19,8 @@ from wsistain.viewing.frame import Frame
 from wsistain.viewing.maps import Affine, DifferencePicture, PositivityPicture, WarpedPicture, tissue_picture
 from wsistain.viewing.pictures import BegunPicture, Picture, SlidePicture
 from wsistain.viewing.reference import lay_over
-from wsistain.viewing.results import Result, check_slide, find_results, find_slide, id_of, look_at
+from wsistain.viewing.results import Result, check_slide, id_of, look_at
+from wsistain.viewing.samples import Sample, Wanted, places_of, samples_of, stamp_of
 from wsistain.viewing.scores import Tissue, holds, ring_of, score_area
 from wsistain.viewing.tables import cells_file, known_scores
 from wsistain.viewing.trust import trust_picture
@@ -36,39 +34,6 @@ _RESCAN_S = 1.0
 _HE = "he-"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the user named.
-
-    paths      : results, or folders of them.
-    slides     : H&E slides, or folders in which those that results name lie.
-    reference  : a real IHC of the same block.
-    roi        : areas drawn in QuPath, shown over the slide.
-    cells      : cells, where they do not lie beside the result.
-    mpp        : um per px of slides that do not say.
-    expected   : results that a run is about to begin.
-    """
-
-    paths: tuple[Path, ...]
-    slides: tuple[Path, ...] = ()
-    reference: Path | None = None
-    roi: Path | None = None
-    cells: Path | None = None
-    mpp: float | None = None
-    expected: tuple[Path, ...] = ()
-
-
-@dataclass
-class _Sample:
-    """One H&E slide and the results that were stained from it."""
-
-    id: str
-    name: str
-    frame: Frame | None
-    path: Path | None
-    results: list[Result] = field(default_factory=list)
-
-
 class Gallery:
     """What is shown; safe for several threads."""
 
@@ -80,7 +45,7 @@ class Gallery:
         self._open: OrderedDict[str, tuple[str, Any]] = OrderedDict()
         self._scanned = 0.0
         self._results: dict[str, Result] = {}
-        self._samples: dict[str, _Sample] = {}
+        self._samples: dict[str, Sample] = {}
         self._problems: dict[str, str] = {}
         self._first = True
         self.scan(now=True)
@@ -97,53 +62,19 @@ class Gallery:
             if not now and time.monotonic() - self._scanned < _RESCAN_S:
                 return
             found: dict[str, Result] = {}
-            for path in self._places():
+            for path in places_of(self._wanted, must_exist=self._first and not self._wanted.expected):
                 id = id_of(path)
                 old = self._results.get(id)
                 # What is finished does not change without its metadata being replaced, so it is not read again.
-                is_same = old is not None and old.state == "finished" and old.stamp == _stamp(path)
+                is_same = old is not None and old.state == "finished" and old.stamp == stamp_of(path)
                 found[id] = old if is_same and old is not None else look_at(path)
             self._results = found
-            self._samples = self._grouped(found.values())
+            self._samples = samples_of(found.values(), self._wanted.slides)
             self._scanned = time.monotonic()
         for result in found.values():
             picture = self._open.get(result.id, ("", None))[1]
             if isinstance(picture, BegunPicture):
                 picture.refresh()
-
-    def _places(self) -> list[Path]:
-        places: dict[Path, None] = {}
-        for path in self._wanted.paths:
-            try:
-                places |= dict.fromkeys(find_results(path))
-            except OutputError:
-                if self._first and not self._wanted.expected:
-                    raise
-        return list(places | dict.fromkeys(p for p in self._wanted.expected if p.is_dir()))
-
-    def _grouped(self, results: Any) -> dict[str, _Sample]:
-        samples: dict[str, _Sample] = {}
-        for result in results:
-            print_ = str(result.slide.get("fingerprint") or result.id)
-            id = print_[:10]
-            if id not in samples:
-                samples[id] = _Sample(id, str(result.slide.get("name") or result.name), *self._slide_of(result))
-            samples[id].results.append(result)
-        return samples
-
-    def _slide_of(self, result: Result) -> tuple[Frame | None, Path | None]:
-        given = self._wanted.slides
-        files = [p for p in given if not _is_folder(p)]
-        name = str(result.slide.get("name") or "")
-        inside = [p / name for p in given if _is_folder(p) and name and Path(name).name == name]
-        named = [p for p in files if p.name == name]
-        path = find_slide(result, [*named, *inside])
-        if len(files) == 1 and not named:  # the one slide that was named, whatever it is called
-            path = files[0]
-        size, mpp = result.slide.get("size_l0"), result.slide.get("mpp")
-        if isinstance(size, list) and len(size) == 2 and isinstance(mpp, int | float):
-            return Frame(int(size[0]), int(size[1]), float(mpp)), path
-        return None, path
 
     def _check_what_was_named(self) -> None:
         """Open what the user named, so that what is wrong with it is said at once."""
@@ -223,7 +154,7 @@ class Gallery:
             raise OutputError(f"{result.path} cannot be shown")
         return found
 
-    def _slide(self, sample: _Sample) -> SlidePicture:
+    def _slide(self, sample: Sample) -> SlidePicture:
         result, path = sample.results[0], sample.path
         if path is None:
             raise DataError(f"the slide {sample.name} is not known; name it with --slide")
@@ -241,7 +172,7 @@ class Gallery:
             raise
         return SlidePicture(slide)
 
-    def _tissue(self, sample: _Sample) -> Picture:
+    def _tissue(self, sample: Sample) -> Picture:
         mask, frame = self._mask(sample)
         return tissue_picture(mask, frame, sample.id)
 
@@ -327,7 +258,7 @@ class Gallery:
         mask = self._held(f"{result.id}.mask", result.stamp, lambda: find_tissue(stain.slide))
         return Tissue(mask, stain.frame), "stain"
 
-    def _mask(self, sample: _Sample) -> tuple[TissueMask, Frame]:
+    def _mask(self, sample: Sample) -> tuple[TissueMask, Frame]:
         slide = self.picture(f"{_HE}{sample.id}")
         if not isinstance(slide, SlidePicture):
             raise DataError(f"the slide {sample.name} cannot be shown")
@@ -354,7 +285,7 @@ class Gallery:
         """Whether a run is still to begin a result."""
         return any(id_of(p) not in self._results for p in self._wanted.expected)
 
-    def _told(self, result: Result, sample: _Sample) -> dict[str, Any]:
+    def _told(self, result: Result, sample: Sample) -> dict[str, Any]:
         told: dict[str, Any] = {
             "id": result.id,
             "name": result.name,
@@ -383,7 +314,7 @@ class Gallery:
         told["cells"] = cells_file(result.path, self._wanted.cells) is not None
         return told
 
-    def _sample_told(self, sample: _Sample) -> dict[str, Any]:
+    def _sample_told(self, sample: Sample) -> dict[str, Any]:
         told: dict[str, Any] = {"id": sample.id, "name": sample.name, "results": [r.id for r in sample.results]}
         if sample.path is not None and sample.frame is None:
             picture = self.picture(f"{_HE}{sample.id}")
@@ -400,36 +331,3 @@ class Gallery:
 
 def _picture_told(name: str, frame: Frame, form: str, version: str) -> dict[str, Any]:
     return {"name": name, "form": form, "version": version, **frame.facts()}
-
-
-def _stamp(path: Path) -> str:
-    for name in ("zarr.json", ".zattrs"):
-        try:
-            return str((path / name).stat().st_mtime_ns)
-        except OSError:
-            continue
-    return ""
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder of slides, not a slide that is a folder."""
-    return path.is_dir() and not any((path / n).is_file() for n in ("zarr.json", ".zgroup", ".zattrs"))
-
-
-def make_wanted(
-    paths: Sequence[str | Path],
-    *,
-    slides: Sequence[str | Path] = (),
-    reference: str | Path | None = None,
-    roi: str | Path | None = None,
-    cells: str | Path | None = None,
-    mpp: float | None = None,
-    expected: Sequence[Path] = (),
-) -> Wanted:
-    """What a user named, as paths; `file://` addresses are paths too. OutputError, ConfigError for what is not there."""
-    for text in (*paths, *slides, reference, roi, cells):
-        if text is not None and not Path(local_place(str(text))).exists():
-            raise OutputError(f"{text} does not exist; give results, slides and files that are on this machine")
-    local = [tuple(Path(local_place(str(p))) for p in group) for group in (paths, slides)]
-    one = [None if p is None else Path(local_place(str(p))) for p in (reference, roi, cells)]
-    return Wanted(local[0], local[1], one[0], one[1], one[2], mpp, tuple(expected))

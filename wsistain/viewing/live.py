@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wsistain.output.names import output_name
-from wsistain.viewing.gallery import Gallery, make_wanted
+from wsistain.viewing.gallery import Gallery
+from wsistain.viewing.samples import make_wanted
 from wsistain.viewing.serve import Served, check_installed, serve
 
 IDLE_S = 90.0

@@ -5,7 +5,8 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsistain.viewing.gallery import Gallery, make_wanted
+from wsistain.viewing.gallery import Gallery
+from wsistain.viewing.samples import make_wanted
 from wsistain.viewing.serve import Served, serve
 
 NOTEBOOKS = "'self' http://localhost:* http://127.0.0.1:* https://localhost:* vscode-webview: https://*.vscode-cdn.net"
