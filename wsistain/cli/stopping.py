@@ -19,6 +19,7 @@ STOPPED = 130
 GO_ON = {
     "run": "finished blocks are kept, go on with --resume",
     "train": "what it has kept it goes on from with --resume",
+    "read": "finished blocks are kept, the same command goes on where it stopped",
     "batch": "the same command goes on where it stopped",
 }
 """By command: what is kept, and how to go on."""

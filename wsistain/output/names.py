@@ -42,3 +42,6 @@ def output_name(slide: str, marker: str) -> str:
 
 READ_ENDINGS = ("cells.parquet", "cells.geojson", "scores.csv", "report.html", "read.json")
 """Endings of what `wsistain read` writes beside a stain, `<slide stem>.<MARKER>.<ending>`; the last is written last."""
+
+READ_WORK = "read.work"
+"""Ending of the folder beside a stain in which an unfinished reading lies."""

@@ -1,5 +1,6 @@
 """One marker of a run: its generator, its output, with what it is made, and how far it is."""
 
+import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from wsistain.generators.spec import GeneratorSpec
 from wsistain.output.export import export_ome_tiff
 from wsistain.output.journal import Journal, check_place, open_journal
 from wsistain.output.layout import PROBABILITY
-from wsistain.output.names import READ_ENDINGS, output_name
+from wsistain.output.names import READ_ENDINGS, READ_WORK, output_name
 from wsistain.output.preview import write_preview
 from wsistain.output.store import BlockDone, OutputSpec, create_output
 from wsistain.pipeline.job import Written
@@ -93,6 +94,7 @@ class Stain:
             self.report.unlink(missing_ok=True)
             for ending in READ_ENDINGS:
                 self.output.folder.with_name(f"{self.name}.{ending}").unlink(missing_ok=True)
+            shutil.rmtree(self.output.folder.with_name(f"{self.name}.{READ_WORK}"), ignore_errors=True)
         self.journal.begin_session({"device_names": list(self.made.device_names)})
         return self.journal
 

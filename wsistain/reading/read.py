@@ -28,7 +28,9 @@ from wsistain.reading.stain import StainReader
 from wsistain.reading.table import Rows, table_writer
 from wsistain.reading.told import write_facts, write_scores
 from wsistain.reading.trust import TrustMap, make_trust
+from wsistain.reading.unfinished import KeptBlocks, is_whole, kept_blocks, key_of, work_folder
 from wsistain.runtime.ahead import in_order, thread_pool
+from wsistain.runtime.files import reporting
 from wsistain.slide.base import Slide
 from wsistain.slide.quality import examine
 from wsistain.slide.resample import read_window
@@ -95,7 +97,11 @@ class Kept:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read of one stain. kept: places, densities and classes of all cells; files: by what they are; trust: the map."""
+    """What was read of one stain.
+
+    kept : places, densities and classes of all cells; files: by what they are; trust: the map.
+    resumed_blocks : blocks that an interrupted session had read before.
+    """
 
     result: Result
     n_cells: int
@@ -107,6 +113,7 @@ class Reading:
     facts: dict[str, Any]
     files: dict[str, Path]
     trust: TrustMap | None = None
+    resumed_blocks: int = 0
 
 
 def read(
@@ -138,7 +145,8 @@ def read(
     block     : edge of a block, um; the cells do not depend on it.
     progress  : called with (blocks done, of how many); progress_trust: with (strips of the trust maps done, of how many).
 
-    Raises WsistainError children; nothing is written before the whole slide was read, and then all of it.
+    An interrupted reading is gone on with by the same call; its result is that of an unbroken one. Until then nothing of it
+    lies among the results but the folder `<stem>.read.work`. Raises WsistainError children.
     """
     results = open_results(stains)
     for result in results:
@@ -155,27 +163,17 @@ def read(
             else read_cells(cells, grid, opened.info, mpp=cells_mpp)
         )
         facts = _facts(opened, grid, cells, roi, roi_class, without, regions)
+        choices = {name: facts[name] for name in ("roi", "roi_class", "without")}
+        keys = [key_of(result, opened.info, grid, cells, cells_mpp, choices) for result in results]
+        work = stack.enter_context(kept_blocks(results, keys))
         maps = _trust_maps(opened, results, weights, threads, progress_trust) if trust else [None] * len(results)
-        # The files appear when all blocks are there.
         readers = [StainReader(r.stain, r.marker, grid) for r in results]
-        kept = [Kept() for _ in results]
-        tables = [
-            stack.enter_context(table_writer(r.beside("cells.parquet"), opened.info.mpp, _provenance(r, facts)))
-            for r in results
-        ]
-        objects = [
-            stack.enter_context(object_writer(r.beside("cells.geojson"), r.marker, opened.info.mpp)) for r in results
-        ]
         blocks = list(grid.blocks(tissue))
-        found = read_blocks(opened, grid, tissue, source, readers, regions, blocks, threads)
-        for k, rows in enumerate(found):
-            rows = [_with_trust(row, there) for row, there in zip(rows, maps, strict=True)]
-            for row, keep, table, geojson in zip(rows, kept, tables, objects, strict=True):
-                keep.add(row)
-                table.add(row)
-                geojson.add(row)
-            if progress is not None:
-                progress(k + 1, len(blocks))
+        found = read_blocks(opened, grid, tissue, source, readers, regions, blocks, threads, work)
+        told = [_told_of(result, facts) for result in results]
+        kept = _write_cells(results, told, found, maps, opened.info.mpp, len(blocks), progress)
+        if not any(len(y) for y in kept[0].y):
+            work.remove()
         _check_any(kept[0], results)
         # Pictures of the H&E for the reports, once for all stains of one place.
         he = HePictures(opened)
@@ -184,16 +182,59 @@ def read(
             facts["notes"].append(
                 f"{opened.unreadable_tiles} native tiles of {opened.info.path} could not be decoded and have no cells"
             )
-    seconds = time.perf_counter() - begin
-    readings = [
-        _scored(result, keep, regions, seconds, _provenance(result, facts), there)
-        for result, keep, there in zip(results, kept, maps, strict=True)
-    ]
-    for reading, (view, picture) in zip(readings, shown, strict=True):
-        write_scores(reading)
-        write_report(reading, view, picture, regions)
-        write_facts(reading)  # last: what has it was read
+        seconds = time.perf_counter() - begin
+        readings = [
+            _scored(result, keep, regions, seconds, _provenance(result, facts), there, work.resumed)
+            for result, keep, there in zip(results, kept, maps, strict=True)
+        ]
+        _put_in_place(readings)
+        for reading, (view, picture) in zip(readings, shown, strict=True):
+            write_scores(reading)
+            write_report(reading, view, picture, regions)
+            write_facts(reading)  # last: what has it was read
+        work.remove()
     return readings
+
+
+def _write_cells(
+    results: Sequence[Result],
+    told: Sequence[dict[str, Any]],
+    found: Iterator[list[Rows]],
+    maps: Sequence[TrustMap | None],
+    um_l0: float,
+    n_blocks: int,
+    progress: OnRows | None,
+) -> list[Kept]:
+    """The cells of all blocks, written as table and objects into the work folder of each stain."""
+    kept = [Kept() for _ in results]
+    with ExitStack() as stack:
+        tables = [
+            stack.enter_context(table_writer(work_folder(r) / "cells.parquet", um_l0, facts))
+            for r, facts in zip(results, told, strict=True)
+        ]
+        objects = [
+            stack.enter_context(object_writer(work_folder(r) / "cells.geojson", r.marker, um_l0)) for r in results
+        ]
+        for k, rows in enumerate(found):
+            rows = [_with_trust(row, there) for row, there in zip(rows, maps, strict=True)]
+            for row, keep, table, geojson in zip(rows, kept, tables, objects, strict=True):
+                keep.add(row)
+                table.add(row)
+                geojson.add(row)
+            if progress is not None:
+                progress(k + 1, n_blocks)
+    return kept
+
+
+def _put_in_place(readings: Sequence[Reading]) -> None:
+    """Table and objects beside the stain; from here to the new `read.json` nothing passes for a whole reading."""
+    for reading in readings:
+        with reporting(reading.files["table"], retry="run again"):
+            for ending in reversed(READ_ENDINGS):  # old and new are never mixed
+                reading.result.beside(ending).unlink(missing_ok=True)
+            for what in ("table", "objects"):
+                path = reading.files[what]
+                (work_folder(reading.result) / path.name.removeprefix(f"{reading.result.stem}.")).replace(path)
 
 
 def _trust_maps(
@@ -221,8 +262,12 @@ def read_blocks(
     regions: Regions,
     blocks: Sequence[Box],
     threads: int = 1,
+    kept: KeptBlocks | None = None,
 ) -> Iterator[list[Rows]]:
-    """The cells of each block, one `Rows` a stain; each cell in the block that holds its centre, once."""
+    """The cells of each block, one `Rows` a stain; each cell in the block that holds its centre, once.
+
+    kept : blocks that are there already are taken from it, the others put into it.
+    """
 
     def one(box: Box) -> list[Rows]:
         wide = box.grown(grid.margin)
@@ -234,8 +279,20 @@ def read_blocks(
         region, counted = regions.of(y, x)
         return [Rows(nuclei, reader.read(nuclei, labels, wide), region, counted) for reader in readers]
 
+    def once(numbered: tuple[int, Box]) -> list[Rows]:
+        number, box = numbered
+        if kept is None:
+            return one(box)
+        rows = kept.load(number)
+        if rows is None:
+            damaged = slide.unreadable_tiles
+            rows = one(box)
+            if slide.unreadable_tiles == damaged:  # else it is read again, so that the damage is counted again
+                kept.keep(number, rows)
+        return rows
+
     with thread_pool(threads, "read") as pool:
-        yield from in_order(pool, one, blocks, threads + 1)
+        yield from in_order(pool, once, enumerate(blocks), threads + 1)
 
 
 def _here(nuclei: Nuclei, box: Box, grid: Grid, tissue: TissueMask) -> NDArray[np.bool_]:
@@ -251,7 +308,8 @@ def _here(nuclei: Nuclei, box: Box, grid: Grid, tissue: TissueMask) -> NDArray[n
 
 def _check_place(result: Result, overwrite: bool) -> None:
     there = [p for p in map(result.beside, READ_ENDINGS) if p.exists()]
-    if there and not overwrite:
+    broken_off = work_folder(result).is_dir() and not is_whole(result)
+    if there and not overwrite and not broken_off:
         raise OutputError(f"{there[0]} exists; pass --overwrite to read again")
 
 
@@ -295,9 +353,15 @@ def _provenance(result: Result, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _told_of(result: Result, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the table says of where it comes from. Without the date: the same cells are the same bytes."""
+    return {name: value for name, value in _provenance(result, facts).items() if name != "date"}
+
+
 def _scored(
-    result: Result, kept: Kept, regions: Regions, seconds: float, facts: dict[str, Any], trust: TrustMap | None
-) -> Reading:
+    result: Result, kept: Kept, regions: Regions, seconds: float, facts: dict[str, Any], trust: TrustMap | None,
+    resumed: int,
+) -> Reading:  # fmt: skip
     y, x, grade = kept.joined("y", float), kept.joined("x", float), kept.joined("grade", np.int8)
     complete = kept.joined("complete", float)
     counted, region = kept.joined("counted", bool), kept.joined("region", object)
@@ -323,4 +387,5 @@ def _scored(
             "facts": result.beside("read.json"),
         },
         trust=trust,
+        resumed_blocks=resumed,
     )

@@ -73,6 +73,7 @@ def as_json(reading: "Reading") -> dict[str, Any]:
         },
         "trust": None if reading.trust is None else {**reading.trust.facts(), **doubted(reading)},
         "seconds": reading.seconds,
+        "resumed_blocks": reading.resumed_blocks,
         "files": {what: path.name for what, path in reading.files.items()},
         "provenance": reading.facts,
     }
