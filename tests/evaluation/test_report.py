@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.evaluation.made import make_bci, make_mist, make_weights, section, write
 from wsistain.data.pictures import resize
@@ -294,6 +295,19 @@ def test_pictures_can_be_measured_at_another_size(mist, tmp_path):
     assert results["data"]["sizes"] == ["64 x 64"] and "64 px" in results["measured_at"]
     whole = evaluate([], mist, nets=tmp_path, workers=1, limit=2)
     assert value(results, "identity", "ssim") != value(whole, "identity", "ssim")
+
+
+def test_at_a_size_pictures_that_are_not_square_are_left_out_and_said(tmp_path):
+    root = make_mist(tmp_path / "mist")
+    names = [path.name for path in sorted((root / "ER" / "TrainValAB" / "valA").iterdir())]
+    for folder in ("valA", "valB"):
+        path = root / "ER" / "TrainValAB" / folder / names[0]
+        write(path, np.asarray(Image.open(path))[:70])
+    results = evaluate([], root, nets=tmp_path, workers=1, size=64)
+    assert results["data"]["sizes"] == ["64 x 64"]
+    assert [
+        names[0].startswith(u["name"]) and "squashed to 64 x 64" in u["why"] for u in results["data"]["unreadable"]
+    ] == [True]
 
 
 def test_at_a_size_a_network_of_that_scale_is_given_that_size_and_its_own_output_is_measured(tmp_path):

@@ -85,7 +85,9 @@ def test_a_default_configuration_takes_a_step_at_its_own_width(name: str) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_default_configuration_takes_a_step_at_256_px(name: str) -> None:
-    one_step(name, 256, 2 if name == "usigan" else 1)
+    _, terms = one_step(name, 256, 2 if name == "usigan" else 1)
+    options = system_options(load_config(TrainConfig, CONFIGS / f"{name}.yaml"), tiny=False)
+    assert set(type(options.weights).model_fields) <= set(terms)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -109,6 +111,13 @@ def test_a_large_default_configuration_takes_a_step_at_its_own_crop_without_cont
     counted = _benchmark().peak_of(CONFIGS / f"{name}.yaml", ["options.encoder=random"], n_steps=1, with_work=False)
     assert counted["crop_px"] == 512 and counted["trained_millions"] > 80
     assert 1 < counted["peak_gib"] < 24  # what the page promises: a card of 24 GB
+
+
+@pytest.mark.slow  # 14 CPU seconds
+@pytest.mark.parametrize("name", BY_SHAPE)
+def test_a_large_default_configuration_takes_a_step_with_content(name: str) -> None:
+    _, terms = one_step(name, 512, 1, ("options.encoder=random",))
+    assert terms
 
 
 def _benchmark() -> Any:

@@ -103,6 +103,15 @@ def read_patch(ref: PatchRef) -> tuple[RGB, RGB, RGB | None]:
     return he, ihc, truth
 
 
+def _check_square(he: RGB, size: int | None) -> None:
+    """DataError where measuring at `size` x `size` would squash the picture."""
+    h, w = he.shape[:2]
+    if size is not None and h != w:
+        raise DataError(
+            f"{h} x {w} px are not square and would be squashed to {size} x {size}; crop it, or leave out --size"
+        )
+
+
 def _resized_cells(cells: CellPlaces | None, height: int, width: int, size: int) -> CellPlaces | None:
     """Cells of a picture (height, width) in the frame of the same picture resized to size x size."""
     if cells is None:
@@ -156,6 +165,7 @@ def run_pass(
         def one(ref: PatchRef) -> PatchResult | Unusable:
             try:
                 he, ihc, truth = read_patch(ref)
+                _check_square(he, work.size)
             except DataError as error:
                 return Unusable(ref.name, str(error))
             digest = hashlib.sha256(ref.name.encode() + he.tobytes() + ihc.tobytes()).hexdigest()
