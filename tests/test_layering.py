@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": GROUND | {"slide", "optics"},
     "phantom": GROUND | {"slide"},
     "pipeline": STAINING | {"slide", "tiling", "output"},
-    "pages": {"errors"},
+    "pages": {"errors", "runtime"},
     "evaluation": STAINING | {"slide", "tiling", "output", "data", "phantom", "pages"},
     "reading": STAINING | {"slide", "tiling", "output", "evaluation", "pages"},
     "pairing": GROUND | {"slide", "optics", "data", "evaluation", "pages"},

@@ -89,6 +89,6 @@ def thumbnail(path: Path) -> str:
             picture.draft("RGB", (THUMB_PX, THUMB_PX))
             small = picture.convert("RGB")
             small.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.BOX)
-            return jpeg_data(np.asarray(small), 80)
+            return jpeg_data(np.asarray(small))
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
         return ""

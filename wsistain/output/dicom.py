@@ -15,16 +15,18 @@ import struct
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsistain import __version__
 from wsistain.errors import OutputError, shown
-from wsistain.output.export import ExportDone, encoded_tiles, jpeg_encoder
+from wsistain.output.export import ExportDone, check_export, counting, encoded_tiles
 from wsistain.output.ome_xml import STATEMENT
 from wsistain.output.reading import StoredStain, open_level, read_stain
 from wsistain.output.recognise import DICOM_CREATOR
 from wsistain.runtime.files import local_path, replacing, reporting
+from wsistain.runtime.jpeg import VIEWED, encode_jpeg
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -39,7 +41,7 @@ def export_dicom(
     zarr_path: Path | str,
     folder: Path | str,
     *,
-    quality: int = 90,
+    quality: int = VIEWED,
     tile: int = 512,
     overwrite: bool = False,
     threads: int = 2,
@@ -55,10 +57,7 @@ def export_dicom(
     twice, it is the same series. Raises OutputError as `export_ome_tiff` does, and where pydicom is not installed.
     """
     target = local_path(folder)
-    if not 1 <= quality <= 100:
-        raise OutputError(f"JPEG quality {quality} is not in 1 to 100; try 90")
-    if tile < 16 or tile % 16:
-        raise OutputError(f"tile {tile} is not a multiple of 16 px; try 512")
+    check_export(quality, tile, threads)
     try:
         import pydicom  # noqa: F401
     except ImportError:
@@ -71,24 +70,15 @@ def export_dicom(
     if there and not overwrite:
         raise OutputError(f"{there[0]} exists; pass --overwrite to replace it or choose another folder")
 
-    total = sum(-(-h // tile) * -(-w // tile) for h, w in stain.levels)
-    done = 0
-
-    def counted(tiles: Iterator[bytes]) -> Iterator[bytes]:
-        nonlocal done
-        for data in tiles:
-            done += 1
-            if progress is not None:
-                progress(done, total)
-            yield data
-
+    encode = partial(encode_jpeg, quality=quality, as_rgb=True)
+    counted = counting(stain, tile, progress)
     with reporting(target, retry="export again"):
         target.mkdir(parents=True, exist_ok=True)
         # Coarse levels first: a series whose finest level is there is whole.
         for level in reversed(range(len(stain.levels))):
             height, width = stain.levels[level]
             array = open_level(stain.path, level)
-            tiles = encoded_tiles(array, height, width, tile, jpeg_encoder(quality, "4:4:4", as_rgb=True), threads)
+            tiles = encoded_tiles(array, height, width, tile, encode, threads)
             with replacing(files[level]) as part:
                 _write_level(part, stain, level, tile, counted(tiles))
         size = sum(path.stat().st_size for path in files)

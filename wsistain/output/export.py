@@ -10,6 +10,8 @@ Source: OME-TIFF specification 6, "Sub-resolutions"; OpenSlide, "Generic tiled T
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import imagecodecs
@@ -24,12 +26,10 @@ from wsistain.output.ome_xml import ome_xml
 from wsistain.output.reading import StoredStain, open_level, read_stain, read_window
 from wsistain.runtime.ahead import in_order, thread_pool
 from wsistain.runtime.files import local_path, replacing, reporting
+from wsistain.runtime.jpeg import SHARED, VIEWED, check_quality, encode_jpeg
 
 _WINDOW = 2048
 """Columns read at a time, px."""
-
-_FACTORS: dict[str, tuple[int, int]] = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2)}
-"""Columns and rows that share their colour."""
 
 _CLASSIC_BYTES = 3_500_000_000
 """Uncompressed size above which offsets of 32 bits might not do."""
@@ -49,7 +49,7 @@ def export_ome_tiff(
     zarr_path: Path | str,
     tiff_path: Path | str,
     *,
-    quality: int = 90,
+    quality: int = VIEWED,
     subsampling: str = "4:4:4",
     lossless: bool = False,
     tile: int = 512,
@@ -70,14 +70,9 @@ def export_ome_tiff(
     finished stain, the output exists or cannot be written, or an argument is out of range.
     """
     target = local_path(tiff_path)
-    if not 1 <= quality <= 100:
-        raise OutputError(f"JPEG quality {quality} is not in 1 to 100; try 90")
-    if subsampling not in _FACTORS:
-        raise OutputError(f"subsampling {subsampling!r} is not known; wanted one of {', '.join(_FACTORS)}")
-    if threads < 1:
-        raise OutputError(f"threads {threads} is not positive; try 2")
-    if tile < 16 or tile % 16:
-        raise OutputError(f"tile {tile} is not a multiple of 16 px; try 512")
+    check_export(quality, tile, threads)
+    if subsampling not in SHARED:
+        raise OutputError(f"subsampling {subsampling!r} is not known; wanted one of {', '.join(SHARED)}")
     if not target.name.lower().endswith((".tif", ".tiff")):
         raise OutputError(f"{target} does not end in .ome.tif; viewers choose their reader by that name")
     stain = read_stain(zarr_path)
@@ -86,7 +81,7 @@ def export_ome_tiff(
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists; pass --overwrite to replace it or choose another name")
     # Classic or big is decided by the raw size: that of the encoded tiles is known only when it is too late.
-    encode = _deflate_tile if lossless else jpeg_encoder(quality, subsampling)
+    encode = _deflate_tile if lossless else partial(encode_jpeg, quality=quality, subsampling=subsampling)
     raw = sum(3 * -(-h // tile) * -(-w // tile) * tile * tile for h, w in stain.levels)
     bigtiff = raw > _CLASSIC_BYTES
     with reporting(target, retry="export again"), replacing(target) as part:
@@ -108,17 +103,7 @@ def _write_levels(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Every level, finest first; `subsampling` of JPEG, None where tiles are deflated."""
-    total = sum(-(-h // tile) * -(-w // tile) for h, w in stain.levels)
-    done = 0
-
-    def counted(tiles: Iterator[bytes]) -> Iterator[bytes]:
-        nonlocal done
-        for data in tiles:
-            done += 1
-            if progress is not None:
-                progress(done, total)
-            yield data
-
+    counted = counting(stain, tile, progress)
     # The full image, then its levels, which the writer puts into sub-IFDs of it.
     for level, (height, width) in enumerate(stain.levels):
         per_cm = 1e4 / (stain.mpp * 2**level)
@@ -131,7 +116,7 @@ def _write_levels(
             photometric="ycbcr" if subsampling else "rgb",
             compression="jpeg" if subsampling else "adobe_deflate",
             predictor=not subsampling,
-            subsampling=_FACTORS[subsampling] if subsampling else None,
+            subsampling=SHARED[subsampling] if subsampling else None,
             resolution=(per_cm, per_cm),
             resolutionunit="CENTIMETER",
             subifds=len(stain.levels) - 1 if level == 0 else None,
@@ -140,6 +125,32 @@ def _write_levels(
             description=ome_xml(stain, interleaved=True) if level == 0 else None,
             metadata=None,
         )
+
+
+def check_export(quality: int, tile: int, threads: int) -> None:
+    """OutputError where one of what every export is told is out of range."""
+    check_quality(quality)
+    if threads < 1:
+        raise OutputError(f"threads {threads} is not positive; try 2")
+    if tile < 16 or tile % 16:
+        raise OutputError(f"tile {tile} is not a multiple of 16 px; try 512")
+
+
+def counting(
+    stain: StoredStain, tile: int, progress: Callable[[int, int], None] | None
+) -> Callable[[Iterator[bytes]], Iterator[bytes]]:
+    """What passes tiles on and tells `progress` how many of those of all levels went by."""
+    total = sum(-(-h // tile) * -(-w // tile) for h, w in stain.levels)
+    numbers = count(1)
+
+    def counted(tiles: Iterator[bytes]) -> Iterator[bytes]:
+        for data in tiles:
+            done = next(numbers)
+            if progress is not None:
+                progress(done, total)
+            yield data
+
+    return counted
 
 
 def encoded_tiles(
@@ -169,24 +180,6 @@ def _whole_tile(pixels: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:
     if (height, width) != (tile, tile):
         pixels = np.pad(pixels, ((0, tile - height), (0, tile - width), (0, 0)), mode="edge")
     return np.ascontiguousarray(pixels)
-
-
-def jpeg_encoder(quality: int, subsampling: str, *, as_rgb: bool = False) -> Callable[[NDArray[np.uint8]], bytes]:
-    """What makes a JPEG of a tile; `as_rgb` keeps red, green and blue as its components."""
-
-    def encode(pixels: NDArray[np.uint8]) -> bytes:
-        return bytes(
-            imagecodecs.jpeg8_encode(
-                pixels,
-                level=quality,
-                colorspace="RGB",
-                outcolorspace="RGB" if as_rgb else "YCBCR",
-                subsampling=subsampling.replace(":", ""),
-                optimize=False,
-            )
-        )
-
-    return encode
 
 
 def _deflate_tile(pixels: NDArray[np.uint8]) -> bytes:

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from wsistain.output.layout import OutputSpec
 from wsistain.output.reading import open_level, read_stain, read_window
 from wsistain.output.recognise import comment_of, exif_of
-from wsistain.runtime.files import replacing, reporting
+from wsistain.runtime.files import reporting, write_bytes
+from wsistain.runtime.jpeg import encode_jpeg
 
 
 def write_preview(spec: OutputSpec, path: Path | str, longest_px: int) -> None:
@@ -31,10 +33,11 @@ def write_preview(spec: OutputSpec, path: Path | str, longest_px: int) -> None:
     trust = stain.provenance.get("trust")
     if isinstance(trust, dict) and str(trust.get("verdict", "")).endswith("unlike training"):
         picture = _with_notice(picture, f"{trust['verdict'].upper()}: do not believe this stain")
-    with reporting(path), replacing(Path(path)) as part:
-        picture.save(
-            part, format="JPEG", quality=90, comment=comment_of(stain.provenance), exif=exif_of(stain.provenance)
-        )
+    data = encode_jpeg(
+        np.asarray(picture), small=True, comment=comment_of(stain.provenance), exif=exif_of(stain.provenance)
+    )
+    with reporting(path):
+        write_bytes(Path(path), data)
 
 
 def _with_notice(picture: Image.Image, text: str) -> Image.Image:

@@ -55,12 +55,12 @@ def comment_of(provenance: dict[str, Any]) -> bytes:
     return json.dumps({KEY: {"wsistain": __version__, **facts, "virtual": True}}, sort_keys=True).encode("ascii")
 
 
-def exif_of(provenance: dict[str, Any]) -> Image.Exif:
+def exif_of(provenance: dict[str, Any]) -> bytes:
     """The same for programs that show Exif and drop comments."""
     exif = Image.Exif()
     exif[_IMAGE_DESCRIPTION] = comment_of(provenance).decode("ascii")
     exif[_SOFTWARE] = f"wsistain {__version__}"
-    return exif
+    return exif.tobytes()
 
 
 def png_of(pixels: NDArray[np.uint8], what: str) -> bytes:

@@ -5,17 +5,18 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wsistain.runtime.jpeg import ON_PAGES, encode_jpeg
+
 Pixels = NDArray[np.uint8]
 
 
-def jpeg_data(picture: Pixels, quality: int = 85) -> str:
+def jpeg_data(picture: Pixels) -> str:
     """uint8 (h, w, 3) as a data address."""
-    data = imagecodecs.jpeg8_encode(np.ascontiguousarray(picture), level=quality)
+    data = encode_jpeg(picture, ON_PAGES, small=True)
     return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
 
 

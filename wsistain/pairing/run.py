@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,13 +22,13 @@ from wsistain.pairing.sections import Side, look_at_slide
 from wsistain.pairing.smooth import smooth_map
 from wsistain.pairing.transform import PieceMap, load_transform, save_transform
 from wsistain.runtime.files import local_path, write_bytes, write_json, write_text
+from wsistain.runtime.jpeg import LEARNT_FROM, encode_jpeg
 from wsistain.runtime.progress import OnProgress
 from wsistain.slide.base import RGB, Slide, SlideInfo
 from wsistain.slide.mpp import MppError
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import choose_sampling, read_window
 
-JPEG_QUALITY = 95
 _SHOWN, _SHOWN_PX, _OVERVIEW_PX = 12, 320, 1100
 _FIT_PX = 16_000_000
 
@@ -258,7 +257,7 @@ def _cut_all(
         patch = cutter.cut(place)
         name = f"{job.slide}_{patch.col}_{patch.row}"
         for side, rgb in (("A", patch.he), ("B", patch.ihc)):
-            write_bytes(staged / side / f"{name}.jpg", _jpeg(rgb))
+            write_bytes(staged / side / f"{name}.jpg", encode_jpeg(rgb, LEARNT_FROM))
         rows.append({"patch": name, "part": part, "slide": job.slide, "patient": patient, **asdict(patch.measured)})
         if progress is not None:
             progress("patches", done, len(places))
@@ -277,13 +276,6 @@ def _shown(patch: Patch, row: dict[str, Any]) -> tuple[str, dict[str, RGB]]:
     )
     told = f"{row['patch']}, residual {number(row['residual_um'], 1)} um, agreement {number(row['agreement'])}, DAB {row['dab']:.1%}"
     return told, {"he": he, "ihc": ihc, "board": checkerboard(he, ihc, 4)}
-
-
-def _jpeg(rgb: RGB) -> bytes:
-    data = imagecodecs.jpeg8_encode(
-        rgb, level=JPEG_QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling="444"
-    )  # fmt: skip
-    return bytes(data)
 
 
 def _write_residual(path: Path, fits: dict[int, Fit]) -> None:

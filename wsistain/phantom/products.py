@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +25,7 @@ from wsistain.phantom.tables import Attainable, Name, cell_table, write_table, w
 from wsistain.phantom.tiff import write_pyramid
 from wsistain.phantom.together import Together
 from wsistain.runtime.files import local_path, write_bytes, write_json
+from wsistain.runtime.jpeg import encode_jpeg
 from wsistain.runtime.progress import OnProgress
 
 RGB = NDArray[np.uint8]
@@ -202,10 +202,7 @@ def _make_patch(job: PatchJob) -> int:
             continue
         rgb = phantom.render(key, job.y, job.x, job.size, job.size)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
-        encoded = imagecodecs.jpeg8_encode(
-            rgb, level=job.config.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
-        )
-        write_bytes(path, encoded)
+        write_bytes(path, encode_jpeg(rgb, job.config.quality, subsampling="4:2:0"))
     return made
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from wsistain.errors import ConfigError
 from wsistain.runtime.files import replacing, reporting
+from wsistain.runtime.jpeg import encode_jpeg
 
 RGB = NDArray[np.uint8]
 Window = Callable[[int, int, int, int], RGB]
@@ -37,11 +38,7 @@ def encode_tile(tile: RGB, compression: Compression, quality: int) -> bytes:
     """The bytes of one tile as they stand in the file; uint8 (tile, tile, 3) in, nothing is checked."""
     tile = np.ascontiguousarray(tile)
     if compression == "jpeg":
-        return bytes(
-            imagecodecs.jpeg8_encode(
-                tile, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420", optimize=False
-            )
-        )
+        return encode_jpeg(tile, quality, subsampling="4:2:0")
     if compression == "jpeg2000":
         return bytes(imagecodecs.jpeg2k_encode(tile, level=quality, codecformat="j2k", colorspace="SRGB", mct=False))
     if compression == "deflate":

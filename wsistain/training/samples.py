@@ -16,7 +16,8 @@ from wsistain.data.patches import read_pair
 from wsistain.data.pictures import read_picture, resize_short
 from wsistain.errors import DataError
 from wsistain.networks.facts import ManyMarkers
-from wsistain.runtime.files import replacing
+from wsistain.runtime.files import write_bytes
+from wsistain.runtime.jpeg import encode_jpeg
 
 N_ROWS = 4
 _GAP = 6
@@ -116,6 +117,6 @@ def write_sheet(path: Path, rows: Sequence[SheetRow], virtual: Sequence[np.ndarr
             if picture is not None:
                 sheet.paste(Image.fromarray(picture), (column * step, _HEAD + row * step))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        sheet.save(part, format="JPEG", quality=92)
-    return np.asarray(sheet)
+    pixels = np.asarray(sheet)
+    write_bytes(path, encode_jpeg(pixels, small=True))
+    return pixels

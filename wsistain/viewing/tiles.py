@@ -8,19 +8,18 @@ from dataclasses import dataclass
 import imagecodecs
 import numpy as np
 
+from wsistain.runtime.jpeg import encode_jpeg
 from wsistain.viewing.pictures import Picture, Pixels
 
-QUALITY = 90
 CACHE_BYTES = 256 << 20
 MEDIA = {"jpg": "image/jpeg", "png": "image/png"}
 
 
 def encode(pixels: Pixels, form: str) -> bytes:
-    """A JPEG (all of its colour, quality 90) or PNG of pixels, uint8 (h, w, 3) or, PNG alone, (h, w, 4)."""
-    pixels = np.ascontiguousarray(pixels)
+    """A JPEG or PNG of pixels, uint8 (h, w, 3) or, PNG alone, (h, w, 4)."""
     if form == "png":
-        return bytes(imagecodecs.png_encode(pixels, level=1))
-    return bytes(imagecodecs.jpeg8_encode(pixels, level=QUALITY, subsampling="444"))
+        return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=1))
+    return encode_jpeg(pixels)
 
 
 @dataclass(frozen=True)
