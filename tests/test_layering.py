@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": STAINING | {"slide", "tiling", "output", "data", "phantom", "pages"},
     "reading": STAINING | {"slide", "tiling", "output", "evaluation", "pages"},
     "pairing": GROUND | {"slide", "optics", "data", "evaluation", "pages"},
+    "benchmark": STAINING | {"data", "evaluation", "phantom", "pages"},
     "training": STAINING | {"packaged", "data", "evaluation", "pages"},
     "viewing": GROUND | {"slide", "optics", "output", "evaluation"},
     "batch": GROUND | {"packaged", "slide", "optics", "output", "pipeline", "pages"},
@@ -60,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "evaluation",
         "reading",
         "pairing",
+        "benchmark",
         "training",
         "batch",
         "viewing",
@@ -194,6 +196,7 @@ def test_no_system_imports_another():
 TESTED_IN: dict[str, str] = {
     # commands: through the command line that people type
     "cli.batch": "test_docs.py",
+    "cli.benchmark": "benchmark/test_make.py",
     "cli.commands": "cli/test_run.py",
     "cli.figures": "evaluation/test_figures.py",
     "cli.markers": "test_markers.py",
@@ -307,6 +310,8 @@ TESTED_IN: dict[str, str] = {
     "phantom.quick_slide": "phantom/test_tiff.py",
     "phantom.tables": "phantom/test_truth.py",
     "phantom.together": "phantom/test_products.py",
+    "benchmark.edition": "benchmark/test_make.py",
+    "benchmark.listed": "benchmark/test_make.py",
     # a system is trained, saved and loaded again
     "published.catalogue": "cli/test_weights.py",
     "published.fetch": "cli/test_weights.py",

@@ -31,6 +31,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "nets",
     "read",
     "evaluate",
+    "benchmark",
     "figures",
     "markers",
     "config",
