@@ -115,7 +115,7 @@ class Edition:
 V0 = Edition(
     name="v0",
     # Each has its frozen list; a condition without one is no part of the edition.
-    conditions=(Condition("mist", 3, "ER"),),
+    conditions=(Condition("mist", 3, "ER"), Condition("mist", 1, "ER")),
     size=512,
     mpp=1.0,
     train=40,
