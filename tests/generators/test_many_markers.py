@@ -48,13 +48,17 @@ def test_a_shared_network_is_loaded_and_run_once_and_stains_as_each_alone(weight
     places = [(0, 0), (0, 64)]
     asked = []
     original = ExpressionNet.logits
-    monkeypatch.setattr(ExpressionNet, "logits", lambda self, x, m: asked.append(len(m)) or original(self, x, m))
+    monkeypatch.setattr(
+        ExpressionNet, "logits", lambda self, x, m, cut: asked.append(len(m)) or original(self, x, m, cut)
+    )
     found = stain_all([both[0], identity, both[1]], tiles, places)
     assert asked == [2, 2]  # once a tile, for two markers
     assert np.array_equal(found[1], tiles)
     for k, generator in ((0, alone[0]), (2, alone[1])):
         assert np.array_equal(found[k], generator.stain(tiles, places))
     assert not np.array_equal(found[0], found[2])
+    for whole, core in zip(found, stain_all([both[0], identity, both[1]], tiles, places, 20), strict=True):
+        assert np.abs(core.astype(int) - whole[:, 20:-20, 20:-20]).max() <= 1
 
 
 def test_a_run_of_two_markers_gives_the_bytes_of_two_runs(weights, tmp_path):

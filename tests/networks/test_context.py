@@ -28,7 +28,8 @@ def test_a_tile_with_its_halo_equals_one_pass_and_a_smaller_halo_does_not():
             ..., margin : margin + 32, margin : margin + 32
         ]
         less = network(x[..., 64:-64, 48:-48])[..., margin - 32 : margin, margin - 32 : margin]
-    assert torch.allclose(tile, whole, atol=1e-12)
+        core = network(x[..., 32 : 2 * margin + 64, 16 : 2 * margin + 48], margin)
+    assert torch.allclose(tile, whole, atol=1e-12) and torch.allclose(core, whole, atol=1e-12)
     assert not torch.allclose(less, whole, atol=1e-6)
 
 

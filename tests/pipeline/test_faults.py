@@ -246,10 +246,10 @@ class Small(NetworkGenerator):
 
     room = 3
 
-    def _forward(self, tiles, positions, markers):
+    def _forward(self, tiles, *args):
         if len(tiles) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super()._forward(tiles, positions, markers)
+        return super()._forward(tiles, *args)
 
 
 class Blur(torch.nn.Conv2d):
@@ -276,10 +276,10 @@ def test_a_run_whose_device_runs_out_of_memory_says_so_and_resumes(slide, tmp_pa
         begin(self, *args, device="cpu", **kwargs)
         self.device = "made-up device"  # so that the pipeline feeds it batches
 
-    def in_little_room(self, tiles, positions, markers):
+    def in_little_room(self, tiles, *args):
         if len(tiles) > room["tiles"]:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, tiles, positions, markers)
+        return forward(self, tiles, *args)
 
     monkeypatch.setattr(engine, "find_device", lambda wanted, **_: Device("made-up device", "made up"))
     monkeypatch.setattr(NetworkGenerator, "__init__", elsewhere)

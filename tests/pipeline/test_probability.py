@@ -1,5 +1,7 @@
 import hashlib
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +119,27 @@ def test_p_is_the_same_after_an_interruption_and_in_other_blocks(slide, weights,
             file.unlink()
     run(slide, "ER", tmp_path / "torn", config=config, resume=True)
     assert _bytes(torn) == _bytes(tmp_path / "whole" / "s.ER.ome.zarr")
+
+
+def test_p_is_the_same_on_any_number_of_workers(slide, weights, stained, tmp_path):
+    sets = {"output.chunk": 32, "output.shard": 64, "tiling.stride": 64, "tiling.block": 64}
+    command = [
+        sys.executable,
+        "-m",
+        "wsistain",
+        "run",
+        slide,
+        "--marker",
+        "ER,HER2",
+        "--weights",
+        weights,
+        "--probability",
+    ]
+    command += ["--workers", "2", "--device", "cpu", "--all-tiles", "--output", tmp_path]
+    command += [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+    subprocess.run([str(part) for part in command], check=True, capture_output=True, timeout=120)
+    for name in ("ER", "HER2"):
+        assert _bytes(tmp_path / f"s.{name}.ome.zarr") == _bytes(stained / f"s.{name}.ome.zarr")
 
 
 def test_a_run_without_p_is_not_continued_with_it(slide, weights, tmp_path):

@@ -132,6 +132,21 @@ def test_tiles_with_the_halo_equal_one_pass_and_several_markers_equal_one_by_one
         network.stain(x, ["PR"])
 
 
+@pytest.mark.parametrize("pool", [1, 2])
+def test_a_margin_that_is_not_painted_leaves_the_rest_as_it_is(pool):
+    torch.manual_seed(0)
+    network = LPStain(_config(pool=pool, n_blocks=2), find_marker("ER")).G.eval()
+    x = torch.rand(1, 3, 240, 256) * 2 - 1
+    with torch.no_grad():
+        whole = network.stain_and_tell(x, ["ER", "HER2"])
+        for margin in (1, 30, 64, 100):  # also where it is narrower than the receptive field
+            core = network.stain_and_tell(x, ["ER", "HER2"], margin)
+            for of_whole, of_core in zip(whole, core, strict=True):
+                for a, b in zip(of_whole, of_core, strict=True):
+                    assert b.shape[-2:] == (240 - 2 * margin, 256 - 2 * margin)
+                    assert torch.allclose(a[..., margin:-margin, margin:-margin], b, atol=1e-5)
+
+
 def test_the_label_of_a_section_counts_brown_nuclei_as_nuclei():
     layer = LPStain(_config(), find_marker("ER")).G.layers[0]
     h, d = torch.zeros(1, 1, 24, 24), torch.zeros(1, 1, 24, 24)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wsistain.errors import ConfigError, WsistainError
-from wsistain.generators.spec import PRECISIONS, GeneratorSpec
+from wsistain.generators.spec import PRECISIONS, GeneratorSpec, without_margin
 from wsistain.networks.facts import ManyMarkers, TellsChance, facts_of
 from wsistain.networks.slide_norm import NormField, Where, freeze, norm_layers, pooled_statistics
 from wsistain.runtime.heap import keep_freed_memory
@@ -84,7 +84,8 @@ class NetworkGenerator:
             raise ConfigError(f"precision {precision!r} is not known; wanted one of {', '.join(PRECISIONS)}")
         self.precision = precision
         self.network = network.eval().requires_grad_(False).to(self._device)
-        self._takes_positions = facts_of(network).takes_positions
+        facts = facts_of(network)
+        self._takes_positions, self._takes_margin = facts.takes_positions, facts.takes_margin
         self._where: Where | None = None
         self._threads = _Threads()
         if self._device.type == "cpu":
@@ -137,21 +138,24 @@ class NetworkGenerator:
         return self.stain_markers(tiles, positions, (self.spec.marker,))[0]
 
     def stain_markers(
-        self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str]
+        self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str], margin: int = 0
     ) -> tuple[RGB, ...]:
-        """As `stain`, for several markers of one network: what they share is computed once."""
+        """As `stain`, for several markers of one network: what they share is computed once.
+
+        margin : px at each edge of the tiles that are seen and not kept: the results are as much smaller.
+        """
         # One by one: in a batch of another size a convolution may take another path and differ in the last bit.
         if self._device.type == "cpu":
             self._one_thread()
-            parts = [self._forward(tiles[k : k + 1], positions[k : k + 1], markers) for k in range(len(tiles))]
+            parts = [self._forward(tiles[k : k + 1], positions[k : k + 1], markers, margin) for k in range(len(tiles))]
             return _joined(parts)
-        return self._forward_halving(tiles, positions, markers)
+        return self._forward_halving(tiles, positions, markers, margin)
 
     def _forward_halving(
-        self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str]
+        self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str], margin: int = 0
     ) -> tuple[RGB, ...]:
         try:
-            return self._forward(tiles, positions, markers)
+            return self._forward(tiles, positions, markers, margin)
         except torch.OutOfMemoryError:
             if len(tiles) == 1:
                 raise WsistainError(
@@ -161,8 +165,8 @@ class NetworkGenerator:
         # Outside the `except`: the error's traceback would keep the tensors of the failed pass.
         torch.cuda.empty_cache()
         half = len(tiles) // 2
-        first = self._forward_halving(tiles[:half], positions[:half], markers)
-        return _joined([first, self._forward_halving(tiles[half:], positions[half:], markers)])
+        first = self._forward_halving(tiles[:half], positions[:half], markers, margin)
+        return _joined([first, self._forward_halving(tiles[half:], positions[half:], markers, margin)])
 
     def _one_thread(self) -> None:
         # Results of a convolution may change in the last bit with the number of threads; tiles are the parallel unit.
@@ -171,18 +175,23 @@ class NetworkGenerator:
             self._threads.is_set = True
 
     @torch.no_grad()
-    def _forward(self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str]) -> tuple[RGB, ...]:
+    def _forward(
+        self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str], margin: int
+    ) -> tuple[RGB, ...]:
         x = self._to_float(tiles)
+        more: dict[str, Any] = {"margin": margin} if self._takes_margin else {}
         if self._where is not None:
             self._where.boxes = [(y, x0, tiles.shape[1], tiles.shape[2]) for y, x0 in positions]
         with torch.autocast(self._device.type, getattr(torch, self.precision), enabled=self.precision != "float32"):
             if self.spec.probability:
-                return tuple(_with_chance(y, p) for y, p in self._call(x, list(markers)))
-            if self._is_panel:
-                found = self._call(x, list(markers))
+                stained = tuple(_with_chance(y, p) for y, p in self._call(x, list(markers), **more))
+            elif self._is_panel:
+                stained = tuple(_to_pixels(y) for y in self._call(x, list(markers), **more))
+            elif self._takes_positions:
+                stained = (_to_pixels(self._call(x, list(positions), **more)),)
             else:
-                found = [self._call(x, list(positions)) if self._takes_positions else self._call(x)]
-        return tuple(_to_pixels(y) for y in found)
+                stained = (_to_pixels(self._call(x, **more)),)
+        return stained if more else tuple(without_margin(pixels, margin) for pixels in stained)
 
     def _to_float(self, tiles: RGB) -> Tensor:
         tiles = np.ascontiguousarray(tiles)

@@ -71,24 +71,34 @@ class Panel(Protocol):
     network: object
 
     def stain_markers(
-        self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str]
+        self, tiles: RGB, positions: Sequence[tuple[int, int]], markers: Sequence[str], margin: int = 0
     ) -> tuple[RGB, ...]:
-        """One array a marker, as `Generator.stain` returns it."""
+        """One array a marker, as `Generator.stain` returns it, without `margin` px at each edge."""
         ...
 
 
-def stain_all(generators: "Sequence[Generator]", tiles: RGB, positions: Sequence[tuple[int, int]]) -> list[RGB]:
-    """What each generator makes of the same tiles; a network that several of them share runs once."""
+def without_margin(tiles: RGB, margin: int) -> RGB:
+    """Tiles (n, h, w, channels) without `margin` px at each edge."""
+    return tiles[:, margin : tiles.shape[1] - margin, margin : tiles.shape[2] - margin]
+
+
+def stain_all(
+    generators: "Sequence[Generator]", tiles: RGB, positions: Sequence[tuple[int, int]], margin: int = 0
+) -> list[RGB]:
+    """What each generator makes of the same tiles; a network that several of them share runs once.
+
+    margin : px at each edge of the tiles that are seen and not kept, a halo: the results are as much smaller.
+    """
     found: dict[int, RGB] = {}
     for k, generator in enumerate(generators):
         if k in found:
             continue
         if not isinstance(generator, Panel):
-            found[k] = generator.stain(tiles, positions)
+            found[k] = without_margin(generator.stain(tiles, positions), margin)
             continue
         alike = [j for j, g in enumerate(generators) if isinstance(g, Panel) and g.network is generator.network]
         markers = [generators[j].spec.marker for j in alike]
-        found.update(zip(alike, generator.stain_markers(tiles, positions, markers), strict=True))
+        found.update(zip(alike, generator.stain_markers(tiles, positions, markers, margin), strict=True))
     return [found[k] for k in range(len(generators))]
 
 

@@ -18,7 +18,9 @@ from wsistain.networks.layers import BlurUp, ResidualBlock
 from wsistain.networks.receptive_field import receptive_radius
 
 SIZE_MULTIPLE = 4
-_AT_ONCE = 4
+_ROWS, _BAND = 64, 64
+"""Rows of the picture, and rows or columns of cells, that are worked on at once."""
+
 HEADS = 8
 """Weights of a `WeightedMean`; each serves an equal part of its values."""
 
@@ -40,13 +42,13 @@ class WeightedMean(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, value = torch.sigmoid(self.weight(x)), self.value(x)
+        weight, value = torch.sigmoid(pointwise(self.weight, x)), pointwise(self.value, x)
         with torch.autocast(x.device.type, enabled=False):
-            weight = _at_least_float32(weight)[:, :, None]  # (b, heads, 1, h, w)
+            weight = _at_least_float32(weight)
             value = torch.unflatten(_at_least_float32(value), 1, (HEADS, -1))
-            mean = _window_mean(weight * value, self.window) / (_window_mean(weight, self.window) + 1e-3)
-        out: Tensor = self.out(mean.flatten(1, 2))
-        return out
+            found = _window_mean((value * weight[:, :, None]).flatten(1, 2), self.window)
+            mean = torch.unflatten(found, 1, (HEADS, -1)) / (_window_mean(weight, self.window) + 1e-3)[:, :, None]
+        return pointwise(self.out, mean.flatten(1, 2))
 
 
 class ContextResnet(nn.Module):
@@ -99,33 +101,56 @@ class ContextResnet(nn.Module):
     def facts(self) -> NetworkFacts:
         """Edges in multiples of 4; exact with a halo of the receptive field."""
         halo = _halo(self.n_blocks, self.windows, self.far)
-        return NetworkFacts("frozen", size_multiple=SIZE_MULTIPLE, halo_px=halo)
+        return NetworkFacts("frozen", size_multiple=SIZE_MULTIPLE, halo_px=halo, takes_margin=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(self.features(x)[1])
-        return out
+    def forward(self, x: Tensor, margin: int = 0) -> Tensor:
+        """The stain of `x` without `margin` px at each edge, which are looked at and not painted."""
+        cut = max(0, margin // SIZE_MULTIPLE - 1)  # the last convolution looks one px further
+        out: Tensor = self.last(self.features(x, cut)[1])
+        return inside(out, margin - SIZE_MULTIPLE * cut)
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the last layers read: float (b, 4 ngf, h / 4, w / 4) after the blocks, and (b, ngf, h, w) at full size."""
+    def features(self, x: Tensor, cut: int = 0) -> tuple[Tensor, Tensor]:
+        """What the last layers read: float (b, 4 ngf, h / 4, w / 4) after the blocks, and (b, ngf, h, w) at full size.
+
+        cut : cells of 4 px at each edge that are left out of both; what they would have been is not computed where nothing
+              else needs it. The rest is what it is with 0.
+        """
+        # Down, and what is seen from afar: all of the picture, for its edges tell the middle of their surroundings.
         full = self.first(x)
         half = self.down[0](full)
         out: Tensor = self.down[1](half)
-        out = self.before(out + self.context(self._statistics(full)))
-        cells = self.after(out + self.neighbours(out))
+        seen = self._statistics(full)
+        early = max(0, cut - self._near)
+        full, half = _kept(full, 4 * early), _kept(half, 2 * early)
+        out = self.before(out + self._context(seen))
+        out = _kept(out + self.neighbours(out), early)
+
+        # From here on each place is told by its near ones.
+        cells = self.after(out)
         out = self.up[0](cells).add_(half)
+        del half
         out = self.up[1](out).add_(full)
-        return cells, out
+        return inside(cells, cut - early), inside(out, 4 * (cut - early))
+
+    @property
+    def _near(self) -> int:
+        """Cells that the layers after the far look reach to each side: two a block, and three on the way up."""
+        return 2 * len(self.after) + 3
+
+    def _context(self, seen: Tensor) -> Tensor:
+        norm, first, relu, last = self.context
+        return pointwise(last, relu(pointwise(first, norm(seen))))
 
     def _statistics(self, first: Tensor) -> Tensor:
         """Means and mean squares of (b, c, h, w) over 4 px and over each window: (b, 2c (1 + windows), h/4, w/4)."""
         with torch.autocast(first.device.type, enabled=False):  # a variance is the difference of two like numbers
-            # A few channels at a time: in float32 and at full size they are what a tile takes most memory for.
+            # A few rows at a time: in float32 and at full size they are what a tile takes most memory for.
             means, squares = [], []
-            for k in range(0, first.shape[1], _AT_ONCE):
-                part = _at_least_float32(first[:, k : k + _AT_ONCE])
+            for part in torch.split(first, _ROWS, dim=2):
+                part = _at_least_float32(part)
                 means.append(F.avg_pool2d(part, 4))
                 squares.append(F.avg_pool2d(part * part, 4))
-            cells = torch.cat(means + squares, dim=1)
+            cells = torch.cat([torch.cat(means, dim=2), torch.cat(squares, dim=2)], dim=1)
             return torch.cat([cells, *(_window_mean(cells, window) for window in self.windows)], dim=1)
 
 
@@ -140,17 +165,46 @@ def reset_parameters(network: nn.Module) -> None:
             module.reset_parameters()
 
 
+def inside(x: Tensor, px: int) -> Tensor:
+    """A map (..., h, w) without `px` at each edge."""
+    return x if px <= 0 else x[..., px:-px, px:-px]
+
+
+def _kept(x: Tensor, px: int) -> Tensor:
+    """As `inside`; what is cut off is no longer held."""
+    return x if px <= 0 else inside(x, px).contiguous(memory_format=torch.channels_last)
+
+
+def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
+    """A convolution of 1 px, (b, c, h, w), as the product that it is: on a CPU torch copies a single picture for it."""
+    if not isinstance(conv, nn.Conv2d):
+        raise TypeError(f"{type(conv).__name__} is no convolution")
+    return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+
+
 def _window_mean(cells: Tensor, window: int) -> Tensor:
-    """Mean over a square window, cut off at the edge: a product with a band of ones along each direction."""
-    across, down = (_band(n, window).to(cells) for n in (cells.shape[-1], cells.shape[-2]))
-    return ((cells @ across).transpose(-1, -2) @ down).transpose(-1, -2)
+    """Mean over a square window, cut off at the edge: products with bands of ones, along each direction.
+
+    A few rows or columns at a time, since beyond the window a band holds zeros.
+    """
+    x = cells.permute(0, 2, 3, 1)
+    for dim in (1, 2):
+        x = torch.cat([_band_product(x, dim, start, window) for start in range(0, x.shape[dim], _BAND)], dim=dim)
+    return x.permute(0, 3, 1, 2)
 
 
-def _band(n: int, window: int) -> Tensor:
-    """(n, n) whose column k holds 1 / count at the places within half a window of k."""
-    place = torch.arange(n)
-    near = ((place[:, None] - place).abs() <= window // 2).double()
-    return near / near.sum(dim=0)
+def _band_product(x: Tensor, dim: int, start: int, window: int) -> Tensor:
+    """Means along `dim` (1 or 2) of (b, h, w, c), of the `_BAND` places from `start` on."""
+    n, reach = x.shape[dim], window // 2
+    stop, low = min(start + _BAND, n), max(start - reach, 0)
+    high = min(stop + reach, n)
+    place = torch.arange(start, stop)
+    near = ((place[:, None] - torch.arange(low, high)).abs() <= reach).double()
+    band = (near / near.sum(dim=1, keepdim=True)).to(x)
+    part = x.narrow(dim, low, high - low)
+    if dim == 1:
+        return torch.unflatten(torch.matmul(band, part.flatten(2)), 2, part.shape[2:])
+    return torch.matmul(band, part)
 
 
 @functools.lru_cache(maxsize=16)

@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsistain.markers import Compartment
-from wsistain.networks.context import ContextResnet, reset_parameters
+from wsistain.networks.context import ContextResnet, inside, reset_parameters
 from wsistain.networks.dye_layer import DyeLayer
 from wsistain.networks.facts import NetworkFacts
 from wsistain.optics.dyes import Dyes
+
+_PAINT_REACH = 4
+"""How far the counterstain's network looks, px."""
 
 
 class Trunk(nn.Module):
@@ -34,14 +37,17 @@ class Trunk(nn.Module):
         self.read_cells = nn.Conv2d(4 * ngf, n_maps, 1)
         self.read_full = nn.Conv2d(ngf, n_maps, 3, bias=False)
 
-    def forward(self, x: Tensor, maps: Sequence[int]) -> Tensor:
-        cells, full = self.body.features(x)
+    def forward(self, x: Tensor, maps: Sequence[int], cut: int = 0) -> Tensor:
+        """cut : cells of 4 px at each edge that are looked at and left out."""
+        early = max(0, cut - 1)  # the read-outs look one cell further
+        cells, full = self.body.features(x, early)
         cells, full = self.at_cells(cells), self.at_full(full)
         pick = list(maps)
         bias = self.read_cells.bias
         coarse = F.conv2d(cells, self.read_cells.weight[pick], None if bias is None else bias[pick])
         fine = F.conv2d(F.pad(full, (1, 1, 1, 1), mode="reflect"), self.read_full.weight[pick])
-        return F.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False) + fine
+        out = F.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False) + fine
+        return inside(out, 4 * (cut - early))
 
 
 class Counterstain(nn.Module):
@@ -50,7 +56,7 @@ class Counterstain(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.ReflectionPad2d(4),  # once, where there are three channels
+            nn.ReflectionPad2d(_PAINT_REACH),  # once, where there are three channels
             nn.Conv2d(3, width, 5),
             nn.ReLU(True),
             nn.Conv2d(width, width, 3),
@@ -58,8 +64,11 @@ class Counterstain(nn.Module):
             nn.Conv2d(width, 1, 3),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.softplus(self.layers(x).float() - 2.0)
+    def forward(self, x: Tensor, cut: int = 0) -> Tensor:
+        """cut : px at each edge that are looked at, as far as need be, and left out."""
+        if cut >= _PAINT_REACH:  # of what lies beyond the edge nothing need be made up
+            return F.softplus(self.layers[1:](inside(x, cut - _PAINT_REACH)).float() - 2.0)
+        return inside(F.softplus(self.layers(x).float() - 2.0), cut)
 
 
 class ExpressionNet(nn.Module):
@@ -107,19 +116,26 @@ class ExpressionNet(nn.Module):
         radius = self.trunk.body.facts.halo_px  # its own last convolution reaches as far as `read_full`
         halo = None
         if radius is not None:
-            ring = max(layer.ring_px for layer in self.dye_layers()) // 2 + self.pool
-            reach = self.pool * (radius + 5) + ring  # + 5: cells and chances enter by one more bilinear step each
+            reach = self.pool * (radius + 5) + self._ring  # + 5: cells and chances enter by one more bilinear step each
             halo = -(-reach // self.size_multiple) * self.size_multiple
-        return NetworkFacts("frozen", size_multiple=self.size_multiple, halo_px=halo)
+        return NetworkFacts("frozen", size_multiple=self.size_multiple, halo_px=halo, takes_margin=True)
+
+    @property
+    def _ring(self) -> int:
+        """How far the picture looks round a place on the maps of the trunk, px."""
+        return max(layer.ring_px for layer in self.dye_layers()) // 2 + self.pool
 
     def dye_layers(self) -> list[DyeLayer]:
         """The physics of each marker, in the order of `markers`."""
         return [layer for layer in self.layers if isinstance(layer, DyeLayer)]
 
-    def logits(self, x: Tensor, markers: Sequence[int]) -> Tensor:
-        """Logits of p of each marker, then of nuclei, at the trunk's scale: (b, n + 1, h / pool, w / pool)."""
+    def logits(self, x: Tensor, markers: Sequence[int], cut: int = 0) -> Tensor:
+        """Logits of p of each marker, then of nuclei, at the trunk's scale: (b, n + 1, h / pool, w / pool).
+
+        cut : cells of `size_multiple` px at each edge that are looked at and left out.
+        """
         maps = [*markers, len(self.markers)]
-        out: Tensor = self.trunk(F.avg_pool2d(x, self.pool) if self.pool > 1 else x, maps)
+        out: Tensor = self.trunk(F.avg_pool2d(x, self.pool) if self.pool > 1 else x, maps, cut)
         return out.float()
 
     def full_size(self, x: Tensor) -> Tensor:
@@ -137,21 +153,31 @@ class ExpressionNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.stain(x, self.markers[:1])[0]
 
-    def stain(self, x: Tensor, markers: Sequence[str]) -> list[Tensor]:
-        """Pictures of several markers of one pass through the trunk; ValueError for one that it was not trained for."""
-        return [picture for picture, _ in self._stained(x, markers)]
+    def stain(self, x: Tensor, markers: Sequence[str], margin: int = 0) -> list[Tensor]:
+        """Pictures of several markers of one pass through the trunk; ValueError for one that it was not trained for.
 
-    def stain_and_tell(self, x: Tensor, markers: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        margin : px at each edge that are looked at and not painted: the pictures are as much smaller.
+        """
+        return [picture for picture, _ in self._stained(x, markers, margin)]
+
+    def stain_and_tell(self, x: Tensor, markers: Sequence[str], margin: int = 0) -> list[tuple[Tensor, Tensor]]:
         """As `stain`, each picture with its p, float (b, 1, h, w) in [0, 1]."""
-        return [(picture, self.full_size(p)) for picture, p in self._stained(x, markers)]
+        rest = margin - self._cut(margin) * self.size_multiple
+        return [(picture, inside(self.full_size(p), rest)) for picture, p in self._stained(x, markers, margin)]
 
-    def _stained(self, x: Tensor, markers: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
-        """Pictures, and p at the trunk's scale."""
+    def _cut(self, margin: int) -> int:
+        """Cells of `size_multiple` px of `margin` that need not be told at the trunk's scale."""
+        return max(0, (margin - self._ring) // self.size_multiple)
+
+    def _stained(self, x: Tensor, markers: Sequence[str], margin: int) -> list[tuple[Tensor, Tensor]]:
+        """Pictures without `margin`, and p at the trunk's scale without `_cut(margin)` cells."""
         unknown = [name for name in markers if name not in self.markers]
         if unknown:
             raise ValueError(f"this network stains {', '.join(self.markers)}, not {unknown[0]}")
         numbers = [self.markers.index(name) for name in markers]
-        chances = self.logits(x, numbers).sigmoid()
-        h, nuclei = self.paint(x), chances[:, -1:]
+        cut = self._cut(margin)
+        chances = self.logits(x, numbers, cut).sigmoid()
+        nuclei, h = chances[:, -1:], self.paint(x, cut * self.size_multiple)
         of_each = [(chances[:, k : k + 1], number) for k, number in enumerate(numbers)]
-        return [(self.picture(h, p, nuclei, number), p) for p, number in of_each]
+        rest = margin - cut * self.size_multiple
+        return [(inside(self.picture(h, p, nuclei, number), rest), p) for p, number in of_each]

@@ -20,6 +20,8 @@ class NetworkFacts:
     halo_px         : radius of the receptive field with norm statistics taken as fixed, px; None: unknown or unbounded.
     least_px        : smallest edge that it can be trained on, px.
     tile_px         : edge of the tiles that suit it when it stains, px; None: that of the crops it was trained on.
+    takes_margin    : its `forward` (`stain`, `stain_and_tell`) takes `margin`, px at each edge that are looked at and not
+                      painted: what it returns is as much smaller, and computed in less time.
     takes_positions : its `forward` takes the (y, x) of each tile's corner on the slide as a second argument.
     """
 
@@ -28,6 +30,7 @@ class NetworkFacts:
     halo_px: int | None = None
     least_px: int = 1
     tile_px: int | None = None
+    takes_margin: bool = False
     takes_positions: bool = False
 
 
