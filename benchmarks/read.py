@@ -31,9 +31,10 @@ from wsistain.pipeline.job import peak_rss_mb
 from wsistain.pipeline.run import run
 from wsistain.reading.grid import make_grid
 from wsistain.reading.nuclei import NucleusMaps
-from wsistain.reading.read import Found, read_blocks
+from wsistain.reading.read import read_blocks
 from wsistain.reading.regions import Regions
 from wsistain.reading.scores import score_cells
+from wsistain.reading.sources import Found
 from wsistain.reading.stain import StainReader
 from wsistain.slide.base import Slide
 from wsistain.slide.reader import open_slide

@@ -8,8 +8,9 @@ from tests.reading.made import MPP, as_slide, tissue, write_he
 from wsistain.reading.cells import cell_ids, measure_nuclei
 from wsistain.reading.grid import Box, make_grid
 from wsistain.reading.nuclei import NucleusMaps, find_centres, label_nuclei, largest_pieces, twice_as_fine
-from wsistain.reading.read import Found, read_blocks
+from wsistain.reading.read import read_blocks
 from wsistain.reading.regions import Regions
+from wsistain.reading.sources import Found
 from wsistain.slide.tissue import TissueMask
 
 

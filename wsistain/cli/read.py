@@ -21,7 +21,9 @@ Examples:
 
   wsistain read slide.ER.ome.zarr slide.PR.ome.zarr --roi annotations.geojson --roi-class Tumor --without Necrosis
 
-  wsistain read slide.Ki67.ome.zarr --cells stardist.geojson --slide scans/slide.svs
+  wsistain read slide.Ki67.ome.zarr --cells nuclei.geojson --slide scans/slide.svs
+
+  wsistain read slide.ER.ome.zarr --cells stardist:2D_versatile_he
 
 Writes, beside each stain: cells.parquet (GeoParquet), cells.geojson (QuPath), scores.csv, report.html, read.json; and into it
 the trust map.
@@ -36,8 +38,12 @@ def register(app: typer.Typer) -> None:
 def read(
     stains: list[Path] = typer.Argument(..., metavar="RESULT.ome.zarr", help="Finished stains of one slide."),
     slide: str | None = typer.Option(None, "--slide", help="The H&E. Default: the one that the stain was made of."),
-    cells: Path | None = typer.Option(
-        None, "--cells", metavar="FILE", help="Your own nuclei: GeoJSON in level-0 px, or a label image (.tif, .npy)."
+    cells: str | None = typer.Option(
+        None,
+        "--cells",
+        metavar="FILE|DETECTOR",
+        help="Your own nuclei: GeoJSON in level-0 px, or a label image (.tif, .npy); or another detector: stardist, cellpose or "
+        "instanseg, with :MODEL for another model than its usual one.",
     ),
     cells_mpp: float | None = typer.Option(None, "--cells-mpp", help="um per px of a label image."),
     roi: Path | None = typer.Option(None, "--roi", metavar="FILE.geojson", help="Drawn regions (QuPath export)."),

@@ -1,7 +1,7 @@
 """Nuclei that the user found elsewhere: polygons in GeoJSON, or a label image of the whole slide.
 
-StarDist, InstanSeg and Cellpose all write one or the other (docs/reading.md says how). Identity is as for cells found
-here: a nucleus belongs to the block that holds its centre, and is seen whole there.
+Identity is as for cells found here: a nucleus belongs to the block that holds its centre, and is seen whole there. What is
+left out of a file is said in `notes`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -64,6 +64,14 @@ class Drawn:
                 f"{path}: the cells are {edge_um:.1f} um across (median), wanted 2 to 40: are they in level-0 px of this slide?"
             )
         fits = (high - low).max(axis=1) * grid.label_mpp < MARGIN_UM / 2
+        self.notes = [
+            f"{path}: {n} of {len(rings)} cells {what} and are left out"
+            for n, what in (
+                (int(outside.sum()), "lie outside the slide"),
+                (int((~fits).sum()), f"are {MARGIN_UM / 2:g} um across or more"),
+            )
+            if n
+        ]
         self._rings = [r for r, ok in zip(rings, fits, strict=True) if ok]
         low, high = low[fits], high[fits]
         self._by_square: dict[tuple[int, int], list[int]] = {}
@@ -111,6 +119,7 @@ class Labelled:
         if max(steps) > 2.0:
             raise ConfigError(f"{path} has {max(steps):.3g} um per px, too coarse for nuclei; wanted 2 or less")
         self._image, self._grid, self._steps = image, grid, steps
+        self.notes: list[str] = []
         if not any(image[first : first + 1024].any() for first in range(0, image.shape[0], 1024)):
             raise ConfigError(f"{path} holds no label above 0")
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from wsistain import __version__
 from wsistain.errors import OutputError
 from wsistain.output.names import READ_ENDINGS
-from wsistain.reading.cells import I32, Nuclei, measure_nuclei
-from wsistain.reading.given import read_cells
+from wsistain.reading.cells import Nuclei, measure_nuclei
 from wsistain.reading.grid import BLOCK_PX, Box, Grid, make_grid
-from wsistain.reading.nuclei import LEAST_UM2, NucleusMaps, find_centres, haematoxylin, label_nuclei
+from wsistain.reading.nuclei import LEAST_UM2, haematoxylin
 from wsistain.reading.qupath import object_writer
 from wsistain.reading.regions import Regions, read_regions
 from wsistain.reading.report import write_report
 from wsistain.reading.scores import Hotspot, Scores, find_hotspot, score_cells
 from wsistain.reading.shown import HePictures
 from wsistain.reading.source import Result, known_to, open_he, open_results
+from wsistain.reading.sources import CellSource, Source, make_source
 from wsistain.reading.stain import StainReader
 from wsistain.reading.table import Rows, table_writer
 from wsistain.reading.told import write_facts, write_scores
@@ -41,27 +41,6 @@ STATEMENT = "Read from a virtual stain computed from an H&E slide; for research 
 
 F64 = NDArray[np.float64]
 OnRows = Callable[[int, int], None]
-
-
-class CellSource(Protocol):
-    """What says where the cells are: labels of a window, exact in its middle."""
-
-    def labels(self, box: Box) -> I32:
-        """int32 (2h, 2w), a number on each nucleus."""
-        ...
-
-
-@dataclass(frozen=True)
-class Found:
-    """The package's own detector as a source of cells."""
-
-    maps: NucleusMaps
-    grid: Grid
-
-    def labels(self, box: Box) -> I32:
-        """int32 (2h, 2w) of a grid window."""
-        answer = self.maps.window(box)
-        return label_nuclei(answer[1], find_centres(answer[0], self.grid.mpp, box), self.grid.mpp, box)
 
 
 @dataclass
@@ -120,7 +99,7 @@ def read(
     stains: Sequence[Path | str],
     *,
     slide: str | Path | None = None,
-    cells: Path | None = None,
+    cells: str | Path | None = None,
     cells_mpp: float | None = None,
     roi: Path | None = None,
     roi_class: Sequence[str] = (),
@@ -137,7 +116,8 @@ def read(
 
     stains    : OME-Zarr folders of `wsistain run`; the files are written beside each.
     slide     : the H&E; None: the one that the provenance names.
-    cells     : the user's own nuclei, GeoJSON in level-0 px or a label image of the whole slide; None: found here.
+    cells     : the user's own nuclei, GeoJSON in level-0 px or a label image of the whole slide, or the name of another
+                package's detector (`wsistain.reading.detectors`); None: found here.
     cells_mpp : um per px of a label image, where its size does not tell.
     roi       : drawn regions (QuPath GeoJSON); `roi_class`: those whose cells alone count, `without`: those left out.
     trust     : also the trust map of each stain, written into it, and the trust of each cell.
@@ -157,19 +137,15 @@ def read(
         regions = read_regions(roi, roi_class, without, opened.info) if roi is not None else Regions()
         grid = make_grid(opened.info, block=block)
         tissue = find_tissue(opened).dilated(TISSUE_MARGIN_UM / opened.info.mpp)
-        source: CellSource = (
-            Found(NucleusMaps(opened, grid, tissue), grid)
-            if cells is None
-            else read_cells(cells, grid, opened.info, mpp=cells_mpp)
-        )
-        facts = _facts(opened, grid, cells, roi, roi_class, without, regions)
+        blocks = list(grid.blocks(tissue))
+        source = make_source(opened, grid, tissue, blocks, cells, cells_mpp)
+        facts = _facts(opened, grid, source, roi, roi_class, without, regions)
         choices = {name: facts[name] for name in ("roi", "roi_class", "without")}
-        keys = [key_of(result, opened.info, grid, cells, cells_mpp, choices) for result in results]
+        keys = [key_of(result, opened.info, grid, source.key, choices) for result in results]
         work = stack.enter_context(kept_blocks(results, keys))
         maps = _trust_maps(opened, results, weights, threads, progress_trust) if trust else [None] * len(results)
         readers = [StainReader(r.stain, r.marker, grid) for r in results]
-        blocks = list(grid.blocks(tissue))
-        found = read_blocks(opened, grid, tissue, source, readers, regions, blocks, threads, work)
+        found = read_blocks(opened, grid, tissue, source.cells, readers, regions, blocks, threads, work)
         told = [_told_of(result, facts) for result in results]
         kept = _write_cells(results, told, found, maps, opened.info.mpp, len(blocks), progress)
         if not any(len(y) for y in kept[0].y):
@@ -323,7 +299,7 @@ def _check_any(kept: Kept, results: Sequence[Result]) -> None:
 
 
 def _facts(
-    slide: Slide, grid: Grid, cells: Path | None, roi: Path | None, wanted: Sequence[str], left_out: Sequence[str],
+    slide: Slide, grid: Grid, source: Source, roi: Path | None, wanted: Sequence[str], left_out: Sequence[str],
     regions: Regions,
 ) -> dict[str, Any]:  # fmt: skip
     """How the cells were read: plain JSON values."""
@@ -332,12 +308,12 @@ def _facts(
         "wsistain": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "slide": {"path": slide.info.path, "fingerprint": slide.info.fingerprint, "mpp": slide.info.mpp},
-        "cells": "found by wsistain" if cells is None else str(cells),
+        "cells": source.told,
         "grid_mpp": grid.mpp,
         "roi": None if roi is None else str(roi),
         "roi_class": list(wanted),
         "without": list(left_out),
-        "notes": list(regions.notes),
+        "notes": [*regions.notes, *source.notes],
     }
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain import __version__
-from wsistain.networks.nucleus_finder import SHIPPED
 from wsistain.output.names import READ_WORK
 from wsistain.reading.cells import Nuclei
 from wsistain.reading.grid import Grid
@@ -30,7 +29,6 @@ from wsistain.runtime.files import PART, replacing, reporting, write_json
 from wsistain.runtime.lock import locked
 from wsistain.slide.base import SlideInfo
 from wsistain.slide.fingerprint import fingerprint
-from wsistain.weights.file import file_hash
 
 _KEY = "key.json"
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -119,12 +117,10 @@ def _begin(folder: Path, key: Mapping[str, Any]) -> None:
         write_json(folder / _KEY, plain)
 
 
-def key_of(
-    result: Result, info: SlideInfo, grid: Grid, cells: Path | None, cells_mpp: float | None, choices: Mapping[str, Any]
-) -> dict[str, Any]:
+def key_of(result: Result, info: SlideInfo, grid: Grid, cells: str, choices: Mapping[str, Any]) -> dict[str, Any]:
     """What the cells of a stain depend on, plain JSON values.
 
-    cells, cells_mpp : the user's own nuclei; choices: drawn regions and which of them count.
+    cells : what says where they are (`Source.key`); choices: drawn regions and which of them count.
     """
     told = json.dumps(result.stain.provenance, sort_keys=True, default=str)
     roi = choices.get("roi")
@@ -135,8 +131,7 @@ def key_of(
         "block": grid.block,
         "stain": hashlib.sha256(told.encode()).hexdigest(),
         "marker": result.marker.model_dump(mode="json"),
-        "cells": file_hash(SHIPPED) if cells is None else fingerprint(cells),
-        "cells_mpp": cells_mpp,
+        "cells": cells,
         **choices,
         "roi": None if roi is None else fingerprint(Path(roi)),
     }
