@@ -289,6 +289,7 @@ TESTED_IN: dict[str, str] = {
     "reading.qupath": "reading/test_table.py",
     "reading.project": "reading/test_read.py",
     "reading.source": "reading/test_read.py",
+    "reading.sources": "reading/test_fit.py",
     "reading.told": "reading/test_read.py",
     "networks.receptive_field": "pipeline/test_norm.py",
     "networks.resnet50": "networks/test_feature_nets.py",
