@@ -109,11 +109,12 @@ class ContextResnet(nn.Module):
         out: Tensor = self.last(self.features(x, cut)[1])
         return inside(out, margin - SIZE_MULTIPLE * cut)
 
-    def features(self, x: Tensor, cut: int = 0) -> tuple[Tensor, Tensor]:
+    def features(self, x: Tensor, cut: int = 0, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the last layers read: float (b, 4 ngf, h / 4, w / 4) after the blocks, and (b, ngf, h, w) at full size.
 
         cut : cells of 4 px at each edge that are left out of both; what they would have been is not computed where nothing
               else needs it. The rest is what it is with 0.
+        told : (b, 4 ngf, h / 4, w / 4) of another network, which the blocks read too.
         """
         # Down, and what is seen from afar: all of the picture, for its edges tell the middle of their surroundings.
         full = self.first(x)
@@ -122,7 +123,8 @@ class ContextResnet(nn.Module):
         seen = self._statistics(full)
         early = max(0, cut - self._near)
         full, half = _kept(full, 4 * early), _kept(half, 2 * early)
-        out = self.before(out + self._context(seen))
+        out = out + self._context(seen)
+        out = self.before(out if told is None else out + told)
         out = _kept(out + self.neighbours(out), early)
 
         # From here on each place is told by its near ones.

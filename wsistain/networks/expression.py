@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsistain.markers import Compartment
-from wsistain.networks.context import ContextResnet, inside, reset_parameters
+from wsistain.networks.context import SIZE_MULTIPLE, ContextResnet, inside, pointwise, reset_parameters
 from wsistain.networks.dye_layer import DyeLayer
 from wsistain.networks.facts import NetworkFacts
+from wsistain.networks.frozen_encoder import CELL_PX, REACH_PX, FrozenEncoder
 from wsistain.optics.dyes import Dyes
 
 _PAINT_REACH = 4
@@ -36,11 +37,25 @@ class Trunk(nn.Module):
         self.at_full = nn.Sequential(nn.BatchNorm2d(ngf), nn.ReLU(True))
         self.read_cells = nn.Conv2d(4 * ngf, n_maps, 1)
         self.read_full = nn.Conv2d(ngf, n_maps, 3, bias=False)
+        self.encoder: FrozenEncoder | None = None
+        self.told: nn.Conv2d | None = None
+
+    def add_encoder(self, encoder: FrozenEncoder) -> None:
+        """Let the blocks read what `encoder` says of the picture too."""
+        self.encoder, self.told = encoder, nn.Conv2d(encoder.channels, self.read_cells.in_channels, 1)
+
+    @property
+    def reach_px(self) -> int | None:
+        """How far it looks, px."""
+        radius = self.body.facts.halo_px  # its own last convolution reaches as far as `read_full`
+        if radius is None or self.encoder is None:
+            return radius
+        return radius + max(0, REACH_PX - SIZE_MULTIPLE * max((w // 2 for w in self.body.windows), default=0))
 
     def forward(self, x: Tensor, maps: Sequence[int], cut: int = 0) -> Tensor:
         """cut : cells of 4 px at each edge that are looked at and left out."""
         early = max(0, cut - 1)  # the read-outs look one cell further
-        cells, full = self.body.features(x, early)
+        cells, full = self.body.features(x, early, self._told(x))
         cells, full = self.at_cells(cells), self.at_full(full)
         pick = list(maps)
         bias = self.read_cells.bias
@@ -48,6 +63,12 @@ class Trunk(nn.Module):
         fine = F.conv2d(F.pad(full, (1, 1, 1, 1), mode="reflect"), self.read_full.weight[pick])
         out = F.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False) + fine
         return inside(out, 4 * (cut - early))
+
+    def _told(self, x: Tensor) -> Tensor | None:
+        if self.encoder is None or self.told is None:
+            return None
+        told = pointwise(self.told, self.encoder(x))
+        return F.interpolate(told, scale_factor=CELL_PX // SIZE_MULTIPLE, mode="bilinear", align_corners=False)
 
 
 class Counterstain(nn.Module):
@@ -80,6 +101,7 @@ class ExpressionNet(nn.Module):
     pool    : the trunk reads means of pool x pool px; the counterstain is painted at full size.
     n_blocks, ngf, windows, far : as in `ContextResnet`, in px of the trunk.
     width   : channels of the counterstain's network.
+    encoder : its first weights are those that it comes with, and stay; None: without.
 
     Called, it maps float (b, 3, h, w) in [-1, 1] to the same, for the first marker; `stain` does for any.
     """
@@ -96,14 +118,17 @@ class ExpressionNet(nn.Module):
         windows: Sequence[int],
         far: int,
         width: int,
+        encoder: FrozenEncoder | None = None,
     ):
         super().__init__()
         self.markers = tuple(dyes)
-        self.pool, self.size_multiple = pool, 4 * pool
+        self.pool, self.size_multiple = pool, pool * (SIZE_MULTIPLE if encoder is None else CELL_PX)
         self.trunk = Trunk(n_blocks, ngf, windows, far, len(dyes) + 1)
         self.paint = Counterstain(width)
         self.layers = nn.ModuleList(DyeLayer(d, mpp, compartments[name]) for name, d in dyes.items())
         reset_parameters(self)
+        if encoder is not None:  # only now: its weights are those it came with
+            self.trunk.add_encoder(encoder)
         bias = self.trunk.read_cells.bias
         if bias is not None:
             with torch.no_grad():  # begin at the share of each marker
@@ -113,7 +138,7 @@ class ExpressionNet(nn.Module):
     @property
     def facts(self) -> NetworkFacts:
         """Norm statistics are fixed once trained, so tiles with the halo equal one pass."""
-        radius = self.trunk.body.facts.halo_px  # its own last convolution reaches as far as `read_full`
+        radius = self.trunk.reach_px
         halo = None
         if radius is not None:
             reach = self.pool * (radius + 5) + self._ring  # + 5: cells and chances enter by one more bilinear step each
@@ -135,7 +160,8 @@ class ExpressionNet(nn.Module):
         cut : cells of `size_multiple` px at each edge that are looked at and left out.
         """
         maps = [*markers, len(self.markers)]
-        out: Tensor = self.trunk(F.avg_pool2d(x, self.pool) if self.pool > 1 else x, maps, cut)
+        cells = cut * self.size_multiple // (SIZE_MULTIPLE * self.pool)
+        out: Tensor = self.trunk(F.avg_pool2d(x, self.pool) if self.pool > 1 else x, maps, cells)
         return out.float()
 
     def full_size(self, x: Tensor) -> Tensor:

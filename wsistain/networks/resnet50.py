@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al. 2016; torchvision's variant with the stride in the 3x3), four stages, published key names."""
+"""ResNet-50 (He et al. 2016; torchvision's variant with the stride in the 3x3), its stages, published key names."""
 
 from pathlib import Path
 
@@ -33,17 +33,19 @@ class ResNet50Features(nn.Module):
     """Outputs of the four stages layer1..layer4: 256, 512, 1024 and 2048 channels at 1/4 to 1/32 of the size.
 
     width_divisor : channels are the published ones divided by this (1: ResNet-50 itself).
+    stages        : how many of them are built.
 
     Keys are those of torchvision's `resnet50-0676ba61.pth` (V1); the classifier is left out.
     """
 
-    def __init__(self, width_divisor: int = 1) -> None:
+    def __init__(self, width_divisor: int = 1, stages: int = 4) -> None:
         super().__init__()
+        self.n_stages = stages
         inputs = 64 // width_divisor
         self.conv1 = nn.Conv2d(3, inputs, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(inputs)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        for index, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+        for index, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))[:stages]):
             stage = []
             for block in range(blocks):
                 stage.append(_Bottleneck(inputs, width // width_divisor, 2 if block == 0 and index else 1))
@@ -54,7 +56,7 @@ class ResNet50Features(nn.Module):
         """Stage outputs of `x`, float (b, 3, h, w) with ImageNet's mean and standard deviation taken out."""
         x = self.maxpool(self.bn1(self.conv1(x)).relu_())
         stages = []
-        for index in range(1, 5):
+        for index in range(1, self.n_stages + 1):
             x = self.get_submodule(f"layer{index}")(x)
             stages.append(x)
         return stages

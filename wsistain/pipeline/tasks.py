@@ -41,6 +41,7 @@ def _frame(job: Job, row: int, col: int) -> Frame:
 def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, list[RGB], float, float]]:
     """Each tile with its stained core for every marker, and the seconds for reading and generating."""
     t = job.plan.tiling
+    core = t.core  # a tile may be longer to the right and below, to be a multiple of what the network takes
 
     def read(tile: Tile) -> tuple[RGB, float]:
         start = time.perf_counter()
@@ -52,7 +53,7 @@ def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, li
     def read_and_stain(tile: Tile) -> tuple[Tile, list[RGB], float, float]:
         pixels, seconds = read(tile)
         start = time.perf_counter()
-        stained = [s[0] for s in stain_all(kit.generators, pixels[None], [corner(tile)], t.halo)]
+        stained = [s[0][:core, :core] for s in stain_all(kit.generators, pixels[None], [corner(tile)], t.halo)]
         return tile, stained, seconds, time.perf_counter() - start
 
     # On the CPU a tile is read and stained by one thread, all of it; two tiles a thread are under way.
@@ -76,7 +77,7 @@ def _cores(job: Job, kit: Kit, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, li
             results = stain_all(kit.generators, pixels, places, t.halo)
         seconds = (time.perf_counter() - start) / len(group)
         for k, (tile, (_, seconds_read)) in enumerate(group):
-            yield tile, [r[k] for r in results], seconds_read, seconds
+            yield tile, [r[k][:core, :core] for r in results], seconds_read, seconds
 
 
 def generate_block(

@@ -13,6 +13,7 @@ invent expression. Several markers share one trunk. No published paper; docs/sys
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -28,10 +29,12 @@ from wsistain.losses.windows import best_shift, share_loss, shifted
 from wsistain.markers import Marker, find_marker, require_dab
 from wsistain.networks.dye_layer import DyeLayer
 from wsistain.networks.expression import ExpressionNet
+from wsistain.networks.frozen_encoder import FrozenEncoder, load_encoder
 from wsistain.networks.patchgan import PatchDiscriminator
 from wsistain.optics.dyes import RGB, Dyes, measure_dyes
 from wsistain.optics.restain import restained
 from wsistain.optics.stains import to_unit
+from wsistain.published.places import file_sha256
 from wsistain.published.tensors import load_into, read_published
 from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
 
@@ -69,6 +72,9 @@ class Config(SystemConfig):
     lr: float = Field(2e-3, gt=0, description="largest rate of the one cycle")
     warmup: float = Field(0.2, ge=0, lt=1, description="share of the steps in which the rate rises")
     betas: tuple[float, float] = (0.9, 0.99)
+    encoder: str | None = Field(
+        None, description="path of a frozen ResNet-50 with torchvision's names, which the trunk reads too"
+    )
     start_from: str | None = Field(None, description="weights of an earlier run of the same network, to go on from")
     dyes: dict[str, Dyes] = Field(default_factory=dict, description="of each marker; measured where left out")
     weights: Weights = Weights()
@@ -115,10 +121,14 @@ class LPStain(nn.Module):
         if not cfg.dyes:
             raise ValueError("the dyes are not measured: call Config.measured with training pictures first")
         self.cfg = cfg
-        self.G = generator_network(self.header_options())
+        encoder = None if cfg.encoder is None else load_encoder(cfg.encoder)
+        self.encoder_facts = None if encoder is None else _facts_of(encoder, cfg.encoder or "")
+        self.G = _network(self.header_options(), encoder)
         if cfg.start_from is not None:
             load_into(self.G, read_published(cfg.start_from), cfg.start_from)
-        self.optimizers: dict[str, Optimizer] = {"G": Adam(self.G.parameters(), lr=cfg.lr, betas=cfg.betas)}
+        self.optimizers: dict[str, Optimizer] = {
+            "G": Adam((p for p in self.G.parameters() if p.requires_grad), lr=cfg.lr, betas=cfg.betas)
+        }
         if cfg.weights.gan:
             self.D = PatchDiscriminator(2, cfg.ndf, norm="batch")
             self.optimizers["D"] = Adam(self.D.parameters(), lr=cfg.lr / 4, betas=(0.5, 0.99))
@@ -208,6 +218,8 @@ class LPStain(nn.Module):
         cfg = self.cfg
         kept = ("n_blocks", "ngf", "windows", "far", "width", "pool", "mpp")
         options: dict[str, object] = {name: getattr(cfg, name) for name in kept}
+        if self.encoder_facts is not None:
+            options["encoder"] = self.encoder_facts
         dyes = {name: d.model_dump(mode="json") for name, d in cfg.dyes.items()}
         return options | {"dyes": dyes, "compartments": {name: find_marker(name).compartment for name in dyes}}
 
@@ -216,7 +228,18 @@ class LPStain(nn.Module):
 
 
 def generator_network(options: dict[str, Any]) -> ExpressionNet:
-    """The network of a weights header."""
+    """The network of a weights header; that of its encoder, if it has one, is empty: the weights hold it."""
+    facts = options.get("encoder")
+    return _network(options, None if facts is None else FrozenEncoder(facts["width_divisor"]))
+
+
+def _facts_of(encoder: FrozenEncoder, path: str) -> dict[str, object]:
+    """What the header keeps of the encoder: how it is built, and which file it came from."""
+    file = Path(path).expanduser()
+    return {"width_divisor": encoder.width_divisor, "file": file.name, "sha256": file_sha256(file)}
+
+
+def _network(options: dict[str, Any], encoder: FrozenEncoder | None) -> ExpressionNet:
     dyes = {name: Dyes.model_validate(values) for name, values in options["dyes"].items()}
     return ExpressionNet(
         dyes,
@@ -228,4 +251,5 @@ def generator_network(options: dict[str, Any]) -> ExpressionNet:
         windows=options["windows"],
         far=options["far"],
         width=options["width"],
+        encoder=encoder,
     )
