@@ -10,7 +10,8 @@ from wsistain.errors import OutputError
 from wsistain.runtime.say import note, say
 
 EXAMPLES = """
-Write a finished stain as a pyramidal OME-TIFF that QuPath, OpenSlide and tifffile open as brightfield, or as DICOM.
+Write a finished stain as a pyramidal OME-TIFF that QuPath, OpenSlide and tifffile open as brightfield, as DICOM, or with its
+cells as a SpatialData store.
 
 Examples:
 
@@ -19,6 +20,8 @@ Examples:
   wsistain export slide.ER.ome.zarr slide.ER.ome.tif --lossless --overwrite
 
   wsistain export slide.ER.ome.zarr slide.ER.dicom --as dicom
+
+  wsistain export slide.ER.ome.zarr slide.ER.spatialdata.zarr --as spatialdata
 """
 
 
@@ -29,9 +32,14 @@ def register(app: typer.Typer) -> None:
 
 def export(
     source: Path = typer.Argument(..., metavar="OUT.ome.zarr", help="A finished stain."),
-    target: Path = typer.Argument(..., metavar="OUT.ome.tif", help="The file to write; for DICOM the folder."),
-    form: Literal["ome-tiff", "dicom"] = typer.Option(
-        "ome-tiff", "--as", help="dicom: a folder with one file a level (pip install 'wsistain[dicom]')."
+    target: Path = typer.Argument(
+        ..., metavar="OUT.ome.tif", help="The file to write; for DICOM and SpatialData the folder."
+    ),
+    form: Literal["ome-tiff", "dicom", "spatialdata"] = typer.Option(
+        "ome-tiff",
+        "--as",
+        help="dicom: a folder with one file a level (pip install 'wsistain[dicom]'); spatialdata: the stain with the cells that "
+        "'wsistain read' found.",
     ),
     quality: int = typer.Option(90, "--quality", help="JPEG quality, 1 to 100."),
     subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = typer.Option(
@@ -64,6 +72,16 @@ def export(
                 threads=threads,
                 progress=partial(bar, "exporting"),
             )
+        say(f"{done.path}: {done.levels} levels, {done.size / 1e6:.1f} MB")
+        return
+    if form == "spatialdata":
+        if lossless or subsampling != "4:4:4":
+            raise OutputError("a SpatialData store keeps the stain as it is; leave --lossless and --subsampling out")
+        from wsistain.reading.spatialdata import export_spatialdata
+
+        note(f"exporting {source} and its cells to {target}: SpatialData")
+        with ProgressBar("files") as bar:
+            done = export_spatialdata(source, target, overwrite=overwrite, progress=partial(bar, "exporting"))
         say(f"{done.path}: {done.levels} levels, {done.size / 1e6:.1f} MB")
         return
     codec = "lossless" if lossless else f"JPEG quality {quality} {subsampling}"
