@@ -311,7 +311,9 @@ TESTED_IN: dict[str, str] = {
     "phantom.quick_slide": "phantom/test_tiff.py",
     "phantom.tables": "phantom/test_truth.py",
     "phantom.together": "phantom/test_products.py",
+    "benchmark.compare": "benchmark/test_board.py",
     "benchmark.edition": "benchmark/test_make.py",
+    "benchmark.entry": "benchmark/test_score.py",
     "benchmark.listed": "benchmark/test_make.py",
     # a system is trained, saved and loaded again
     "published.catalogue": "cli/test_weights.py",

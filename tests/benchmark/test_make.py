@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from wsistain.benchmark.edition import V0, Condition, Edition
+from tests.benchmark.conftest import SMALL, TASK
+from wsistain.benchmark.edition import V0, Condition
 from wsistain.benchmark.listed import (
     ALIKE,
     PICTURES,
@@ -16,27 +17,15 @@ from wsistain.benchmark.listed import (
     check,
     exact_means,
     files_of,
-    listed_now,
     pixel_hash,
     shipped,
     unpacked,
 )
-from wsistain.benchmark.make import made, make, make_unchecked, read_card
+from wsistain.benchmark.make import made, make, read_card
 from wsistain.cli import app
 from wsistain.data.layouts import list_patches
 from wsistain.data.pictures import read_picture
 from wsistain.errors import ConfigError, DataError, OutputError
-
-TASK = Condition("adjacent", 3, "ER")
-SMALL = Edition("small", (TASK,), size=64, mpp=0.4, train=2, val=1, test=2, seeds=(5, 6), visibility=0.85)
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    """A small edition made once, and the list of what it looked like."""
-    root = tmp_path_factory.mktemp("benchmark") / "data"
-    make_unchecked(root, TASK, SMALL)
-    return root, listed_now(root, TASK)
 
 
 @pytest.fixture
@@ -108,7 +97,7 @@ def test_rounding_of_another_machine_is_told_and_let_through(first, copy):
     "change",
     [
         lambda p: np.ascontiguousarray(p[::-1]),
-        lambda p: np.where(np.add.outer((np.arange(64) - 20) ** 2, (np.arange(64) - 30) ** 2)[..., None] < 9, 40, p).astype(np.uint8),
+        lambda p: np.where(np.add.outer((np.arange(96) - 20) ** 2, (np.arange(96) - 30) ** 2)[..., None] < 9, 40, p).astype(np.uint8),
         lambda p: np.clip(p.astype(int) + np.array([2, 0, 0]), 0, 255).astype(np.uint8),
     ],
     ids=["mirrored", "one nucleus more", "a tint"],

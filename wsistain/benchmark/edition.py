@@ -115,7 +115,12 @@ class Edition:
 V0 = Edition(
     name="v0",
     # Each has its frozen list; a condition without one is no part of the edition.
-    conditions=(Condition("mist", 3, "ER"), Condition("mist", 1, "ER")),
+    conditions=(
+        Condition("mist", 3, "ER"),
+        Condition("mist", 1, "ER"),
+        Condition("adjacent", 3, "ER"),
+        Condition("far", 3, "ER"),
+    ),
     size=512,
     mpp=1.0,
     train=40,

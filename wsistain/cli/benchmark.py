@@ -17,6 +17,26 @@ A condition is PAIRING-cCONTRAST-MARKER; a beginning ("mist", "mist-c3") stands 
 with by the same command. A picture that is not the edition's is refused and named.
 """
 
+SCORE = """
+Score pictures that any program made of the test H&E, by the truth of every cell and as the papers do; one row as JSON.
+
+Examples:
+
+  wsistain benchmark score stained --data data/benchmark --on mist-c3-ER --output rows/mine-s0.json
+
+  wsistain benchmark score identity --data data/benchmark --on mist-c3-ER --output rows/identity.json
+
+FOLDER holds one picture for each of GROUP/test/MARKER/TrainValAB/valA, of its name and size, and entry.yaml, which says what
+made them; the baselines "identity" and "mean_colour" need no folder. The form's keys: docs/benchmark.md.
+"""
+TABLE = """
+Put rows side by side: leaderboard.html, leaderboard.csv and leaderboard.md, with intervals, ranks, and what is told apart.
+
+Example:
+
+  wsistain benchmark table rows --output board
+"""
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`, under `benchmark`."""
@@ -24,6 +44,8 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True, help="The phantom benchmark: its data, scores of pictures, a leaderboard."
     )
     group.command("make", help=MAKE)(make)
+    group.command("score", help=SCORE)(score)
+    group.command("table", help=TABLE)(table)
     app.add_typer(group, name="benchmark")
 
 
@@ -49,3 +71,76 @@ def make(
         differing = f", {n} of them rounded otherwise by this machine" if n else ", equal to the last bit"
         say(f"{name}: {facts['pictures']} pictures checked{differing}")
     say(f"{root}: edition {V0.name}; train on GROUP/learn, score pictures of GROUP/test")
+
+
+def score(
+    folder: str = typer.Argument(..., metavar="FOLDER", help="Pictures, or identity or mean_colour."),
+    data: Path = typer.Option(..., "--data", "-d", help="Folder of 'benchmark make'."),
+    condition: str = typer.Option(..., "--on", help="Condition, such as mist-c3-ER."),
+    output: Path = typer.Option(..., "--output", "-o", help="The row's file (.json)."),
+    chances: Path | None = typer.Option(
+        None, "--probability", help="Folder of grey pictures: the probability of a positive cell, 0 to 255."
+    ),
+    trust_maps: Path | None = typer.Option(
+        None, "--trust", help="Folder of grey pictures: how far to trust each place."
+    ),
+    entry: Path | None = typer.Option(None, "--entry", help="The entry form.  [default: FOLDER/entry.yaml]"),
+    nets: Path | None = typer.Option(
+        None, "--nets", help="Folder of published network files.  [default: WSISTAIN_MODELS or the cache]"
+    ),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    workers: int | None = typer.Option(None, "--workers", help="Measuring processes.  [default: one a core]"),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a row that is there."),
+) -> None:
+    """Score pictures."""
+    from wsistain.benchmark.score import score as score_pictures
+    from wsistain.evaluation.metrics import METRICS
+    from wsistain.evaluation.tables import formatted
+    from wsistain.generators.network import choose_device
+    from wsistain.runtime.progress import ProgressBar
+
+    with ProgressBar("patches") as progress:
+        row = score_pictures(
+            folder,
+            data,
+            condition,
+            output=output,
+            chances=chances,
+            trust=trust_maps,
+            entry=entry,
+            nets=nets,
+            device=str(choose_device(device)),
+            workers=workers,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    shown = (
+        "cell_auc",
+        "cell_h_error",
+        "information_od",
+        "information",
+        "calibration_error",
+        "ssim",
+        "psnr",
+        "lpips_alex",
+    )
+    for name in shown:
+        if name in row["metrics"]:
+            say(f"{METRICS[name].label}: {formatted(row['metrics'][name]['value'], METRICS[name])}")
+    for reason in dict.fromkeys(row["missing"].values()):
+        note(f"missing: {', '.join(n for n, why in row['missing'].items() if why == reason)}: {reason}")
+    say(f"row: {output}")
+
+
+def table(
+    rows: list[Path] = typer.Argument(..., metavar="ROWS...", help="Rows, or folders of them (*.json, also below)."),
+    output: Path = typer.Option(Path("leaderboard"), "--output", "-o", help="Folder of the tables."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace tables that are there."),
+) -> None:
+    """Make the leaderboard."""
+    from wsistain.benchmark.board import write_board
+
+    told = write_board(rows, output, overwrite=overwrite)
+    for condition, n in told.items():
+        say(f"{condition}: {n} rows")
+    say(f"{output / 'leaderboard.html'}")

@@ -199,6 +199,21 @@ def read_mask(path: Path) -> np.ndarray:
     return pixels >= (128 if pixels.max(initial=0) > 1 else 1)
 
 
+def read_grey(path: Path) -> np.ndarray:
+    """The values of a grey picture (one channel, or three alike), uint8 (h, w): a map of shares, 0 to 255 for 0 to 1.
+
+    Raises DataError for colours, a transparent picture, and what `read_mask` refuses.
+    """
+    pixels = _decode(path)
+    if pixels.ndim == 3 and pixels.shape[2] == 4 and pixels[..., 3].min() == 255:
+        pixels = pixels[..., :3]
+    if pixels.ndim == 3 and pixels.shape[2] in (1, 3) and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    if pixels.ndim != 2 or pixels.dtype != np.uint8:
+        raise DataError(f"{path.name} has shape {pixels.shape} of {pixels.dtype}, wanted grey of 8 bits")
+    return np.ascontiguousarray(pixels)
+
+
 def resize(pixels: np.ndarray, height: int, width: int, *, nearest: bool = False) -> np.ndarray:
     """`pixels` uint8 (h, w, c) or bool (h, w) at another size, bicubic with antialiasing or nearest (masks).
 

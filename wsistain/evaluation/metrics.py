@@ -191,6 +191,35 @@ METRICS: dict[str, Metric] = {
     "cell_h_error": Metric(
         "Cell H-score error", "truth", "lower", "mean over pictures of |H-score of cells, virtual - aligned truth|", 1
     ),
+    "information_od": Metric(
+        "Information (picture)",
+        "truth",
+        "higher",
+        "bits a tumour cell that its stain tells over the share of positive cells: a rising step function of the density, fitted on "
+        "other slides (isotonic, 8 folds), turns it into a probability",
+    ),
+    "information": Metric(
+        "Information (probability)",
+        "truth",
+        "higher",
+        "bits a tumour cell that the system's own probability tells over the share of positive cells, kept 1e-4 from 0 and 1",
+    ),
+    "calibration_error": Metric(
+        "Calibration error",
+        "truth",
+        "lower",
+        "expected calibration error of the system's probability at tumour cells, ten bins of equal width",
+    ),
+    "error_at_100": Metric(
+        "Error, all cells",
+        "truth",
+        "lower",
+        "share of tumour cells called wrongly (probability from 0.5 on; else the marker's cut-off)",
+    ),
+    "error_at_80": Metric(
+        "Error, 80 % kept", "truth", "lower", "the same among the 80 % of cells that are trusted most"
+    ),
+    "error_at_50": Metric("Error, 50 % kept", "truth", "lower", "the same among the half that is trusted most"),
     "area_r_truth": Metric(
         "Area r (truth)", "truth", "higher", "Pearson over pictures of positive area, virtual and aligned truth"
     ),

@@ -94,14 +94,14 @@ def evaluate(
     deep = load_deep(None if nets is None else Path(nets), _device(device))
 
     # The baselines share the pass of the first weights; each further generator is loaded for a pass of its own.
-    runs = _Runs(refs, known, deep, truth, size, workers, progress, pictures)
+    runs = Runs(refs, known, deep, truth, size, workers, progress, pictures)
     baselines: list[Stainer] = [Identity(), _mean_colour(chosen), *_given(given, refs, [c.name for c in candidates])]
     runs.add(baselines, candidates[:1], device, patch_mpp)
     for candidate in candidates[1:]:
         runs.add([], [candidate], device, patch_mpp)
 
     # The tables, and what they were measured on.
-    results = _results(runs, deep, truth, known, seed)
+    results = results_of(runs, deep, truth, known, seed)
     results["data"] |= {
         "layout": layout,
         "split": split,
@@ -162,7 +162,7 @@ def _mean_colour(chosen: Chosen) -> Stainer:
     return mean_colour(chosen.refs, "the evaluated split itself")
 
 
-class _Runs:
+class Runs:
     """All passes over one list of patches, and what they brought."""
 
     def __init__(
@@ -176,7 +176,7 @@ class _Runs:
         progress: OnProgress | None,
         pictures: int,
     ) -> None:
-        self._refs, self._deep, self.size, self._workers, self._progress = list(refs), deep, size, workers, progress
+        self._refs, self.deep, self.size, self._workers, self._progress = list(refs), deep, size, workers, progress
         self._truth, self._marker = truth, marker
         self._shown = frozenset(refs[i].name for i in spread(len(refs), pictures))
         self.facts: dict[str, dict[str, Any]] = {}
@@ -188,7 +188,7 @@ class _Runs:
         rows = [*stainers, *(c.load(device, mpp) for c in candidates)]
         names = " and ".join(s.name for s in rows)
         cells = self._truth.places if self._truth else {}
-        work = Pass(rows, self._marker, self._deep, self._shown, cells, self.size, mpp)
+        work = Pass(rows, self._marker, self.deep, self._shown, cells, self.size, mpp)
         report = self._progress
         started = time.monotonic()
         results, unusable = run_pass(
@@ -234,7 +234,8 @@ class _Runs:
         return np.stack([r.features[system][net] for r in self.results])
 
 
-def _results(runs: _Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker: Marker, seed: int) -> Results:
+def results_of(runs: Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker: Marker, seed: int) -> Results:
+    """The tables of all rows of `runs`, and what they were measured on."""
     # What all systems share: slides, levels, the real pictures' numbers, and the phantom's cells.
     slides = [r.ref.slide for r in runs.results]
     levels = sorted({r.ref.level for r in runs.results if r.ref.level is not None})
@@ -291,7 +292,7 @@ def _results(runs: _Runs, deep: DeepMetrics, truth: PhantomTruth | None, marker:
     }
 
 
-def _columns(runs: _Runs, name: str, deep: DeepMetrics) -> dict[str, NDArray[np.float64]]:
+def _columns(runs: Runs, name: str, deep: DeepMetrics) -> dict[str, NDArray[np.float64]]:
     """Every per-picture number of one system."""
     columns = {m: runs.column(name, m) for m in runs.results[0].measures.systems[name]}
     if deep.phv_net is not None and name != "real":
@@ -303,7 +304,7 @@ def _columns(runs: _Runs, name: str, deep: DeepMetrics) -> dict[str, NDArray[np.
 
 
 def _table(
-    runs: _Runs,
+    runs: Runs,
     name: str,
     columns: Mapping[str, NDArray[np.float64]],
     real: Mapping[str, NDArray[np.float64]],
@@ -361,7 +362,7 @@ def _missing(deep: DeepMetrics) -> dict[str, Any]:
     return missing
 
 
-def _notes(runs: _Runs, boot: SlideBootstrap, n: int) -> list[str]:
+def _notes(runs: Runs, boot: SlideBootstrap, n: int) -> list[str]:
     notes = []
     if boot.why_not:
         notes.append(f"No confidence intervals: {boot.why_not}.")
@@ -388,7 +389,7 @@ def _notes(runs: _Runs, boot: SlideBootstrap, n: int) -> list[str]:
     return notes
 
 
-def pair_rows(runs: _Runs) -> list[dict[str, Any]]:
+def pair_rows(runs: Runs) -> list[dict[str, Any]]:
     """One row a picture and system with every per-picture number, for pairs.csv."""
     rows = []
     for result in runs.results:

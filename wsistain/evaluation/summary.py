@@ -90,6 +90,11 @@ class SlideBootstrap:
         draws = 0 if self.why_not else draws
         self._weights = rng.multinomial(self._n_groups, np.full(self._n_groups, 1 / self._n_groups), size=draws)
 
+    @property
+    def draws(self) -> int:
+        """How many draws there are; 0 where there are no intervals."""
+        return len(self._weights)
+
     def sums(self, values: Values) -> tuple[float, Values]:
         """The sum over all pictures, and over each draw of slides, float (draws,)."""
         by_slide = np.bincount(self._group, weights=values, minlength=self._n_groups)
@@ -194,7 +199,7 @@ def summarise(
     return table
 
 
-def _weighted_auc(score: Values, positive: NDArray[np.bool_], weight: NDArray[Any]) -> float:
+def weighted_auc(score: Values, positive: NDArray[np.bool_], weight: NDArray[Any]) -> float:
     """`area_under_curve` where cell i counts `weight[i]` times; `score` in rising order."""
     w_positive, w_negative = np.where(positive, weight, 0.0), np.where(positive, 0.0, weight)
     starts = np.flatnonzero(np.r_[True, np.diff(score) > 0])
@@ -230,7 +235,7 @@ def summarise_cells(
     weights = boot.weights_of(cell_slides, slides)
     drawn: dict[str, list[float]] = {name: [] for name in values}
     for weight in weights:
-        drawn["cell_auc"].append(_weighted_auc(score[order], positive[order], weight[order]))
+        drawn["cell_auc"].append(weighted_auc(score[order], positive[order], weight[order]))
         hits = float(weight[called & positive].sum())
         n_called, n_positive = float(weight[called].sum()), float(weight[positive].sum())
         drawn["cell_precision"].append(hits / n_called if n_called else float("nan"))

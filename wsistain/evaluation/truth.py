@@ -32,6 +32,7 @@ class PhantomTruth:
 
     places          : patch name to the cells of section A in it.
     positive, tumour: patch name to bool (n,), whether each cell is positive, and whether it is a tumour cell.
+    chance          : patch name to float (n,), probability that each cell is positive given what its morphology shows.
     best_auc        : best AUC over tumour cells that any reader of the H&E could reach, None where not stated.
     mpp             : um per px of the patches.
     parameters      : how the phantom was made.
@@ -40,6 +41,7 @@ class PhantomTruth:
     places: Mapping[str, CellPlaces]
     positive: Mapping[str, NDArray[np.bool_]]
     tumour: Mapping[str, NDArray[np.bool_]]
+    chance: Mapping[str, NDArray[np.float64]]
     best_auc: float | None
     mpp: float
     parameters: Mapping[str, Any]
@@ -76,6 +78,7 @@ def read_truth(refs: Sequence[PatchRef], marker: Marker, split: str) -> PhantomT
     places: dict[str, CellPlaces] = {}
     positive: dict[str, NDArray[np.bool_]] = {}
     tumour: dict[str, NDArray[np.bool_]] = {}
+    chance: dict[str, NDArray[np.float64]] = {}
     for ref in refs:
         if ref.he is None:
             continue
@@ -84,13 +87,14 @@ def read_truth(refs: Sequence[PatchRef], marker: Marker, split: str) -> PhantomT
         y, x = table["y_px"].to_numpy()[here], table["x_px"].to_numpy()[here]
         places[ref.name] = CellPlaces(y.astype(np.float64), x.astype(np.float64), marker.compartment, mpp)
         positive[ref.name] = table[f"positive_{marker.name}"].to_numpy()[here]
+        chance[ref.name] = table[f"score_{marker.name}"].to_numpy()[here].astype(np.float64)
         tumour[ref.name] = np.array(table["type"].to_pylist(), dtype=object)[here] == TUMOUR
     best = manifest.get("truth", {}).get(part, {}).get("attainable_auc")
-    return PhantomTruth(places, positive, tumour, best, mpp, parameters)
+    return PhantomTruth(places, positive, tumour, chance, best, mpp, parameters)
 
 
 def _read_table(path: Path, marker: Marker) -> pa.Table:
-    columns = ["type", "y_px", "x_px", "in_a", f"positive_{marker.name}"]
+    columns = ["type", "y_px", "x_px", "in_a", f"positive_{marker.name}", f"score_{marker.name}"]
     try:
         return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException, KeyError) as error:
@@ -143,13 +147,7 @@ def cell_table(
 
     everyone = summary(seen)
 
-    # H-score of each patch's cells, against that of the truth read in the same way.
-    errors = np.full(len(slides), np.nan)
-    for patch in range(len(slides)):
-        here = seen & (cells.patch == patch)
-        if here.any():
-            virtual, real = (count_stain(values[here], marker.at_cells) for values in (score, cells.score["truth"]))
-            errors[patch] = abs(virtual.h_score - real.h_score)
+    errors = h_score_errors(cells, system, len(slides), marker)
     return {
         "cell_auc": summary(pick)["cell_auc"],
         "cell_auc_all": everyone["cell_auc"],
@@ -157,6 +155,19 @@ def cell_table(
         "cell_recall": everyone["cell_recall"],
         "cell_h_error": mean_estimate(errors, SlideBootstrap(slides, seed=seed)),
     }
+
+
+def h_score_errors(cells: CellScores, system: str, n_patches: int, marker: Marker) -> NDArray[np.float64]:
+    """|H-score of a patch's cells - that of the truth read in the same way|, float (n_patches,); NaN without cells."""
+    score, real = cells.score[system], cells.score["truth"]
+    seen = np.isfinite(score) & np.isfinite(real)
+    errors = np.full(n_patches, np.nan)
+    for patch in range(n_patches):
+        here = seen & (cells.patch == patch)
+        if here.any():
+            ours, theirs = (count_stain(values[here], marker.at_cells) for values in (score, real))
+            errors[patch] = abs(ours.h_score - theirs.h_score)
+    return errors
 
 
 def truth_facts(truth: PhantomTruth, cells: CellScores) -> dict[str, Any]:
