@@ -1,13 +1,18 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.systems.test_lpstain import _batch, _config, _step
+from tests.systems.test_lpstain import DYES, _batch, _config, _step
+from wsistain.config import TrainConfig, load_config
 from wsistain.errors import ConfigError, WeightsError
 from wsistain.markers import find_marker
 from wsistain.networks.frozen_encoder import REACH_PX, FrozenEncoder, load_encoder
 from wsistain.networks.resnet50 import ResNet50Features
-from wsistain.systems.lpstain import LPStain, generator_network
+from wsistain.packaged import training_config
+from wsistain.systems.base import Batch
+from wsistain.systems.lpstain import Config, LPStain, generator_network
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def test_its_reach_is_the_one_stated():
 
 def test_lpstain_learns_with_it_and_leaves_it_as_it_came(published):
     torch.manual_seed(0)
-    system = LPStain(_config(encoder=str(published), weights={"gan": 1.0}), find_marker("ER"))
+    system = LPStain(_config(encoder=str(published)), find_marker("ER"))
     before = {name: t.clone() for name, t in system.G.state_dict().items()}
     logs = _step(system.train(), _batch())
     assert all(torch.isfinite(value) for value in logs.values())
@@ -100,3 +105,17 @@ def test_a_missing_file_and_another_network_are_refused(tmp_path):
     save_file(short, tmp_path / "short.safetensors")
     with pytest.raises(WeightsError, match=r"missing layer2\.3\."):
         load_encoder(str(tmp_path / "short.safetensors"))
+
+
+def test_a_step_of_the_real_size_configuration_with_an_encoder_of_its_class_is_finite(tmp_path):
+    torch.manual_seed(0)
+    save_file(FrozenEncoder().body.state_dict(), tmp_path / "resnet50.safetensors")
+    shipped = load_config(TrainConfig, training_config(Path("lpstain")), [])
+    dyes = {name: DYES.model_dump() for name in shipped.marker.split(",")}
+    options = {**shipped.options, "dyes": dyes, "mpp": 0.4661, "encoder": str(tmp_path / "resnet50.safetensors")}
+    system = LPStain(Config.preset("paper", options), find_marker("ER"))
+    before = system.G.trunk.told.weight.detach().clone()
+    he, ihc = (torch.rand(1, 3, 64, 64) * 1.6 - 0.8 for _ in range(2))
+    logs = _step(system, Batch(he, ihc, "ER", ("a",), markers=("ER",)))
+    assert all(torch.isfinite(value) for value in logs.values())
+    assert system.G.trunk.encoder.channels == 512 and not torch.equal(system.G.trunk.told.weight, before)
