@@ -18,7 +18,7 @@ import torch
 
 from tests.fuzzing import weights as made_weights
 from tests.pipeline.slides import level0, small_config, tissue_picture, tree_hash, write_slide
-from wsistain.errors import OutputError, SlideError, WsistainError
+from wsistain.errors import OutputError, SlideError, WeightsError, WsistainError
 from wsistain.generators.device import Device
 from wsistain.generators.load import find_generator
 from wsistain.generators.network import NetworkGenerator
@@ -265,6 +265,18 @@ def test_a_batch_that_does_not_fit_on_the_device_is_halved():
     generator.room = 0
     with pytest.raises(WsistainError, match="not enough memory for one tile"):
         generator._forward_halving(tiles, places, ("ER",))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_picture_that_is_not_finite_is_refused_and_does_not_become_black(value):
+    class Broken(Blur):
+        def forward(self, x):
+            y = super().forward(x)
+            return torch.cat([y[..., :-1], torch.full_like(y[..., -1:], value)], dim=-1)
+
+    generator = NetworkGenerator(Broken(3, 3, 1), find_generator("identity", "ER"), device="cpu")
+    with pytest.raises(WeightsError, match="numbers that are not finite of these tiles"):
+        generator.stain(np.zeros((2, 16, 16, 3), np.uint8), [(0, 0), (0, 16)])
 
 
 def test_a_run_whose_device_runs_out_of_memory_says_so_and_resumes(slide, tmp_path, monkeypatch):

@@ -248,12 +248,16 @@ def test_what_the_cpu_lacks_and_what_is_too_small_are_sentences(
         train(tiny_run(patches), tmp_path, tiny=True)
 
 
-@pytest.mark.parametrize(("system", "crop"), [("usigan", 64), ("cut", 16), ("asp", 16), ("asp_dgrank", 16)])
-def test_crops_too_small_for_a_critic_are_refused_with_one_that_would_do(
+@pytest.mark.parametrize(
+    ("system", "crop"), [("usigan", 64), ("cut", 16), ("asp", 16), ("asp_dgrank", 16), ("miu_diff", 16)]
+)
+def test_crops_too_small_for_a_network_are_refused_with_one_that_would_do(
     tmp_path: Path, patches: Path, system: str, crop: int
 ) -> None:
-    narrow = {"ngf": 4, "ndf": 4, "head_width": 8}
-    data = {"crop_px": crop, "pairing": "none" if system == "cut" else "weak"}
+    narrow: dict[str, Any] = {"ngf": 4, "ndf": 4, "head_width": 8}
+    if system == "miu_diff":
+        narrow = {"score": {"base": 32, "multipliers": [1], "n_blocks": 1, "attention": []}, "estimator": {"patch": 16}}
+    data = {"crop_px": crop, "pairing": "none" if system in ("cut", "miu_diff") else "weak"}
     with pytest.raises(
         ConfigError, match=rf"data.crop_px {crop} is less than the \d+ px that {system} needs; \d+ would"
     ):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsistain.errors import ConfigError, WsistainError
+from wsistain.errors import ConfigError, WeightsError, WsistainError
 from wsistain.generators.spec import PRECISIONS, GeneratorSpec, without_margin
 from wsistain.networks.facts import ManyMarkers, TellsChance, facts_of
 from wsistain.networks.slide_norm import NormField, Where, freeze, norm_layers, pooled_statistics
@@ -42,8 +42,20 @@ class _Threads(threading.local):
     is_set = False
 
 
+def _check_finite(y: Tensor) -> None:
+    """WeightsError where a number is not finite: as a pixel it would be black, and read as stained all over."""
+    if not torch.isfinite(
+        y.sum(dtype=torch.float32)
+    ):  # what is not finite stays in a sum, which is cheaper than asking each
+        raise WeightsError(
+            "the network makes numbers that are not finite of these tiles: its weights are damaged, or its precision is too "
+            "short for them; try precision float32, or other weights"
+        )
+
+
 def _to_pixels(y: Tensor) -> RGB:
-    """uint8 (n, h, w, 3) of a network's (n, 3, h, w) in [-1, 1]."""
+    """uint8 (n, h, w, 3) of a network's (n, 3, h, w) in [-1, 1]; WeightsError where it is not finite."""
+    _check_finite(y)
     grey = y.float().add_(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     out: RGB = grey.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return out
@@ -51,6 +63,7 @@ def _to_pixels(y: Tensor) -> RGB:
 
 def _with_chance(y: Tensor, p: Tensor) -> RGB:
     """uint8 (n, h, w, 4) of a picture as for `_to_pixels` and of chances (n, 1, h, w) in [0, 1]: 255 where 0, as glass."""
+    _check_finite(p)
     left = 255 - p.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
     return np.concatenate([_to_pixels(y), left.permute(0, 2, 3, 1).cpu().numpy()], axis=3)
 

@@ -234,9 +234,13 @@ class MiuStainer(nn.Module):
 
     @property
     def facts(self) -> NetworkFacts:
-        """Group norms and attention see a window; of a tile of four, few windows reach over its edge."""
+        """Group norms and attention see a window; of a tile of four, few windows reach over its edge.
+
+        The estimator compares patches: a crop has to hold two of them a side.
+        """
         multiple, tile = self.score.size_multiple, 4 * self.sampling.window
-        return NetworkFacts("tile", size_multiple=multiple, tile_px=tile, takes_positions=True)
+        least = 2 * self.estimator.patch - self.estimator.overlap
+        return NetworkFacts("tile", size_multiple=multiple, tile_px=tile, least_px=least, takes_positions=True)
 
     def schedule(self, device: torch.device | str = "cpu") -> VPSchedule:
         """The noising chain's tables."""
