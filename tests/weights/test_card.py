@@ -66,8 +66,13 @@ def test_a_hub_folder_holds_weights_and_card_and_nothing_is_overwritten(
     assert not stop.value.code and "hf upload lab/x" in capsys.readouterr().out
     assert (tmp_path / "hub" / "weights.safetensors").read_bytes() == weights.read_bytes()
     assert _front((tmp_path / "hub" / "README.md").read_text())
+    assert "--weights weights.safetensors" in (tmp_path / "hub" / "README.md").read_text()
     with pytest.raises(OutputError, match="is not empty"):
         hub_folder(weights, tmp_path / "hub")
+    with pytest.raises(OutputError, match="is a file"):
+        hub_folder(weights, weights)
+    with pytest.raises(OutputError, match="of the weights themselves"):
+        hub_folder(weights, tmp_path, overwrite=True)
     with pytest.raises(SystemExit):
         main(["weights", "show", str(weights), "--card"])
     assert "library_name: wsistain" in capsys.readouterr().out

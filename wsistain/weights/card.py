@@ -22,15 +22,17 @@ _LICENCES = {
 _SHOWN = ("ssim", "psnr", "css", "fid", "kid", "r_p", "area_r", "positive_error", "dice", "cell_auc", "cell_h_error")
 
 
-def model_card(path: Path, results: Path | None = None) -> str:
+def model_card(path: Path, results: Path | None = None, called: str | None = None) -> str:
     """The card of a weights file, in Markdown with the hub's front matter.
 
+    called  : what the file is called where the card is read; None: as now.
     results : a results.json of `wsistain evaluate` in which these very weights (by SHA-256) were measured.
 
     Raises WeightsError where the file is none, or was not measured there.
     """
     header = read_header(path)
-    parts = [_front(header), _what(header), _data(header), _metrics(path, results), _limits(header), _use(path, header)]
+    parts = [_front(header), _what(header), _data(header), _metrics(path, results), _limits(header)]
+    parts.append(_use(called or path.name, header))
     return "\n".join(part for part in parts if part)
 
 
@@ -132,17 +134,23 @@ def _limits(header: Header) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _use(path: Path, header: Header) -> str:
-    return f"## Use\n\n```\npip install wsistain\nwsistain run slide.svs --marker {shown(header.markers[0])} --weights {path.name}\n```\n"
+def _use(called: str, header: Header) -> str:
+    return f"## Use\n\n```\npip install wsistain\nwsistain run slide.svs --marker {shown(header.markers[0])} --weights {called}\n```\n"
 
 
 def hub_folder(path: Path, output: Path, *, results: Path | None = None, overwrite: bool = False) -> Path:
     """A folder as a hub repository wants it: `weights.safetensors` and `README.md`, its card. Needs no network.
 
-    Raises OutputError where `output` holds something, and what `model_card` raises.
+    Raises OutputError where `output` holds something, is no folder or is that of the weights themselves (a run's folder may
+    hold others under that name), and what `model_card` raises.
     """
-    card = model_card(path, results)
-    if local_path(output).exists() and any(output.iterdir()) and not overwrite:
+    card = model_card(path, results, "weights.safetensors")
+    place = local_path(output)
+    if place.exists() and not place.is_dir():
+        raise OutputError(f"{output} is a file; choose a folder as --output")
+    if path.resolve().parent == place.resolve():
+        raise OutputError(f"{output} is the folder of the weights themselves; choose another --output")
+    if place.exists() and any(place.iterdir()) and not overwrite:
         raise OutputError(f"{output} is not empty; choose another --output or pass --overwrite")
     with reporting(output, retry="run again"):
         output.mkdir(parents=True, exist_ok=True)
