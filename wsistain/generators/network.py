@@ -44,9 +44,8 @@ class _Threads(threading.local):
 
 def _check_finite(y: Tensor) -> None:
     """WeightsError where a number is not finite: as a pixel it would be black, and read as stained all over."""
-    if not torch.isfinite(
-        y.sum(dtype=torch.float32)
-    ):  # what is not finite stays in a sum, which is cheaper than asking each
+    # What is not finite stays in a sum, which is cheaper than asking each number.
+    if not torch.isfinite(y.sum(dtype=torch.float32)):
         raise WeightsError(
             "the network makes numbers that are not finite of these tiles: its weights are damaged, or its precision is too "
             "short for them; try precision float32, or other weights"
