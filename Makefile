@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check docs audit lock container-check clean
+.PHONY: help demo test check docs tutorials audit lock container-check clean
 
 help:
 	@echo "make demo   stain a synthetic slide for ER and write demo/ER.png"
 	@echo "make test   run the tests"
 	@echo "make check  format, lint and type checks"
-	@echo "make docs   the documentation's site in site/; warnings are errors"
+	@echo "make docs   the documentation's site in site/; warnings and dead links are errors"
+	@echo "make tutorials  run the notebooks of docs/tutorials anew and keep what they show"
 	@echo "make audit  look the installed packages up among known vulnerabilities (needs the network)"
 	@echo "make lock   write containers/lock.txt anew (needs the network)"
 	@echo "make container-check  lint the images' recipes and run their steps without a builder"
@@ -60,7 +61,11 @@ check: $(VENV)/.dev
 docs: $(VENV)/.dev
 	@$(PIP) -e '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@$(BIN)/python scripts/check_links.py site
 	@echo "Look at site/index.html"
+
+tutorials: $(VENV)/.dev
+	$(BIN)/python scripts/tutorials.py
 
 audit: $(VENV)/.dev
 	@$(PIP) --upgrade pip pip-audit
