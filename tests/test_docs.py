@@ -46,6 +46,8 @@ def options_of(command) -> set[str]:
     return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
+COMMANDS = typer.main.get_command(app)
+
 LINES = [
     (page.relative_to(ROOT).as_posix(), line.strip())
     for page in PAGES
@@ -60,7 +62,7 @@ def test_the_pages_show_commands():
 
 @pytest.mark.parametrize(("page", "line"), LINES)
 def test_every_command_of_the_pages_is_one(page, line):
-    command, words = typer.main.get_command(app), words_of(line)[1:]
+    command, words = COMMANDS, words_of(line)[1:]
     while hasattr(command, "commands"):
         assert words and words[0] in command.commands, f"{page}: {line}"
         command, words = command.commands[words[0]], words[1:]
@@ -127,9 +129,11 @@ def test_the_data_card_tells_the_numbers_of_the_edition():
         f"{V0.seeds[0]} for the slides of training and validation, {V0.seeds[1]} for those of the test",
         f"{V0.visibility:g}: the share",
         f"{V0.pictures()} pictures a condition",
-        *(f"`{condition.name}`" for condition in V0.conditions),
     ]
     assert not [words for words in told if words not in card], "tell it in docs/phantom_card.md"
+    named = set(re.findall(r"`(\w+-c\d-\w+)`", card))
+    assert named and named <= {condition.name for condition in V0.conditions}
+    assert {f"`{condition.pairing}`" for condition in V0.conditions} <= set(re.findall(r"`\w+`", card))
 
 
 def test_the_model_card_tells_what_the_headers_of_the_demonstration_weights_say():
