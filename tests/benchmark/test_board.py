@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from wsistain.benchmark.board import board_of, grouped, label, read_rows, write_board
 from wsistain.benchmark.compare import told_apart
-from wsistain.benchmark.score import FORMAT, cell_metrics
+from wsistain.benchmark.score import FORMAT, arrays_of, cell_metrics, packed
 from wsistain.cli import app
 from wsistain.errors import DataError, OutputError
 from wsistain.evaluation.pathology import area_under_curve
@@ -27,8 +27,8 @@ HARD = RNG.normal(size=12)[PICTURE]
 def row(system, seed, strength, noise_seed=None, **entry):
     """A row whose stain follows the truth with this strength; what is hard on a slide is hard for all."""
     rng = np.random.default_rng(100 * (seed or 0) + (noise_seed or 0))
-    od = np.round(strength * POSITIVE * (1 + 0.3 * HARD) + rng.normal(size=720), 5)
-    cells = {"picture": PICTURE.tolist(), "positive": POSITIVE.astype(int).tolist(), "od": od.tolist()}
+    od = np.round(strength * POSITIVE * (1 + 0.3 * HARD) + rng.normal(size=720) + 20, 4) / 10
+    cells = packed({"picture": PICTURE, "positive": POSITIVE, "od": od}, 12)
     values = {"ssim": rng.uniform(0.2, 0.4, 12).tolist(), "cell_h_error": rng.uniform(20, 30, 12).tolist()}
     metrics = {name: {"value": float(np.mean(v))} for name, v in values.items()}
     metrics |= {"cell_auc": {"value": area_under_curve(od, POSITIVE)}} | cell_metrics(cells, SLIDES, 0.1)
@@ -84,6 +84,13 @@ def test_one_seed_is_told_apart_from_none_and_that_is_said():
     assert label(board.systems[-1]) in ("Identity (H&E)", "Twice (short)")
 
 
+def test_cells_survive_a_row():
+    cells = {"picture": PICTURE, "positive": POSITIVE, "od": RNG.random(720) * 3, "chance": RNG.random(720)}
+    again = arrays_of(packed(cells, 13))
+    assert (again["picture"] == PICTURE).all() and (again["positive"] == POSITIVE).all()
+    assert all(np.abs(again[name] - cells[name]).max() < 6e-5 for name in ("od", "chance"))
+
+
 def test_an_inverted_stain_tells_nothing_and_a_perfect_one_all():
     inverted, perfect = row("a", 0, -3.0), row("b", 0, 50.0)
     assert inverted["metrics"]["information_od"]["value"] == pytest.approx(0, abs=0.03)
@@ -122,7 +129,7 @@ def test_rows_of_other_data_twice_the_same_run_and_no_rows_are_refused(tmp_path)
     with pytest.raises(DataError, match="both seed 0 of A"):
         grouped({"a": one, "b": copy.deepcopy(one)})
     for spoil in (
-        lambda r: r["cells"]["od"].pop(),
+        lambda r: r["cells"].update(od=r["cells"]["od"][:-8]),
         lambda r: r.pop("metrics"),
         lambda r: r.update(format=9),
         lambda r: r["entry"].update(x=1),

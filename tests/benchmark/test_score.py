@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tests.benchmark.conftest import SMALL, TASK
 from wsistain.benchmark.edition import V0
 from wsistain.benchmark.entry import Entry, read_entry
-from wsistain.benchmark.score import score
+from wsistain.benchmark.score import arrays_of, score
 from wsistain.cli import app
 from wsistain.data.layouts import list_patches
 from wsistain.data.pictures import read_picture
@@ -87,7 +87,7 @@ def test_probability_and_trust_are_read_where_the_cells_are(scored):
     assert metrics["information"]["value"] > 0.3 and 0 <= metrics["calibration_error"]["value"] < 0.2
     assert metrics["error_at_50"]["value"] == pytest.approx(metrics["error_at_100"]["value"])  # a constant trust
     assert "information" not in rows["identity"]["metrics"]
-    cells = json.loads((folder / "rows" / "oracle.json").read_text())["cells"]
+    cells = arrays_of(json.loads((folder / "rows" / "oracle.json").read_text())["cells"])
     assert {len(v) for v in cells.values()} == {metrics["information"]["n"]} and set(cells) == {
         "picture",
         "positive",

@@ -12,7 +12,7 @@ import numpy as np
 from wsistain import __version__
 from wsistain.benchmark.compare import DRAWS, RANKED, Row, System, ranks, system_of, told_apart
 from wsistain.benchmark.entry import Entry
-from wsistain.benchmark.score import FORMAT
+from wsistain.benchmark.score import FORMAT, arrays_of
 from wsistain.config import validate
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.evaluation.metrics import METRICS
@@ -86,10 +86,8 @@ def _row(path: Path) -> Row:
         if row["format"] != FORMAT:
             raise DataError(f"{path} is a row of format {row['format']}, wanted {FORMAT}; score the pictures again")
         validate(Entry, row["entry"], f"{path}, entry")
-        n, cells = len(row["pictures"]["slides"]), row["cells"]
-        lengths = {len(cells[k]) for k in cells}
-        fits = len(lengths) == 1 and all(len(v) == n for v in row["pictures"].values())
-        if not fits or not cells["picture"] or not 0 <= min(cells["picture"]) <= max(cells["picture"]) < n:
+        n, cells = len(row["pictures"]["slides"]), arrays_of(row["cells"])
+        if len(row["cells"]["counts"]) != n or any(len(v) != n for v in row["pictures"].values()) or "od" not in cells:
             raise ValueError("lists of different lengths")
         for name in ("edition", "condition", "data_sha256"):
             if not isinstance(row[name], str):

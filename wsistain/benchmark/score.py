@@ -1,5 +1,6 @@
 """Scoring pictures that any program made of the test H&E: by the truth of every cell, and as the papers do."""
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from wsistain.runtime.files import local_path, reporting, write_text
 from wsistain.runtime.progress import OnProgress
 
 FORMAT = 1
-DIGITS = 5
+UNITS = 10_000.0
+"""A row keeps densities and probabilities as so many whole steps of 1."""
 BASELINES = ("identity", "mean_colour")
 PER_PICTURE = (
     "ssim", "ssim_truth", "psnr", "css", "vif", "hist_corr", "lpips_alex", "stlpips_alex", "phv_avg", "r_c", "dice",
@@ -172,11 +174,7 @@ def _cells(
     """Of every tumour cell that can be read: picture, whether it is positive, density, and what the maps say there."""
     od = cells.score[name]
     seen = cells.tumour & np.isfinite(od) & np.isfinite(cells.score["truth"])
-    found: dict[str, Any] = {
-        "picture": cells.patch[seen].tolist(),
-        "positive": cells.positive[seen].astype(int).tolist(),
-        "od": od[seen].round(DIGITS).tolist(),
-    }
+    found = {"picture": cells.patch[seen], "positive": cells.positive[seen], "od": od[seen]}
     for key, files in maps.items():
         if not files:
             continue
@@ -190,14 +188,40 @@ def _cells(
                 )
             light = values.astype(np.float32) / 255
             parts.append(cell_od(light, places.y, places.x, compartment=places.compartment, mpp=places.mpp))
-        found[key] = np.concatenate(parts)[seen].round(DIGITS).tolist()
+        found[key] = np.concatenate(parts)[seen]
+    return packed(found, len(runs.results))
+
+
+def packed(cells: Mapping[str, NDArray[Any]], n_pictures: int) -> dict[str, Any]:
+    """Cells as a row keeps them: how many each picture has, and what `arrays_of` gives back as base64 of bits and whole numbers.
+
+    cells : picture int (n,), rising; positive bool; od, chance, trust float, kept to 1e-4 and at most 6.5.
+    """
+    counts = np.bincount(cells["picture"], minlength=n_pictures)
+    found: dict[str, Any] = {"counts": counts.tolist(), "positive": _text(np.packbits(cells["positive"]))}
+    for name in cells.keys() - {"picture", "positive"}:
+        found[name] = _text(np.rint(np.clip(cells[name] * UNITS, 0, 65_535)).astype("<u2"))
     return found
 
 
+def _text(values: NDArray[Any]) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")
+
+
 def arrays_of(cells: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """The lists of a row's cells as arrays: picture int, positive bool, od (and chance, trust) float."""
-    kinds = {"picture": np.int64, "positive": np.bool_}
-    return {name: np.asarray(values, kinds.get(name, np.float64)) for name, values in cells.items()}
+    """A row's cells as arrays: picture int, positive bool, od (and chance, trust) float. ValueError where they do not fit."""
+    counts = np.array(cells["counts"], np.int64)
+    n = int(counts.sum())
+    bits = np.frombuffer(base64.b64decode(cells["positive"], validate=True), np.uint8)
+    found = {
+        "picture": np.repeat(np.arange(len(counts)), counts),
+        "positive": np.unpackbits(bits, count=n).astype(bool),
+    }
+    for name in cells.keys() - {"counts", "positive"}:
+        found[name] = np.frombuffer(base64.b64decode(cells[name], validate=True), "<u2") / UNITS
+    if not n or len(bits) != -(-n // 8) or any(len(v) != n for v in found.values()):
+        raise ValueError(f"lists of {n} cells of different lengths")
+    return found
 
 
 def cell_metrics(cells: Mapping[str, Any], slides: Sequence[str | None], cutoff: float) -> dict[str, Any]:
