@@ -2,6 +2,9 @@
 
     python benchmarks/read.py cells       # precision and recall at several um per px; speed, memory; any block size
     python benchmarks/read.py classes     # class agreement and score error for each marker, on the aligned truth's stain
+    python benchmarks/read.py intervals   # how often the bootstrap's intervals hold the whole slide's score
+    python benchmarks/read.py speed       # reading a slide against staining it with the demonstration weights
+    python benchmarks/read.py overlays --pictures a.png:0.25 b.png:0.5 --folder DIR   # contours, to look at
 
 The detector was trained on slides 5000 to 5047; here are slides from 7100 on. A nucleus is found when a found centre lies
 within 4 um, one to one. "Any slice" counts nuclei of which less than 2 um lie in the section, which no cell table has.
@@ -18,6 +21,7 @@ import pyarrow.parquet as pq
 import tifffile
 from common import report
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from scipy.spatial import cKDTree
 
 from wsistain.config import RunConfig
@@ -27,18 +31,19 @@ from wsistain.phantom.biology import MODERATE_LEVEL, POSITIVE_LEVEL, STRONG_LEVE
 from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.products import make_slide
 from wsistain.phantom.render import Phantom
+from wsistain.phantom.tables import cell_table
 from wsistain.pipeline.job import peak_rss_mb
 from wsistain.pipeline.run import run
 from wsistain.reading.grid import make_grid
 from wsistain.reading.nuclei import NucleusMaps
-from wsistain.reading.read import read_blocks
+from wsistain.reading.read import read, read_blocks
 from wsistain.reading.regions import Regions
 from wsistain.reading.scores import score_cells
 from wsistain.reading.sources import Found
 from wsistain.reading.stain import StainReader
 from wsistain.slide.base import Slide
 from wsistain.slide.reader import open_slide
-from wsistain.slide.tissue import find_tissue
+from wsistain.slide.tissue import TissueMask, find_tissue
 
 NEAR_UM = 4.0
 
@@ -61,9 +66,10 @@ class NoStain:
         """None."""
 
 
-def find(slide: Slide, readers: Any = None, *, block: int = 1024) -> list[Any]:
+def find(slide: Slide, readers: Any = None, *, block: int = 1024, everywhere: bool = False) -> list[Any]:
     """The rows of every block."""
-    grid, tissue = make_grid(slide.info, block=block), find_tissue(slide).dilated(16 / slide.info.mpp)
+    grid = make_grid(slide.info, block=block)
+    tissue = TissueMask.everywhere(slide.info) if everywhere else find_tissue(slide).dilated(16 / slide.info.mpp)
     source = Found(NucleusMaps(slide, grid, tissue), grid)
     readers = [StainReader(s, m, grid) for s, m in readers] if readers else [NoStain()]
     return list(read_blocks(slide, grid, tissue, source, readers, Regions(), list(grid.blocks(tissue))))
@@ -196,14 +202,119 @@ def compare(parts: list[Any], table: Any, marker: Marker) -> dict[str, float]:
     return found
 
 
+TILES_UM = (125.0, 250.0, 500.0)
+
+
+def intervals(args: argparse.Namespace) -> dict[str, Any]:
+    """How often the interval of a field of 1.5 mm holds the score of its whole slide, for tiles of several sizes.
+
+    From the phantom's own cells, invasive tumour alone, so that nothing but the choice of the field is at fault.
+    """
+    tried: dict[tuple[str, str, float], list[tuple[bool, float]]] = {}
+    fields = 0
+    for seed in range(7300, 7300 + args.slides):
+        edge = round(args.edge_mm * 1000 / 0.5)
+        phantom = Phantom(PhantomConfig(height=edge, width=edge, mpp=0.5, seed=seed))
+        table = cell_table(phantom, "a", 0, 0, edge, edge)
+        table = table.filter(np.char.startswith(np.array(table["type"].to_pylist(), dtype=str), "tumour"))
+        y, x = table["y_um"].to_numpy(), table["x_um"].to_numpy()
+        for top in np.arange(0, args.edge_mm * 1000 - 1499, 1500):
+            for left in np.arange(0, args.edge_mm * 1000 - 1499, 1500):
+                here = (y >= top) & (y < top + 1500) & (x >= left) & (x < left + 1500)
+                if here.sum() < 500:
+                    continue
+                fields += 1
+                for marker in MARKERS.values():
+                    truth = true_grades(table[f"level_{marker.name}"].to_numpy(), marker)
+                    whole = np.where(truth >= 2, 1.0, 0.0) if marker.compartment == "membranous" else None
+                    total = score_cells(y, x, truth, whole, marker).numbers
+                    for tile in TILES_UM:
+                        part = None if whole is None else whole[here]
+                        found = score_cells(y[here], x[here], truth[here], part, marker, tile_um=tile).numbers
+                        for name in ("percent_positive", "h_score"):
+                            one, known = found[name], total[name].value
+                            if one.low is not None and one.high is not None and known is not None:
+                                held = one.low <= known <= one.high
+                                tried.setdefault((marker.name, name, tile), []).append((held, one.high - one.low))
+    rows = [
+        {
+            "marker": marker,
+            "score": score,
+            "tile_um": tile,
+            "fields": len(values),
+            "holds": round(float(np.mean([held for held, _ in values])), 3),
+            "width": round(float(np.mean([wide for _, wide in values])), 2),
+        }
+        for (marker, score, tile), values in tried.items()
+    ]
+    return {"slides": args.slides, "fields": fields, "intervals": rows}
+
+
+def speed(args: argparse.Namespace) -> dict[str, Any]:
+    """CPU seconds of staining one slide with the demonstration weights, and of reading it, with and without trust."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        phantom = Phantom(PhantomConfig(height=args.size, width=args.size, mpp=0.5, seed=7400, whole=True))
+        he = written(phantom.render("he_a", 0, 0, args.size, args.size), 0.5, folder)
+        begin = time.process_time()
+        stain = run(he, "ER", folder, config=RunConfig(all_tiles=True))[0].output
+        staining = time.process_time() - begin
+        seconds = {}
+        for trust in (False, True):
+            begin = time.process_time()
+            cells = read([stain], trust=trust, overwrite=True)[0].n_cells
+            seconds[trust] = time.process_time() - begin
+    pixels = args.size**2
+    return {
+        "pixels": pixels,
+        "cells": cells,
+        "staining_cpu_s": round(staining, 2),
+        "reading_cpu_s": round(seconds[False], 2),
+        "reading_with_trust_cpu_s": round(seconds[True], 2),
+        "reading_per_staining": round(seconds[True] / staining, 3),
+        "cells_per_cpu_second": round(cells / seconds[False]),
+        "gigapixel_of_1e6_cells_cpu_min": {
+            "staining": round(staining / pixels * 1e9 / 60, 1),
+            "reading_by_cells": round(seconds[False] / cells * 1e6 / 60, 1),
+            "reading_by_area": round(seconds[False] / pixels * 1e9 / 60, 1),
+        },
+        "peak_rss_mb": round(peak_rss_mb()),
+    }
+
+
+def overlays(args: argparse.Namespace) -> dict[str, Any]:
+    """Contours of what is found on pictures named as FILE:UM_PER_PX, as PNGs in `--folder`; how many there were."""
+    args.folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for one in args.pictures:
+        name, _, mpp = one.rpartition(":")
+        rgb = np.asarray(Image.open(name).convert("RGB"))[:640, :640]
+        with TemporaryDirectory() as folder:
+            slide = open_slide(written(rgb, float(mpp), Path(folder)))
+            contours = [c / float(mpp) for rows in find(slide, everywhere=True) for c in rows[0].nuclei.contour]
+            slide.close()
+        times = max(1, 1280 // max(rgb.shape[:2]))
+        picture = Image.fromarray(rgb).resize((rgb.shape[1] * times, rgb.shape[0] * times), Image.Resampling.LANCZOS)
+        draw = ImageDraw.Draw(picture)
+        for c in contours:
+            draw.polygon([(float(x) * times, float(y) * times) for y, x in c], outline=(0, 255, 0), width=2)
+        picture.save(args.folder / f"{Path(name).stem}_{mpp}.png")
+        found[one] = len(contours)
+    return {"found": found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cells", "classes"))
+    modes = {"cells": cells, "classes": classes, "intervals": intervals, "speed": speed, "overlays": overlays}
+    parser.add_argument("what", choices=tuple(modes))
+    parser.add_argument("--edge-mm", type=float, default=3.0, help="of the slides of `intervals`")
+    parser.add_argument("--pictures", nargs="+", default=[], metavar="FILE:UM_PER_PX")
+    parser.add_argument("--folder", type=Path, default=Path("runs/overlays"))
     parser.add_argument("--slides", type=int, default=4)
     parser.add_argument("--size", type=int, default=1536)
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
-    report(f"read_{args.what}", {"cells": cells, "classes": classes}[args.what](args), args.output)
+    report(f"read_{args.what}", modes[args.what](args), args.output)
 
 
 if __name__ == "__main__":

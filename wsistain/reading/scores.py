@@ -165,16 +165,23 @@ def counted(grade: NDArray[np.int8], complete: F64 | None, marker: Marker) -> F6
 
 
 def score_cells(
-    y: F64, x: F64, grade: NDArray[np.int8], complete: F64 | None, marker: Marker, *, seed: int = 0
+    y: F64,
+    x: F64,
+    grade: NDArray[np.int8],
+    complete: F64 | None,
+    marker: Marker,
+    *,
+    seed: int = 0,
+    tile_um: float = TILE_UM,
 ) -> Scores:
     """The scores of n cells at (y, x) um, with intervals.
 
-    The bootstrap draws tiles of `TILE_UM` that hold cells, with replacement. It tells how far the number depends on which
+    The bootstrap draws tiles of `tile_um` that hold cells, with replacement. It tells how far the number depends on which
     fields were looked at, not how far the stain or the cells are wrong.
     """
     adds = counted(grade, complete, marker)
-    cols = np.floor(x / TILE_UM).astype(np.int64)
-    rows = np.floor(y / TILE_UM).astype(np.int64)
+    cols = np.floor(x / tile_um).astype(np.int64)
+    rows = np.floor(y / tile_um).astype(np.int64)
     _, at = np.unique(rows << 32 | cols, return_inverse=True)
     n_tiles = int(at.max()) + 1 if len(at) else 0
     tiles = np.stack([np.bincount(at, weights=column, minlength=n_tiles) for column in adds.T], axis=1)
