@@ -147,6 +147,21 @@ def test_a_margin_that_is_not_painted_leaves_the_rest_as_it_is(pool):
                     assert torch.allclose(a[..., margin:-margin, margin:-margin], b, atol=1e-5)
 
 
+def test_a_sheet_that_is_wider_than_a_nucleus_takes_no_dab_and_nuclei_do():
+    network = LPStain(_config(), find_marker("ER")).G
+    nuclei = torch.zeros(1, 1, 96, 96)
+    nuclei[..., 8:18, 8:18] = 0.9  # 10 um
+    nuclei[..., 40:90, 40:90] = 0.9
+    kept = network.narrow(nuclei)
+    assert torch.equal(kept[..., :30, :30], nuclei[..., :30, :30]) and kept[..., 40:90, 40:90].abs().max() < 1e-6
+    amounts = network.layers[0].amounts((network.picture(0 * nuclei, nuclei, kept, 0) + 1) / 2)[1]
+    assert amounts[..., 12, 12] > 0.4 and amounts[..., 64, 64] < 1e-3
+    options = LPStain(_config(), find_marker("ER")).header_options()
+    assert options.pop("widest_um") == 13.0
+    old = generator_network(options)  # weights of before this limit
+    assert torch.equal(old.narrow(nuclei), nuclei) and old.facts.halo_px < network.facts.halo_px
+
+
 def test_the_label_of_a_section_counts_brown_nuclei_as_nuclei():
     layer = LPStain(_config(), find_marker("ER")).G.layers[0]
     h, d = torch.zeros(1, 1, 24, 24), torch.zeros(1, 1, 24, 24)

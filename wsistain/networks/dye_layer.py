@@ -55,7 +55,7 @@ def _filled(x: Tensor, edge: int) -> Tensor:
     return -largest(-largest(x, edge), edge)
 
 
-def _ground(x: Tensor, edge: int) -> Tensor:
+def ground(x: Tensor, edge: int) -> Tensor:
     """Morphological opening with a square of odd `edge`: what is left where everything narrower is taken off."""
     return largest(-largest(-x, edge), edge)
 
@@ -143,7 +143,7 @@ class DyeLayer(nn.Module):
 
     def _spots(self, amount: Tensor, cut: float) -> Tensor:
         amount = box(_filled(amount, self.fill_px), self.nucleus_px)
-        amount = amount - _OF_GROUND * _ground(amount, self.ground_px)
+        amount = amount - _OF_GROUND * ground(amount, self.ground_px)
         own = _OF_PEAK * largest(amount, self.peak_px)
         return ramp(amount, own.clamp(_LEAST * cut, cut))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wsistain.markers import Compartment
 from wsistain.networks.context import SIZE_MULTIPLE, ContextResnet, inside, pointwise, reset_parameters
-from wsistain.networks.dye_layer import DyeLayer
+from wsistain.networks.dye_layer import DyeLayer, ground, odd_px
 from wsistain.networks.facts import NetworkFacts
 from wsistain.networks.frozen_encoder import CELL_PX, REACH_PX, FrozenEncoder
 from wsistain.optics.dyes import Dyes
@@ -101,6 +101,7 @@ class ExpressionNet(nn.Module):
     pool    : the trunk reads means of pool x pool px; the counterstain is painted at full size.
     n_blocks, ngf, windows, far : as in `ContextResnet`, in px of the trunk.
     width   : channels of the counterstain's network.
+    widest_um : edge of the square over which a sure nucleus is none, since it is too wide for one; 0: none is.
     encoder : its first weights are those that it comes with, and stay; None: without.
 
     Called, it maps float (b, 3, h, w) in [-1, 1] to the same, for the first marker; `stain` does for any.
@@ -118,6 +119,7 @@ class ExpressionNet(nn.Module):
         windows: Sequence[int],
         far: int,
         width: int,
+        widest_um: float = 0.0,
         encoder: FrozenEncoder | None = None,
     ):
         super().__init__()
@@ -125,6 +127,7 @@ class ExpressionNet(nn.Module):
         self.pool, self.size_multiple = pool, pool * (SIZE_MULTIPLE if encoder is None else CELL_PX)
         self.trunk = Trunk(n_blocks, ngf, windows, far, len(dyes) + 1)
         self.paint = Counterstain(width)
+        self.widest_px = odd_px(widest_um, mpp * pool)
         self.layers = nn.ModuleList(DyeLayer(d, mpp, compartments[name]) for name, d in dyes.items())
         reset_parameters(self)
         if encoder is not None:  # only now: its weights are those it came with
@@ -148,7 +151,7 @@ class ExpressionNet(nn.Module):
     @property
     def _ring(self) -> int:
         """How far the picture looks round a place on the maps of the trunk, px."""
-        return max(layer.ring_px for layer in self.dye_layers()) // 2 + self.pool
+        return max(layer.ring_px for layer in self.dye_layers()) // 2 + self.pool * self.widest_px
 
     def dye_layers(self) -> list[DyeLayer]:
         """The physics of each marker, in the order of `markers`."""
@@ -164,12 +167,19 @@ class ExpressionNet(nn.Module):
         out: Tensor = self.trunk(F.avg_pool2d(x, self.pool) if self.pool > 1 else x, maps, cells)
         return out.float()
 
+    def narrow(self, nuclei: Tensor) -> Tensor:
+        """The chances (b, 1, h, w) of a nucleus, less what is as sure over a square of `widest_um` (opening, top hat).
+
+        Cytoplasm and keratin as dark as nuclei lie in sheets wider than any nucleus.
+        """
+        return nuclei if self.widest_px <= 1 else nuclei - ground(nuclei, self.widest_px)
+
     def full_size(self, x: Tensor) -> Tensor:
         """A map of the trunk's scale at that of the picture, bilinear."""
         return x if self.pool == 1 else F.interpolate(x, scale_factor=self.pool, mode="bilinear", align_corners=False)
 
     def picture(self, h: Tensor, p: Tensor, nuclei: Tensor, marker: int) -> Tensor:
-        """The stain of haematoxylin `h` (b, 1, h, w), and chances `p` and `nuclei` of the trunk's scale.
+        """The stain of haematoxylin `h` (b, 1, h, w), and chances `p` and (narrow) `nuclei` of the trunk's scale.
 
         Returns float (b, 3, h, w) in [-1, 1].
         """
@@ -203,7 +213,7 @@ class ExpressionNet(nn.Module):
         numbers = [self.markers.index(name) for name in markers]
         cut = self._cut(margin)
         chances = self.logits(x, numbers, cut).sigmoid()
-        nuclei, h = chances[:, -1:], self.paint(x, cut * self.size_multiple)
+        nuclei, h = self.narrow(chances[:, -1:]), self.paint(x, cut * self.size_multiple)
         of_each = [(chances[:, k : k + 1], number) for k, number in enumerate(numbers)]
         rest = margin - cut * self.size_multiple
         return [(inside(self.picture(h, p, nuclei, number), rest), p) for p, number in of_each]

@@ -63,6 +63,9 @@ class Config(SystemConfig):
     width: int = Field(12, ge=1, le=256, description="channels of the network that paints the counterstain")
     pool: Literal[1, 2, 4] = Field(1, description="the trunk reads means of pool x pool px: 2 for 0.5 um per px")
     mpp: float = Field(1.0, gt=0, description="um per px of the crops; that of the data in a training run")
+    widest_um: float = Field(
+        13.0, ge=0, le=64, description="what is as sure a nucleus over a square of this edge takes no DAB; 0: it does"
+    )
     windows_um: tuple[float, ...] = Field((32.0, 64.0, 128.0), min_length=1, description="edges of the label windows")
     distance: Literal["entropy", "squared"] = "entropy"
     growth: float = Field(1.0, ge=0, le=2, description="a scale of windows counts as its edge to this power")
@@ -154,7 +157,7 @@ class LPStain(nn.Module):
             p, nuclei = chances[rows, k : k + 1], chances[rows, -1:]
             parts.append((len(rows), self._terms(self.G.dye_layers()[number], p, nuclei, h[rows], he[rows], ihc[rows])))
             if cfg.weights.gan:  # the critic's gradient ends before the trunk
-                pictures.append(self.G.picture(h[rows], p.detach(), nuclei.detach(), number))
+                pictures.append(self.G.picture(h[rows], p.detach(), self.G.narrow(nuclei.detach()), number))
 
         # Means over patches, so that a marker weighs by how often it is in the batch.
         terms = {name: torch.stack([n * t[name] for n, t in parts]).sum() / len(he) for name in parts[0][1]}
@@ -216,7 +219,7 @@ class LPStain(nn.Module):
 
     def header_options(self) -> dict[str, object]:
         cfg = self.cfg
-        kept = ("n_blocks", "ngf", "windows", "far", "width", "pool", "mpp")
+        kept = ("n_blocks", "ngf", "windows", "far", "width", "widest_um", "pool", "mpp")
         options: dict[str, object] = {name: getattr(cfg, name) for name in kept}
         if self.encoder_facts is not None:
             options["encoder"] = self.encoder_facts
@@ -251,5 +254,6 @@ def _network(options: dict[str, Any], encoder: FrozenEncoder | None) -> Expressi
         windows=options["windows"],
         far=options["far"],
         width=options["width"],
+        widest_um=options.get("widest_um", 0.0),  # weights of before have no such limit
         encoder=encoder,
     )
