@@ -259,7 +259,6 @@ TESTED_IN: dict[str, str] = {
     "pairing.folder": "pairing/test_run.py",
     "pairing.page": "pairing/test_run.py",
     "pairing.sections": "pairing/test_align.py",
-    "pairing.smooth": "pairing/test_run.py",
     "pipeline.engine": "pipeline/test_graph.py",
     "pipeline.job": "pipeline/test_graph.py",
     "pipeline.kit": "pipeline/test_faults.py",

@@ -22,7 +22,7 @@ F64 = NDArray[np.float64]
 COARSE_MPP, COARSE_PX = 32.0, 90_000
 AFFINE_MPP, AFFINE_PX = 8.0, 810_000
 LEAST_CORRELATION = 0.4
-"""Of haematoxylin inside the tissue: sections of one block have 0.75 and more after an affine map (far ones too), others
+"""Of haematoxylin inside the tissue: sections of one block have 0.58 and more after an affine map (far ones too), others
 at most 0.33 (docs/pair.md)."""
 
 FACE_DOWN_BY = 0.1
