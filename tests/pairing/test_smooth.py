@@ -42,7 +42,8 @@ def test_what_one_section_lacks_does_not_pull_at_the_other(stretched):
     left[:, 130:] = 0
     beside = (slice(20, -20), slice(90, 120))
     errors = [
-        np.median(np.hypot(*(smooth_flow(picture, moved * left, seen, known, MPP) - flow))[beside]) for known in (left, seen)
+        np.median(np.hypot(*(smooth_flow(picture, moved * left, seen, known, MPP) - flow))[beside])
+        for known in (left, seen)
     ]
     assert errors[0] < 0.7 and errors[1] > 1.5 * errors[0]
 
