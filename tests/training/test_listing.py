@@ -65,7 +65,16 @@ def test_a_key_alone_is_given_its_place() -> None:
         "options.weights.gan=0",
     ]
     assert whole_keys(["lr=1"], "ot_stainnet") == ["options.optim.lr=1"]
-    assert whole_keys(["nonsense=1"], "cut") == ["nonsense=1"]
+    for wrong, near in (
+        ("lrr", "options.lr"),
+        ("stepps", "steps"),
+        ("crop", "data.crop_px"),
+        ("gann", "options.weights.gan"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{wrong} is not a known key of cut; did you mean {near}\?"):
+            whole_keys([f"{wrong}=1"], "cut")
+    with pytest.raises(ConfigError, match="--help-options cut' lists all"):
+        whole_keys(["zzzzzz=1"], "cut")
     with pytest.raises(ConfigError, match=r"mpp could be data\.mpp or options\.mpp; write it out"):
         whole_keys(["mpp=1"], "lpstain")
 

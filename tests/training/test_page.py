@@ -15,14 +15,15 @@ def test_the_page_grows_with_the_run_and_needs_nothing_else(tmp_path: Path) -> N
     write_page(tmp_path, cfg, done=0, steps=4)
     empty = (tmp_path / "report.html").read_text()
     losses = [{"step": k, "epoch": 0, "lr": 1e-4, "seconds": k, "images_per_second": 2.0, "gan": 1 / k} for k in (1, 2)]
-    records = [*losses, {"step": 2, "validation": {"css": 0.4, "seconds": 1.0}, "best": True}]
+    records = [*losses, {"step": 2, "validation": {"css": 0.4, "r_c": 0.3717, "seconds": 1.0}, "best": True}]
     records[1]["warning"] = "nce stays <at> chance"
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records) + '{"torn')
     for step in (1, 2):
         save(tissue(step, 40)[0], tmp_path / "samples" / f"step_{step:06d}.jpg")
     write_page(tmp_path, cfg, done=2, steps=4)
     text = (tmp_path / "report.html").read_text()
-    assert "gan" not in empty and text.count("<polyline") == 4  # gan, rate, speed, CSS
+    assert "gan" not in empty and text.count("<polyline") == 5  # gan, rate, speed, CSS, R_c
+    assert "R_c %" in text and "37.17" in text  # as the tables have it
     assert "step 2 of 4, 0.0 minutes of training, about 0.0 minutes left" in text
     assert "The best so far was at step 2" in text and "nce stays &lt;at&gt; chance" in text
     assert text.count("data:image/jpeg;base64,") == 2 and "after step 2" in text

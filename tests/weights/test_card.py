@@ -37,6 +37,11 @@ def test_a_card_says_what_the_file_and_the_report_know(tmp_path: Path) -> None:
         assert words in card
     (ssim,) = [line for line in card.splitlines() if line.startswith("| SSIM |")]
     assert " to " in ssim  # an interval
+    (r_p,) = [line for line in card.splitlines() if line.startswith("| R_p % |")]
+    found = json.loads((tmp_path / "o" / "results.json").read_text())["systems"][weights.stem]["metrics"]["r_p"][
+        "value"
+    ]
+    assert float(r_p.split("|")[2]) == pytest.approx(100 * found, rel=1e-3)
     other = make_weights(tmp_path / "other.safetensors", seed=5)
     with pytest.raises(WeightsError, match="holds no measurement of"):
         model_card(other, tmp_path / "o" / "results.json")

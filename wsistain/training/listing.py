@@ -1,5 +1,6 @@
 """What can be trained, what it asks for, and what every option means: for people who choose. Nothing here trains."""
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -142,8 +143,8 @@ def meaning(name: str, description: str | None, below: str) -> str:
 def whole_keys(overrides: Sequence[str], system: str) -> list[str]:
     """`overrides` ("key=value") with keys that stand alone given their place: `lr` becomes `options.lr`.
 
-    Keys with a dot, of the run itself, and those that are nowhere stay as they are. Raises ConfigError naming the places
-    where there are several.
+    Keys with a dot and those of the run itself stay as they are. Raises ConfigError naming the places of a key where there
+    are several, and the nearest key of all where there is none.
     """
     result = []
     for item in overrides:
@@ -156,8 +157,29 @@ def whole_keys(overrides: Sequence[str], system: str) -> list[str]:
         places += [f"options.{path}" for path in _paths(find_system(system).Config, key)]
         if len(places) > 1:
             raise ConfigError(f"--set {key} could be {' or '.join(places)}; write it out")
-        result.append(f"{places[0]}={value}" if places else item)
+        if not places:
+            raise ConfigError(f"--set {key} is not a known key of {system}{_nearest(key, system)}")
+        result.append(f"{places[0]}={value}")
     return result
+
+
+def _nearest(key: str, system: str) -> str:
+    """The known key that is most like one that is not, as the end of a sentence."""
+    known = {name: name for name in TrainConfig.model_fields}
+    known |= {name: f"data.{name}" for name in DataConfig.model_fields}
+    known |= {path.rsplit(".", 1)[-1]: f"options.{path}" for path in _leaves(find_system(system).Config)}
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {known[near[0]]}?" if near else f"; 'wsistain train --help-options {system}' lists all"
+
+
+def _leaves(model: Any) -> Iterator[str]:
+    """Every key of a model that holds a value, with its place."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from (f"{name}.{path}" for path in _leaves(inner))
+        else:
+            yield name
 
 
 def _paths(model: Any, key: str) -> list[str]:

@@ -73,7 +73,7 @@ def _validations(records: Sequence[Mapping[str, Any]]) -> list[str]:
     parts.append('<div class="plots">')
     for name in names:
         metric = METRICS[name]
-        points = [(step, values[name]) for step, values, _ in rows if name in values]
+        points = [(step, metric.scale * values[name]) for step, values, _ in rows if name in values]
         wish = {"higher": ", higher is better", "lower": ", lower is better"}.get(metric.better, "")
         mark = best[-1] if best else None
         parts.append(_figure(f"{metric.label}{wish}", svg.curve(points, x_label="step", mark=mark)))

@@ -98,11 +98,12 @@ def _metrics(path: Path, results: Path | None) -> str:
     for name in _SHOWN:
         value = rows[0].get("metrics", {}).get(name)
         if isinstance(value, Mapping) and value.get("value") is not None:
+            facts = labels.get(name, {})
+            scale = float(facts.get("scale", 1.0))  # files hold the value, tables and labels may speak of percent
             low, high = value.get("ci_low"), value.get("ci_high")
-            interval = f"{low:.3g} to {high:.3g}" if low is not None and high is not None else "not known"
-            lines.append(
-                f"| {_cell(str(labels.get(name, {}).get('label', name)))} | {value['value']:.4g} | {interval} |"
-            )
+            known = low is not None and high is not None
+            interval = f"{scale * low:.3g} to {scale * high:.3g}" if known else "not known"
+            lines.append(f"| {_cell(str(facts.get('label', name)))} | {scale * value['value']:.4g} | {interval} |")
     lines += [f"\n> {_cell(warning)}" for warning in found.get("warnings", [])]
     return "\n".join(lines) + "\n"
 
