@@ -4,7 +4,6 @@ Identity is as for cells found here: a nucleus belongs to the block that holds i
 left out of a file is said in `notes`.
 """
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from wsistain.errors import ConfigError
 from wsistain.reading.cells import I32
 from wsistain.reading.grid import FINE, MARGIN_UM, Box, Grid
+from wsistain.reading.polygons import read_outlines
 from wsistain.slide.base import SlideInfo
-from wsistain.slide.roi_file import read_documents
 
 _SQUARE = 512
 """Edge of the squares, grid px, by which polygons are looked up."""
@@ -47,10 +46,8 @@ class Drawn:
     def __init__(self, path: Path, grid: Grid, info: SlideInfo) -> None:
         self._grid = grid
         per_label = grid.label_mpp / grid.um_l0  # level-0 px per label px
-        rings = [ring / per_label for document in read_documents(path) for ring in _outlines(document, path)]
-        if not rings:
-            raise ConfigError(f"{path} holds no polygon; wanted one outline a nucleus")
-        low, high = (np.array([getattr(r, end)(axis=0) for r in rings]) for end in ("min", "max"))
+        rings = read_outlines(path)
+        low, high = (corner / per_label for corner in rings.boxes())
         limits = np.array(info.size_l0) / per_label
         outside = ((high <= 0) | (low >= limits)).any(axis=1)
         if outside.mean() > 0.01:
@@ -72,11 +69,10 @@ class Drawn:
             )
             if n
         ]
-        self._rings = [r for r, ok in zip(rings, fits, strict=True) if ok]
-        low, high = low[fits], high[fits]
+        self._rings, self._per_label = rings, per_label
         self._by_square: dict[tuple[int, int], list[int]] = {}
         size = _SQUARE * FINE
-        for k, (a, b) in enumerate(zip(low // size, high // size, strict=True)):
+        for k, a, b in zip(np.flatnonzero(fits).tolist(), low[fits] // size, high[fits] // size, strict=True):
             for row in range(int(a[0]), int(b[0]) + 1):
                 for col in range(int(a[1]), int(b[1]) + 1):
                     self._by_square.setdefault((row, col), []).append(k)
@@ -95,7 +91,7 @@ class Drawn:
         }
         for n, k in enumerate(sorted(here)):
             # the middle of label px i lies at i + 0.5
-            y, x = (self._rings[k] - corner - 0.5).T
+            y, x = (self._rings[k] / self._per_label - corner - 0.5).T
             rows, cols = polygon(y, x, shape=out.shape)
             out[rows, cols] = n + 1
         return out
@@ -158,32 +154,3 @@ def _read_labels(path: Path) -> NDArray[Any]:
             f"{path} holds {image.dtype} of shape {image.shape}; wanted one number a nucleus, integers (height, width)"
         )
     return image
-
-
-def _outlines(node: Any, path: Path) -> Iterator[F64]:
-    """The outlines (n, 2) of (y, x), level-0 px, of every polygon in a GeoJSON document; of a cell in QuPath its nucleus."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _outlines(item, path)
-        return
-    if not isinstance(node, dict):
-        raise ConfigError(f"{path} is not GeoJSON; wanted features with polygons")
-    kind = node.get("type")
-    if kind == "FeatureCollection":
-        yield from _outlines(node.get("features") or [], path)
-    elif kind == "Feature":
-        geometry = node.get("nucleusGeometry") or node.get("geometry")
-        if geometry is not None:
-            yield from _outlines(geometry, path)
-    elif kind in ("Polygon", "MultiPolygon"):
-        held = node.get("coordinates")
-        several: Sequence[Any] = [held] if kind == "Polygon" else held or []
-        for rings in several:
-            try:
-                ring = np.array([(p[1], p[0]) for p in rings[0]], np.float64)
-            except (TypeError, IndexError, ValueError, KeyError):
-                raise ConfigError(f"{path} holds a polygon whose coordinates are not rings of (x, y)") from None
-            if ring.ndim != 2 or not np.isfinite(ring).all():
-                raise ConfigError(f"{path} holds a polygon with a corner that is not a number")
-            if len(ring) > 2:
-                yield ring
