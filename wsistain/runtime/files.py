@@ -38,16 +38,21 @@ _REASONS = {
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/:]")
 
 
+def is_url(path: Path | str) -> bool:
+    """Whether `path` names a place by a scheme, as s3://bucket/x does."""
+    return _URL.match(str(path)) is not None
+
+
 def local_path(path: Path | str) -> Path:
     """`path` of something to write. OutputError for a URL: results are written to local and mounted folders only.
 
     As a path `s3://bucket/x` would be a folder called `s3:` in the current one.
     """
-    if _URL.match(str(path)):
+    if is_url(path):
         text = re.sub(r":/+", "://", str(path), count=1)
         raise OutputError(
             f"{text} is a URL, and results are written to local folders only; write to a folder here (or a mounted bucket) "
-            "and copy it there, for example with 'aws s3 sync' or 'rclone copy'"
+            "and copy it there: 'wsistain export slide.ER.ome.zarr URL' for a finished stain, 'aws s3 sync' or 'rclone copy' for a folder"
         )
     return Path(path)
 
