@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("wsistain", "torch", "numpy", "zarr", "dask", "tifffile", "imagecodecs", "openslide-python", "monai")
+PACKAGES = (
+    "wsistain", "torch", "numpy", "zarr", "zarrs", "tensorstore", "dask", "tifffile", "imagecodecs", "openslide-python", "monai",
+)  # fmt: skip
 
 
 def parser(text: str) -> argparse.ArgumentParser:
