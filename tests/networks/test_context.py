@@ -33,6 +33,16 @@ def test_a_tile_with_its_halo_equals_one_pass_and_a_smaller_halo_does_not():
     assert not torch.allclose(less, whole, atol=1e-6)
 
 
+@pytest.mark.parametrize(("height", "cut"), [(300, 0), (300, 40), (128, 16), (128, 60)])
+def test_the_first_layers_in_strips_are_what_they_are_at_once(height, cut):
+    torch.manual_seed(0)
+    network = ContextResnet(2, 4, (5,), 9).eval().double()
+    x = torch.rand(2, 3, height, 132, dtype=torch.float64) * 2 - 1
+    with torch.no_grad():
+        for at_once, in_strips in zip(network._begun(x, cut), network._begun_in_strips(x, cut), strict=True):
+            torch.testing.assert_close(in_strips, at_once, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("windows", "far"), [((41,), 3), ((), 41)])
 def test_what_lies_beyond_the_reach_of_the_convolutions_changes_the_centre(windows, far):
     smooth = torch.zeros(1, 3, 256, 256)

@@ -18,7 +18,7 @@ from wsistain.networks.layers import BlurUp, ResidualBlock
 from wsistain.networks.receptive_field import receptive_radius
 
 SIZE_MULTIPLE = 4
-_ROWS, _BAND = 64, 64
+_ROWS, _BAND = 128, 64
 """Rows of the picture, and rows or columns of cells, that are worked on at once."""
 
 HEADS = 8
@@ -117,13 +117,11 @@ class ContextResnet(nn.Module):
         told : (b, 4 ngf, h / 4, w / 4) of another network, which the blocks read too.
         """
         # Down, and what is seen from afar: all of the picture, for its edges tell the middle of their surroundings.
-        full = self.first(x)
-        half = self.down[0](full)
-        out: Tensor = self.down[1](half)
-        seen = self._statistics(full)
         early = max(0, cut - self._near)
-        full, half = _kept(full, 4 * early), _kept(half, 2 * early)
-        out = out + self._context(seen)
+        in_strips = x.device.type == "cpu" and not self.training
+        full, half, seen = (self._begun_in_strips if in_strips else self._begun)(x, 4 * early)
+        out: Tensor = self.down[1](half) + self._context(seen)
+        half = _kept(half, 2 * early)
         out = self.before(out if told is None else out + told)
         out = _kept(out + self.neighbours(out), early)
 
@@ -143,17 +141,56 @@ class ContextResnet(nn.Module):
         norm, first, relu, last = self.context
         return pointwise(last, relu(pointwise(first, norm(seen))))
 
-    def _statistics(self, first: Tensor) -> Tensor:
-        """Means and mean squares of (b, c, h, w) over 4 px and over each window: (b, 2c (1 + windows), h/4, w/4)."""
-        with torch.autocast(first.device.type, enabled=False):  # a variance is the difference of two like numbers
-            # A few rows at a time: in float32 and at full size they are what a tile takes most memory for.
-            means, squares = [], []
-            for part in torch.split(first, _ROWS, dim=2):
-                part = _at_least_float32(part)
-                means.append(F.avg_pool2d(part, 4))
-                squares.append(F.avg_pool2d(part * part, 4))
-            cells = torch.cat([torch.cat(means, dim=2), torch.cat(squares, dim=2)], dim=1)
-            return torch.cat([cells, *(_window_mean(cells, window) for window in self.windows)], dim=1)
+    def _begun(self, x: Tensor, cut: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first convolution without `cut` px at each edge, the first halving of all of it, and its statistics."""
+        full = self.first(x)
+        return _kept(full, cut), self.down[0](full), self._seen_round([_statistics(full)])
+
+    def _begun_in_strips(self, x: Tensor, cut: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_begun`, a few rows at a time: at full size these layers are what a tile takes most memory for.
+
+        The first convolution in float32, since bfloat16 would take most of what makes it differ from here.
+        """
+        pad, conv = self.first
+        norm, relu, down = self.down[0].children()
+        if not isinstance(conv, nn.Conv2d) or not isinstance(down, nn.Conv2d):
+            raise TypeError("the first layers are no convolutions")
+        is_half = torch.is_autocast_enabled(x.device.type)
+        kept_as = torch.get_autocast_dtype(x.device.type) if is_half else x.dtype
+        padded, (b, _, height, width) = pad(x), x.shape
+        full = _empty(x, (b, conv.out_channels, height - 2 * cut, width - 2 * cut), kept_as)
+        half = _empty(x, (b, down.out_channels, height // 2, width // 2), kept_as)
+        found = []
+        for top in range(0, height, _ROWS):
+            above = min(top, 1)  # the halving looks one row up; over the first it sees zeros
+            with torch.autocast(x.device.type, enabled=False):
+                strip = conv(padded[:, :, top - above : top + _ROWS + 2 * (conv.kernel_size[0] // 2)])
+            looked_at = relu(norm(strip.to(kept_as)))
+            looked_at = F.pad(looked_at, (0, 0, 1 - above, 0))
+            half[:, :, top // 2 : (top + _ROWS) // 2] = F.conv2d(looked_at, down.weight, stride=2, padding=(0, 1))
+            strip = strip[:, :, above:]
+            found.append(_statistics(strip))
+            first, last = max(cut, top), min(height - cut, top + _ROWS)
+            if first < last:
+                full[:, :, first - cut : last - cut] = strip[:, :, first - top : last - top, cut : width - cut]
+        del padded
+        return full, half, self._seen_round(found)
+
+    def _seen_round(self, found: list[Tensor]) -> Tensor:
+        """Statistics, given in strips, beside their means over each window: (b, 2c (1 + windows), h / 4, w / 4)."""
+        cells = torch.cat(found, dim=2)
+        return torch.cat([cells, *(_window_mean(cells, window) for window in self.windows)], dim=1)
+
+
+def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _statistics(first: Tensor) -> Tensor:
+    """Means and mean squares of (b, c, h, w) over 4 px: (b, 2c, h / 4, w / 4), in float32 at least."""
+    with torch.autocast(first.device.type, enabled=False):  # a variance is the difference of two like numbers
+        wide = _at_least_float32(first)
+        return torch.cat([F.avg_pool2d(wide, 4), F.avg_pool2d(wide * wide, 4)], dim=1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
