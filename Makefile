@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check docs tutorials audit lock container-check clean
+.PHONY: help demo test check docs tutorials gallery audit lock container-check clean
 
 help:
 	@echo "make demo   stain a synthetic slide for ER and write demo/ER.png"
@@ -12,6 +12,7 @@ help:
 	@echo "make check  format, lint and type checks"
 	@echo "make docs   the documentation's site in site/; warnings and dead links are errors"
 	@echo "make tutorials  run the notebooks of docs/tutorials anew and keep what they show"
+	@echo "make gallery  draw the pictures of docs/gallery.md and docs/how_it_works.md anew (needs Chromium)"
 	@echo "make audit  look the installed packages up among known vulnerabilities (needs the network)"
 	@echo "make lock   write containers/lock.txt anew (needs the network)"
 	@echo "make container-check  lint the images' recipes and run their steps without a builder"
@@ -66,6 +67,9 @@ docs: $(VENV)/.dev
 
 tutorials: $(VENV)/.dev
 	$(BIN)/python scripts/tutorials.py
+
+gallery: $(VENV)/.dev
+	$(BIN)/python scripts/gallery.py demo/gallery
 
 audit: $(VENV)/.dev
 	@$(PIP) --upgrade pip pip-audit
