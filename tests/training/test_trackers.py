@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.data.made_patches import make_mist
 from tests.training.made_runs import tiny_run
-from wsistain.errors import ConfigError
+from wsistain.errors import ConfigError, TrainingError
 from wsistain.training.loop import train
 from wsistain.training.processes import start_processes
 from wsistain.training.trackers import Trackers, tracked_elsewhere
@@ -56,14 +56,19 @@ class Noted(tracking.GeneralTracker):
         self.told.append(("finished",))
 
 
-def test_a_tracker_of_accelerate_is_told_settings_numbers_and_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Noted)
+def _install(monkeypatch: pytest.MonkeyPatch, kind: type[Noted]) -> None:
+    """Let `kind` be W&B's tracker, as if its package were here."""
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", kind)
     monkeypatch.setattr(
         tracking, "_available_trackers", [*tracking.get_available_trackers(), tracking.LoggerType.WANDB]
     )
     monkeypatch.setattr("wsistain.training.trackers.get_available_trackers", lambda: tracking._available_trackers)
+
+
+def test_a_tracker_of_accelerate_is_told_settings_numbers_and_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(monkeypatch, Noted)
     monkeypatch.setattr(Noted, "told", [])
     cfg = tiny_run(tmp_path, trackers=["wandb"], tracker_options={"wandb": {"entity": "lab"}})
     accelerator = start_processes(cfg, tmp_path / "trackers")
@@ -93,5 +98,21 @@ def test_trackers_that_are_not_here_are_refused(tmp_path: Path, keys: dict[str, 
 
 def test_options_that_a_tracker_does_not_take_are_refused(tmp_path: Path) -> None:
     cfg = tiny_run(tmp_path, tracker_options={"tensorboard": {"colour": 1}})
-    with pytest.raises(ConfigError, match=r"tracker_options.tensorboard: .*colour"):
-        Trackers(start_processes(cfg), cfg, tmp_path, 0)
+    with pytest.raises(ConfigError, match=r"tracker_options.tensorboard: colour is no option; wanted some of comment"):
+        start_processes(cfg)
+
+
+def test_a_tracker_that_cannot_be_started_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable(Noted):
+        def start(self) -> None:
+            raise ConnectionError("no such host")
+
+        def finish(self) -> None:
+            raise AttributeError("run")
+
+    _install(monkeypatch, Unreachable)
+    cfg = tiny_run(tmp_path, trackers=["wandb"])
+    accelerator = start_processes(cfg, tmp_path / "trackers")
+    with pytest.raises(TrainingError, match=r"wandb cannot be started \(ConnectionError: no such host\)"):
+        Trackers(accelerator, cfg, tmp_path / "run_7", 0)
+    accelerator.end_training()  # ends no tracker that has not begun

@@ -67,6 +67,7 @@ def find_system(name: str) -> ModuleType:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"wanted one of {', '.join(known)}"
+        hint += "; a system of somebody else's comes with the package that offers it, which has to be installed"
         if ":" in name or "." in name:
             hint = f"a module is never named here: offer it as an entry point of {GROUP} of an installed package"
         raise ConfigError(f"system {name!r} is not known; {hint}")

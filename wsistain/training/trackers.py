@@ -11,16 +11,19 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from numpy.typing import NDArray
 
 from wsistain.config import TrainConfig
-from wsistain.errors import ConfigError
+from wsistain.errors import ConfigError, TrainingError
 
 _BOARD = "tensorboard"
+_BOARD_OPTIONS = ("comment", "filename_suffix", "flush_secs", "max_queue")
+"""What SummaryWriter takes and is not ours to say (its folder, and what a resumed run drops)."""
 _PACKAGES = {"comet_ml": "comet_ml", "dvclive": "dvclive"}
 
 
 def tracked_elsewhere(cfg: TrainConfig) -> list[str]:
     """The trackers that accelerate opens; TensorBoard is ours, since a resumed run must drop what came after its checkpoint.
 
-    Raises ConfigError for a name that is not known, one whose package is not installed, and options of none of them.
+    Raises ConfigError for a name that is not known, one whose package is not installed, and options of none of them or that
+    TensorBoard does not take.
     """
     known = sorted(LOGGER_TYPE_TO_CLASS)
     for name in cfg.trackers:
@@ -33,22 +36,24 @@ def tracked_elsewhere(cfg: TrainConfig) -> list[str]:
     strange = sorted(set(cfg.tracker_options) - set(cfg.trackers))
     if strange:
         raise ConfigError(f"tracker_options.{strange[0]} belongs to no tracker; add {strange[0]} to trackers")
+    odd = sorted(set(cfg.tracker_options.get(_BOARD, {})) - set(_BOARD_OPTIONS))
+    if odd:
+        raise ConfigError(
+            f"tracker_options.{_BOARD}: {odd[0]} is no option; wanted some of {', '.join(_BOARD_OPTIONS)}"
+        )
     return [name for name in cfg.trackers if name != _BOARD]
 
 
 class Trackers:
-    """The open trackers of the main process."""
+    """The open trackers of the main process. TrainingError where one that is not ours cannot be started."""
 
     def __init__(self, accelerator: Accelerator, cfg: TrainConfig, output: Path, start: int) -> None:
         self._accelerator, self._board = accelerator, None
         if _BOARD in cfg.trackers:
             from torch.utils.tensorboard import SummaryWriter
 
-            options = {"purge_step": start + 1, **cfg.tracker_options.get(_BOARD, {})}
-            try:
-                self._board = SummaryWriter(str(output / "tensorboard"), **options)
-            except TypeError as error:
-                raise ConfigError(f"tracker_options.tensorboard: {error}") from None
+            options = cfg.tracker_options.get(_BOARD, {})
+            self._board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1, **options)
         if accelerator.log_with:
             options = {n: {"name": output.name} if n == "wandb" else {} for n in cfg.trackers}
             for name, given in cfg.tracker_options.items():
@@ -57,6 +62,14 @@ class Trackers:
                 accelerator.init_trackers("wsistain", config=_flat(cfg.model_dump(mode="json")), init_kwargs=options)
             except TypeError as error:
                 raise ConfigError(f"tracker_options: {error}") from None
+            except Exception as error:  # theirs are of every kind: no login, no network, no data base
+                accelerator.trackers = []  # what has not begun cannot be ended either
+                names = ", ".join(str(name) for name in accelerator.log_with)
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise TrainingError(
+                    f"{names} cannot be started ({type(error).__name__}: {reason[:160]}); see to it (its login, address or "
+                    "package), or train with --set trackers=[tensorboard]"
+                ) from error
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Numbers after `step` steps, by name."""

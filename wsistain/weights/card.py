@@ -101,8 +101,9 @@ def _metrics(path: Path, results: Path | None) -> str:
             facts = labels.get(name, {})
             scale = float(facts.get("scale", 1.0))  # files hold the value, tables and labels may speak of percent
             low, high = value.get("ci_low"), value.get("ci_high")
-            known = low is not None and high is not None
-            interval = f"{scale * low:.3g} to {scale * high:.3g}" if known else "not known"
+            interval = "not known"
+            if low is not None and high is not None:
+                interval = f"{scale * low:.3g} to {scale * high:.3g}"
             lines.append(f"| {_cell(str(facts.get('label', name)))} | {scale * value['value']:.4g} | {interval} |")
     lines += [f"\n> {_cell(warning)}" for warning in found.get("warnings", [])]
     return "\n".join(lines) + "\n"
