@@ -15,7 +15,7 @@ def test_every_row_leads_to_a_system(name: str) -> None:
 
 
 def test_a_misspelt_system_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'cyclegan'.*has to be installed"):
+    with pytest.raises(ConfigError, match=r"did you mean 'cyclegan'.*has to be installed"):
         find_system("cyclgan")
 
 
