@@ -38,7 +38,7 @@ from wsistain.reading.grid import make_grid
 from wsistain.reading.nuclei import NucleusMaps
 from wsistain.reading.read import read, read_blocks
 from wsistain.reading.regions import Regions
-from wsistain.reading.scores import score_cells
+from wsistain.reading.scores import MEMBRANE_OD, score_cells
 from wsistain.reading.sources import Found
 from wsistain.reading.stain import StainReader
 from wsistain.slide.base import Slide
@@ -138,12 +138,17 @@ def true_grades(levels: NDArray[Any], marker: Marker) -> NDArray[np.int8]:
     return np.searchsorted(np.array(cuts), levels, side="right").astype(np.int8)
 
 
+def true_membranes(grade: NDArray[np.int8]) -> NDArray[np.float64]:
+    """A density for each membrane that the score takes for what the phantom says: none, faint, complete, strong."""
+    return np.array([0.0, *MEMBRANE_OD])[grade]
+
+
 def classes(args: argparse.Namespace) -> dict[str, Any]:
     """How cells are classed on the stain of the aligned truth, and how far scores are from the cell table's."""
     rows = []
-    for marker in MARKERS.values():
+    for marker in (MARKERS[name] for name in args.markers):
         each = []
-        for seed in range(7200, 7200 + args.slides):
+        for seed in range(args.seed, args.seed + args.slides):
             with TemporaryDirectory() as name:
                 folder = Path(name)
                 config = PhantomConfig(
@@ -172,15 +177,15 @@ def compare(parts: list[Any], table: Any, marker: Marker) -> dict[str, float]:
     """Agreement of one slide's cells, and differences of its scores."""
     y, x = (np.concatenate([getattr(p.nuclei, name) for p in parts]) for name in ("y", "x"))
     grade = np.concatenate([p.readings.grade for p in parts])
-    complete = np.concatenate([p.readings.complete for p in parts]) if marker.compartment == "membranous" else None
+    membrane = np.concatenate([p.readings.membrane for p in parts]) if marker.compartment == "membranous" else None
     ty, tx = table["y_um"].to_numpy(), table["x_um"].to_numpy()
     truth = true_grades(table[f"level_{marker.name}"].to_numpy(), marker)
     is_positive = table[f"positive_{marker.name}"].to_numpy()
     of = matched(np.stack([y, x], 1), np.stack([ty, tx], 1))
     both = (of >= 0) & (grade >= 0)
     called, real = grade[both] >= marker.cell_positive, is_positive[of[both]]
-    read_scores = score_cells(y, x, grade, complete, marker).numbers
-    whole = None if complete is None else np.where(truth >= 2, 1.0, 0.0)
+    read_scores = score_cells(y, x, grade, membrane, marker).numbers
+    whole = None if membrane is None else true_membranes(truth)
     true_scores = score_cells(ty, tx, truth, whole, marker).numbers
     known = score_cells(ty, tx, np.where(is_positive, 3, 0).astype(np.int8), whole, marker).numbers["percent_positive"]
     found: dict[str, float] = {
@@ -196,6 +201,9 @@ def compare(parts: list[Any], table: Any, marker: Marker) -> dict[str, float]:
     for name in read_scores:
         if name not in ("percent_positive", "ki67_index"):
             found[f"{name}_error"] = float((read_scores[name].value or 0) - (true_scores[name].value or 0))
+    if membrane is not None:
+        called_complete = membrane[both] >= MEMBRANE_OD[1]
+        found["membrane_complete_agree"] = float((called_complete == (truth[of[both]] >= 2)).mean())
     estimate = read_scores["percent_positive"]
     if estimate.low is not None:
         found["interval_holds_truth"] = float(estimate.low <= (known.value or 0) <= (estimate.high or 0))
@@ -226,7 +234,7 @@ def intervals(args: argparse.Namespace) -> dict[str, Any]:
                 fields += 1
                 for marker in MARKERS.values():
                     truth = true_grades(table[f"level_{marker.name}"].to_numpy(), marker)
-                    whole = np.where(truth >= 2, 1.0, 0.0) if marker.compartment == "membranous" else None
+                    whole = true_membranes(truth) if marker.compartment == "membranous" else None
                     total = score_cells(y, x, truth, whole, marker).numbers
                     for tile in TILES_UM:
                         part = None if whole is None else whole[here]
@@ -307,6 +315,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = {"cells": cells, "classes": classes, "intervals": intervals, "speed": speed, "overlays": overlays}
     parser.add_argument("what", choices=tuple(modes))
+    parser.add_argument("--markers", nargs="+", default=list(MARKERS), choices=list(MARKERS))
+    parser.add_argument("--seed", type=int, default=7200, help="of the first slide of `classes`")
     parser.add_argument("--edge-mm", type=float, default=3.0, help="of the slides of `intervals`")
     parser.add_argument("--pictures", nargs="+", default=[], metavar="FILE:UM_PER_PX")
     parser.add_argument("--folder", type=Path, default=Path("runs/overlays"))

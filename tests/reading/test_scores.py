@@ -11,10 +11,10 @@ from wsistain.reading.stain import NOT_READ
 ER, KI67, HER2 = (find_marker(name) for name in ("ER", "Ki67", "HER2"))
 
 
-def scored(grades, marker=ER, complete=None):
+def scored(grades, marker=ER, membrane=None):
     grade = np.array(grades, np.int8)
     y = np.arange(len(grade)) * 10.0
-    return score_cells(y, y, grade, complete, marker)
+    return score_cells(y, y, grade, membrane, marker)
 
 
 def values(scores):
@@ -46,17 +46,25 @@ def test_ki67_counts_every_grade_and_has_two_borders(positive, category):
 
 
 @pytest.mark.parametrize(
-    ("grades", "whole", "score"),
+    ("density", "share", "score"),
     [
-        ([3] * 11 + [0] * 89, 1.0, 3),
-        ([3] * 11 + [0] * 89, 0.5, 1),  # strong, and not all the way round
-        ([2] * 11 + [0] * 89, 1.0, 2),
-        ([1] * 11 + [0] * 89, 1.0, 1),
-        ([3] * 10 + [0] * 90, 1.0, 0),  # ten in a hundred are not more than ten
+        (0.30, 11, 3),
+        (0.28, 11, 2),  # complete, and not strong
+        (0.12, 11, 2),
+        (0.11, 11, 1),  # faint
+        (0.05, 90, 0),
+        (0.30, 10, 0),  # ten in a hundred are not more than ten
     ],
 )
-def test_her2_needs_complete_membranes_in_more_than_ten_percent(grades, whole, score):
-    assert values(scored(grades, HER2, np.full(100, whole)))["her2_score"] == score
+def test_her2_is_scored_by_the_membranes_of_more_than_ten_percent(density, share, score):
+    membrane = np.array([density] * share + [0.0] * (100 - share))
+    assert values(scored([3] * 100, HER2, membrane))["her2_score"] == score  # whatever the classes of the cells
+
+
+def test_cells_that_were_not_read_have_no_membrane():
+    membrane = np.array([np.nan] * 50 + [0.0] * 50)
+    found = values(scored([NOT_READ] * 50 + [0] * 50, HER2, membrane))
+    assert found["her2_score"] == 0 and found["percent_positive"] == 0
 
 
 def test_cells_that_were_not_read_are_no_negatives():

@@ -50,7 +50,11 @@ class ObjectWriter:
                 "Nucleus: Area um^2": nuclei.area_um2[k],
                 "Nucleus: Elongation": nuclei.elongation[k],
             }
-            for name, values in (("Membrane complete", readings.complete), ("Probability", readings.probability)):
+            for name, values in (
+                ("Membrane complete", readings.complete),
+                ("Membrane OD", readings.membrane),
+                ("Probability", readings.probability),
+            ):
                 if values is not None:
                     measured[name] = values[k]
             # JSON has no number for what was not measured: such a measurement is left out

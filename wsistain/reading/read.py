@@ -51,7 +51,7 @@ class Kept:
     x: list[NDArray[np.float32]] = field(default_factory=list)
     od: list[NDArray[np.float32]] = field(default_factory=list)
     grade: list[NDArray[np.int8]] = field(default_factory=list)
-    complete: list[NDArray[np.float32]] = field(default_factory=list)
+    membrane: list[NDArray[np.float32]] = field(default_factory=list)
     region: list[NDArray[np.object_]] = field(default_factory=list)
     counted: list[NDArray[np.bool_]] = field(default_factory=list)
     trust: list[NDArray[np.float32]] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Kept:
         self.x.append(n.x.astype(np.float32))
         self.od.append(r.od.astype(np.float32))
         self.grade.append(r.grade)
-        self.complete.append((np.zeros(len(n)) if r.complete is None else r.complete).astype(np.float32))
+        self.membrane.append((np.zeros(len(n)) if r.membrane is None else r.membrane).astype(np.float32))
         self.region.append(rows.region)
         self.counted.append(rows.counted)
         self.trust.append(np.full(len(n), np.nan, np.float32) if rows.trust is None else rows.trust)
@@ -339,11 +339,11 @@ def _scored(
     resumed: int,
 ) -> Reading:  # fmt: skip
     y, x, grade = kept.joined("y", float), kept.joined("x", float), kept.joined("grade", np.int8)
-    complete = kept.joined("complete", float)
+    membrane = kept.joined("membrane", float)
     counted, region = kept.joined("counted", bool), kept.joined("region", object)
 
     def scores(which: NDArray[np.bool_]) -> Scores:
-        return score_cells(y[which], x[which], grade[which], complete[which], result.marker)
+        return score_cells(y[which], x[which], grade[which], membrane[which], result.marker)
 
     names = [r.name for r in regions.regions]
     return Reading(
@@ -351,7 +351,7 @@ def _scored(
         n_cells=len(y),
         slide=scores(counted),
         regions={name: scores(region == name) for name in names},
-        hotspot=find_hotspot(y[counted], x[counted], grade[counted], complete[counted], result.marker),
+        hotspot=find_hotspot(y[counted], x[counted], grade[counted], membrane[counted], result.marker),
         seconds=round(seconds, 3),
         kept=kept,
         facts=facts,

@@ -31,7 +31,16 @@ from wsistain.runtime.files import local_path, part_of, reporting
 IMAGE, SHAPES, TABLE = "stain", "cells", "table"
 """Names of the elements; no two may be alike."""
 
-_MEASURED = ("dab_od", "haematoxylin_od", "area_um2", "elongation", "membrane_complete", "probability", "trust")
+_MEASURED = (
+    "dab_od",
+    "haematoxylin_od",
+    "area_um2",
+    "elongation",
+    "membrane_complete",
+    "membrane_od",
+    "probability",
+    "trust",
+)
 _CHUNK = 1 << 17
 _REGION = "element"
 OnFiles = Callable[[int, int], None]

@@ -25,6 +25,11 @@ from wsistain.reading.grid import FINE, Box, Grid
 SECTORS = 12
 """Directions in which a membrane is looked for."""
 
+MEMBRANE_SHARE = 1 / 3
+"""A membrane is as dense as its densest third of directions: of a ring that is cut aslant, or hidden by the nucleus, the rest is
+not seen.
+"""
+
 NOT_READ = -1
 """Class of a cell over which nothing was stained."""
 
@@ -38,6 +43,7 @@ class Readings:
     od         : optical density of the marker's dye in its compartment, NaN where the stain does not reach.
     grade      : int8, 0 negative, 1, 2, 3, and `NOT_READ`.
     complete   : share of the directions in which a membrane is stained, 0..1; None for other compartments.
+    membrane   : density of the membrane, `MEMBRANE_SHARE` of whose directions reach it; None for other compartments.
     probability: what the generator itself says that the cell is positive, 0..1; None where it says nothing.
     """
 
@@ -45,6 +51,7 @@ class Readings:
     grade: NDArray[np.int8]
     complete: F64 | None
     probability: F64 | None
+    membrane: F64 | None = None
 
 
 class StainReader:
@@ -82,18 +89,20 @@ class StainReader:
         at, compartment = (centre_y, centre_x), self.marker.compartment
         reached = self._is_stained(labels, box, y0, x0, ~blank, nuclei)
         od = np.where(reached, cell_od(density, *at, compartment=compartment, mpp=mpp), np.nan)
-        complete = probability = None
+        complete = probability = membrane = None
         if compartment == "membranous":
-            complete = ring_share(density, *at, self.marker.positive_od, mpp)
+            strongest = ring_od(density, *at, mpp)
+            complete = (strongest >= self.marker.positive_od).mean(axis=1)
+            membrane = np.where(reached, np.quantile(strongest, 1 - MEMBRANE_SHARE, axis=1), np.nan)
         if self._p is not None:
             p = (read_window(self._p, y0, x0, *blank.shape)[..., 0] / 255).astype(np.float32)
             probability = np.where(reached, cell_od(p, *at, compartment=compartment, mpp=mpp), np.nan)
-        return Readings(od, grades(od, self.marker), complete, probability)
+        return Readings(od, grades(od, self.marker), complete, probability, membrane)
 
     def _nothing(self, n: int) -> Readings:
         od = np.full(n, np.nan)
-        complete = np.full(n, np.nan) if self.marker.compartment == "membranous" else None
-        return Readings(od, grades(od, self.marker), complete, None if self._p is None else od)
+        none = np.full(n, np.nan) if self.marker.compartment == "membranous" else None
+        return Readings(od, grades(od, self.marker), none, None if self._p is None else od, none)
 
     def _is_stained(
         self, labels: I32, box: Box, y0: int, x0: int, stained: NDArray[np.bool_], nuclei: Nuclei
@@ -124,10 +133,10 @@ def grades(od: F64, marker: Marker) -> NDArray[np.int8]:
     return np.where(np.isfinite(od), reached, NOT_READ).astype(np.int8)
 
 
-def ring_share(od: NDArray[np.float32], y: NDArray[np.int64], x: NDArray[np.int64], positive: float, mpp: float) -> F64:
-    """Share of `SECTORS` directions round each cell in which the ring of membranes holds a stained pixel, 0..1.
+def ring_od(od: NDArray[np.float32], y: NDArray[np.int64], x: NDArray[np.int64], mpp: float) -> NDArray[np.float32]:
+    """Density of the strongest pixel of the ring of membranes in each of `SECTORS` directions round each cell, (n, SECTORS).
 
-    od       : float (h, w); y, x: px of the centres; positive: density from which a pixel counts.
+    od : float (h, w), 0 outside the picture; y, x : px of the centres.
     """
     inner, outer = RING_UM[0] / mpp, max(RING_UM[1] / mpp, RING_UM[0] / mpp + 1)
     reach = int(np.floor(outer))
@@ -138,11 +147,10 @@ def ring_share(od: NDArray[np.float32], y: NDArray[np.int64], x: NDArray[np.int6
     sector = np.floor((np.arctan2(dy, dx) / (2 * np.pi) + 0.5) * SECTORS).astype(np.int64) % SECTORS
     order = np.argsort(sector, kind="stable")
     dy, dx, starts = dy[order], dx[order], np.searchsorted(sector[order], np.arange(SECTORS))
-    is_stained = np.pad(od >= positive, 1)  # outside the picture nothing is stained
-    share = np.zeros(len(y))
+    padded = np.pad(od, 1)  # outside the picture nothing is stained
+    strongest = np.zeros((len(y), SECTORS), np.float32)
     for first in range(0, len(y), 4096):
-        rows = (y[first : first + 4096, None] + dy + 1).clip(0, is_stained.shape[0] - 1)
-        cols = (x[first : first + 4096, None] + dx + 1).clip(0, is_stained.shape[1] - 1)
-        seen = np.logical_or.reduceat(is_stained[rows, cols], starts, axis=1)
-        share[first : first + 4096] = seen.mean(axis=1)
-    return share
+        rows = (y[first : first + 4096, None] + dy + 1).clip(0, padded.shape[0] - 1)
+        cols = (x[first : first + 4096, None] + dx + 1).clip(0, padded.shape[1] - 1)
+        strongest[first : first + 4096] = np.maximum.reduceat(padded[rows, cols], starts, axis=1)
+    return strongest

@@ -80,6 +80,7 @@ def to_arrow(rows: Rows, um_l0: float) -> pa.Table:
     }
     optional = {
         "membrane_complete": readings.complete,
+        "membrane_od": readings.membrane,
         "probability": readings.probability,
         "trust": rows.trust,
     }

@@ -31,6 +31,7 @@ from wsistain.slide.base import SlideInfo
 from wsistain.slide.fingerprint import fingerprint
 
 _KEY = "key.json"
+_FORMAT = 2
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -125,6 +126,7 @@ def key_of(result: Result, info: SlideInfo, grid: Grid, cells: str, choices: Map
     told = json.dumps(result.stain.provenance, sort_keys=True, default=str)
     roi = choices.get("roi")
     return {
+        "format": _FORMAT,
         "wsistain": __version__,
         "slide": info.fingerprint,
         "mpp": info.mpp,
