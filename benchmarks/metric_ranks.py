@@ -4,12 +4,11 @@
     python benchmarks/metric_ranks.py --data data/benchmark --on mist-c3-ER --work runs/ranks --nets NETS \
         --output benchmarks/results/benchmark/metric_ranks.json --figure docs/images/metric_ranks.svg
 
-Every row is the aligned truth of the test patches after one change, scored by `wsistain benchmark score` against the other section,
-as the papers do, and by the cells. Rows of `--rows` (made by systems) stand beside them. A row that is there is not made again.
+Every row is the aligned truth of the test patches after one change, measured by `wsistain evaluate` against the other section, as
+the papers do, and by the cells.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -23,12 +22,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from skimage.color import hed2rgb, rgb2hed
 
-from wsistain.benchmark.board import read_rows
 from wsistain.benchmark.edition import V0
-from wsistain.benchmark.score import score
 from wsistain.data.layouts import list_patches
 from wsistain.data.pictures import read_picture
+from wsistain.evaluation.chosen import spread
 from wsistain.evaluation.metrics import METRICS
+from wsistain.evaluation.report import evaluate
 from wsistain.evaluation.truth import read_truth
 
 RGB = NDArray[np.uint8]
@@ -108,7 +107,7 @@ def noisy(picture: RGB, sigma: float, rng: np.random.Generator) -> RGB:
 
 Change = Callable[[RGB, RGB, Cells, np.random.Generator], RGB]
 CHANGES: dict[str, tuple[str, Change]] = {
-    "truth": ("aligned truth", lambda t, w, c, r: t),
+    "aligned": ("aligned truth", lambda t, w, c, r: t),
     "blur1": ("blurred, 1 um", lambda t, w, c, r: blurred(t, 1)),
     "blur3": ("blurred, 3 um", lambda t, w, c, r: blurred(t, 3)),
     "blur8": ("blurred, 8 um", lambda t, w, c, r: blurred(t, 8)),
@@ -128,32 +127,35 @@ CHANGES: dict[str, tuple[str, Change]] = {
 
 
 def make_rows(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Change to row; pictures are written, scored and left."""
+    """Change to what `wsistain evaluate` says of it on the same patches; the pictures are left."""
     task = V0.condition(args.on)
-    refs = list_patches("mist", task.folder(args.data, "test"), task.known(), "val")
+    root = task.folder(args.data, "test")
+    refs = list_patches("mist", root, task.known(), "val")
+    refs = [refs[i] for i in spread(len(refs), args.limit or len(refs))]
     truth = read_truth(refs, task.known(), "val")
     assert truth is not None
-    rows = {}
+    folders = []
     for name, (_, change) in CHANGES.items():
-        path = args.work / "rows" / f"{name}.json"
-        if not path.is_file():
-            rng = np.random.default_rng(0)
-            folder = args.work / "pictures" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            for ref in refs:
-                is_tumour, at = truth.tumour[ref.name], truth.places[ref.name]
-                cells = Cells(at.y[is_tumour], at.x[is_tumour], truth.positive[ref.name][is_tumour], at.mpp)
-                made = change(read_picture(ref.truth), read_picture(ref.ihc), cells, rng)
-                (folder / f"{ref.name}.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(made)))
-            score(folder, args.data, task.name, output=path, nets=args.nets, workers=1)
-            print(name, flush=True)
-        rows[name] = json.loads(path.read_text())
-    for name in ("identity", "mean_colour"):
-        path = args.work / "rows" / f"{name}.json"
-        if not path.is_file():
-            score(name, args.data, task.name, output=path, nets=args.nets, workers=1)
-        rows[name] = json.loads(path.read_text())
-    return rows
+        rng = np.random.default_rng(0)
+        folders.append(args.work / "pictures" / name)
+        folders[-1].mkdir(parents=True, exist_ok=True)
+        for ref in refs:
+            is_tumour, at = truth.tumour[ref.name], truth.places[ref.name]
+            cells = Cells(at.y[is_tumour], at.x[is_tumour], truth.positive[ref.name][is_tumour], at.mpp)
+            made = change(read_picture(ref.truth), read_picture(ref.ihc), cells, rng)
+            (folders[-1] / f"{ref.name}.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(made)))
+    found = evaluate(
+        [],
+        root,
+        marker=task.marker,
+        given=folders,
+        nets=args.nets,
+        limit=args.limit,
+        workers=1,
+        pictures=0,
+        device="cpu",
+    )
+    return {name: found["systems"][name] for name in (*CHANGES, "identity", "mean_colour")}
 
 
 def goodness(row: dict[str, Any], metric: str) -> float:
@@ -240,7 +242,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--on", default="mist-c3-ER")
     options.add_argument("--nets", type=Path)
-    options.add_argument("--rows", type=Path, help="folder of further rows of the same condition")
+    options.add_argument("--limit", type=int, help="test patches that are used, evenly spread; all by default")
     options.add_argument("--figure", type=Path)
     args = options.parse_args()
     rows = make_rows(args)
@@ -249,20 +251,17 @@ def main() -> None:
         "identity": "the H&E itself",
         "mean_colour": "H&E in the mean colour of IHC",
     }
-    for path, row in (read_rows([args.rows]) if args.rows else {}).items():
-        if row["condition"] == args.on and row["entry"]["budget"] != "none":
-            rows[path] = row
-            labels[path] = f"{row['entry']['system']}, seed {row['entry']['seed']}"
     names = [m for m in PAPERS if any(not np.isnan(goodness(r, m)) for r in rows.values())]
     found = {m: {t: agreement(list(rows.values()), m, t) for t in TRUTHS} for m in names}
-    table = {
-        labels[n]: {m: r["metrics"].get(m, {}).get("value") for m in (*TRUTHS, "information_od", *names)}
-        for n, r in rows.items()
-    }
+    table = {labels[n]: {m: r["metrics"].get(m, {}).get("value") for m in (*TRUTHS, *names)} for n, r in rows.items()}
     if args.figure:
         args.figure.parent.mkdir(parents=True, exist_ok=True)
         args.figure.write_text(figure(labels, rows, names, found), encoding="utf-8")
-    common.report("metric_ranks", {"condition": args.on, "rank_correlation": found, "rows": table}, args.output)
+    common.report(
+        "metric_ranks",
+        {"condition": args.on, "patches": args.limit or V0.test, "rank_correlation": found, "rows": table},
+        args.output,
+    )
 
 
 if __name__ == "__main__":
