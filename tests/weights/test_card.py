@@ -82,3 +82,19 @@ def test_a_hub_folder_holds_weights_and_card_and_nothing_is_overwritten(
         main(["weights", "show", str(weights), "--card"])
     assert "library_name: wsistain" in capsys.readouterr().out
     assert json.loads(json.dumps(_front(model_card(weights))))["library_name"] == "wsistain"
+
+
+def test_show_takes_a_run_and_its_best_or_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("weights.safetensors", "weights.best.safetensors"):
+        make_weights(run / name)
+    for name, wanted in ((f"{run}", "weights.best.safetensors"), (f"{run}@last", "weights.safetensors")):
+        with pytest.raises(SystemExit) as stop:
+            main(["weights", "show", name])
+        said = capsys.readouterr().out
+        assert not stop.value.code and str(run / wanted) in said and f"--weights {name}" in said
+    (run / "weights.best.safetensors").unlink()
+    with pytest.raises(SystemExit) as stop:
+        main(["weights", "show", f"{run}@best"])
+    assert stop.value.code == 2 and "best weights need a run with val_every" in capsys.readouterr().err

@@ -133,15 +133,14 @@ def show(
 
         say(model_card(_file_of(name), results))
         return
-    from wsistain.published.catalogue import CATALOGUE, find_published, installed_files
+    from wsistain.published.catalogue import CATALOGUE, find_published
     from wsistain.weights.file import read_header
-    from wsistain.weights.find import shipped_folder
 
-    shipped = shipped_folder() / f"{name}.safetensors"
-    path = Path(name) if Path(name).is_file() else installed_files().get(name, shipped if shipped.is_file() else None)
+    path = _here(name)
     if path is not None:
         header = read_header(path)
-        facts: dict[str, object] = {"file": path, **header.model_dump(exclude={"format"})}
+        facts: dict[str, object] = {"file": path, **header.model_dump(exclude={"format", "familiar"})}
+        facts["familiar"] = "not kept" if header.familiar is None else "the looks of its training pictures are kept"
         ending = f"wsistain run SLIDE --marker {header.markers[0]} --weights {name}"
     else:
         entry = find_published(name)
@@ -157,14 +156,21 @@ def show(
     say(ending)
 
 
+def _here(name: str) -> Path | None:
+    """The file of weights that `name` means here, None where it means none; WeightsError for a run that lacks it."""
+    from wsistain.published.catalogue import installed_files
+    from wsistain.weights.find import chosen_of_run, run_weights, shipped_folder
+
+    chosen, shipped = chosen_of_run(name), shipped_folder() / f"{name}.safetensors"
+    found = next((path for path in (Path(name), run_weights(Path(name))) if path.is_file()), chosen)
+    return found or installed_files().get(name, shipped if shipped.is_file() else None)
+
+
 def _file_of(name: str) -> Path:
     """The file of weights that are here: a file, the folder of a run, an installed or shipped name. Raises WeightsError."""
     from wsistain.errors import WeightsError
-    from wsistain.published.catalogue import installed_files
-    from wsistain.weights.find import run_weights, shipped_folder
 
-    places = [Path(name), run_weights(Path(name)), shipped_folder() / f"{name}.safetensors"]
-    found = next((path for path in places if path.is_file()), installed_files().get(name))
+    found = _here(name)
     if found is None:
         raise WeightsError(
             f"there are no weights {name} here; name a file, the folder of a run, or a name of 'weights list'"

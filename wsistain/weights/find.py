@@ -22,6 +22,17 @@ def run_weights(folder: Path) -> Path:
     return folder / (BEST if (folder / BEST).is_file() else LAST)
 
 
+def chosen_of_run(name: str) -> Path | None:
+    """The file that `RUN@best` or `RUN@last` means, None for other names; WeightsError where the run has none."""
+    run, _, which = name.rpartition("@")
+    if which not in ("best", "last") or not Path(run).is_dir() or Path(name).exists():
+        return None
+    chosen = Path(run) / {"best": BEST, "last": LAST}[which]
+    if not chosen.is_file():
+        raise WeightsError(f"{run} holds no {chosen.name}; best weights need a run with val_every")
+    return chosen
+
+
 def _demo_file(marker: str) -> Path:
     return shipped_folder() / f"demo-{marker.lower()}.safetensors"
 
@@ -39,11 +50,8 @@ def find_weights(name: str, marker: str, direction: str = "he-to-ihc") -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    run, _, which = name.rpartition("@")
-    if which in ("best", "last") and Path(run).is_dir() and not path.exists():
-        chosen = Path(run) / {"best": BEST, "last": LAST}[which]
-        if not chosen.is_file():
-            raise WeightsError(f"{run} holds no {chosen.name}; best weights need a run with val_every")
+    chosen = chosen_of_run(name)
+    if chosen is not None:
         return chosen
     if path.is_dir() and direction == "he-to-ihc" and (path / LAST).is_file() and (path / BEST).is_file():
         return run_weights(path)
