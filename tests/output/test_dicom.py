@@ -54,7 +54,12 @@ def test_pydicom_reads_frames_place_and_what_the_picture_is(made: tuple[Path, np
     frames = data.pixel_array
     assert np.abs(frames[10].astype(int) - pixels[64:128, 64:128]).mean() < 3  # row 1, column 1
     (origin,) = data.TotalPixelMatrixOriginSequence
-    assert (float(origin.XOffsetInSlideCoordinateSystem), float(origin.YOffsetInSlideCoordinateSystem)) == (0.1205, 0.3)
+    assert (float(origin.XOffsetInSlideCoordinateSystem), float(origin.YOffsetInSlideCoordinateSystem)) == (
+        0.1205,
+        -0.3,
+    )
+    row, column = np.reshape([float(v) for v in data.ImageOrientationSlide], (2, 3))
+    assert np.cross(row, column).tolist() == [0, 0, -1]  # rows run down before the eye: no mirrored picture
     spacing = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
     assert float(spacing[0]) == pytest.approx(MPP / 1e3)
     assert "not for diagnosis" in data.DerivationDescription and "é" in data.ImageComments

@@ -10,7 +10,14 @@ from dask.sizeof import sizeof
 from scipy import ndimage
 
 from wsistain.pipeline import graph
-from wsistain.pipeline.engine import LOCAL_AHEAD, LOCAL_THREADS, run_in_threads, run_on_cluster
+from wsistain.pipeline.engine import (
+    LOCAL_AHEAD,
+    LOCAL_THREADS,
+    connect,
+    dashboard_of,
+    run_in_threads,
+    run_on_cluster,
+)
 from wsistain.pipeline.graph import build_graph
 from wsistain.pipeline.job import Generated, Job, Stained, Times, Written
 from wsistain.pipeline.tasks import take_tails
@@ -142,6 +149,23 @@ def test_a_cluster_goes_row_by_row_too(ragged: Job) -> None:
         run_on_cluster(build_graph(ragged), seen.append, client)
     assert len(seen) == len(list(ragged.plan.blocks()))
     assert 1 < Held.most <= BOUND
+
+
+def test_the_dashboard_of_a_scheduler_of_ones_own_is_told_and_answers() -> None:
+    from urllib.request import urlopen
+
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        connect(cluster.scheduler_address, 1) as client,
+    ):
+        told = dashboard_of(client)
+        assert told is not None and f":{cluster.scheduler.services['dashboard'].port}/" in told
+        with urlopen(told, timeout=10) as page:
+            assert page.status == 200
+        cluster.scheduler.services.clear()  # as a scheduler begun with --no-dashboard tells it
+        assert dashboard_of(client) is None
 
 
 def test_dask_knows_what_a_block_holds() -> None:

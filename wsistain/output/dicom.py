@@ -162,14 +162,15 @@ def _dataset(stain: StoredStain, level: int, tile: int, n_frames: int, n_bytes: 
     organization.DimensionOrganizationUID = _uid(stain, "dimensions")
     data.DimensionOrganizationSequence = [organization]
 
-    # Its place, in mm of the H&E picture: x to the right, y down.
+    # Its place, in mm from the corner of the H&E picture: x to the right, y up, so that the third axis points at who looks;
+    # with y down it would be a picture seen through the glass.
     mpp = stain.mpp * 2**level
     data.ImagedVolumeWidth, data.ImagedVolumeHeight = (_decimal(n * mpp / 1e3) for n in (width, height))
     data.ImagedVolumeDepth = 1.0
-    data.ImageOrientationSlide = [1, 0, 0, 0, 1, 0]
+    data.ImageOrientationSlide = [1, 0, 0, 0, -1, 0]
     origin = Dataset()
     origin.YOffsetInSlideCoordinateSystem, origin.XOffsetInSlideCoordinateSystem = (
-        _decimal(um / 1e3) for um in stain.origin_um
+        _decimal(mm) for mm in (0.0 - stain.origin_um[0] / 1e3, stain.origin_um[1] / 1e3)
     )
     data.TotalPixelMatrixOriginSequence = [origin]
     data.SharedFunctionalGroupsSequence = [_shared_groups(data.ImageType, mpp)]
