@@ -166,11 +166,15 @@ def classes(args: argparse.Namespace) -> dict[str, Any]:
                 table = pq.read_table(folder / "cells_a.parquet")
             each.append(compare(parts, table, marker))
         means = {k: [e[k] for e in each] for k in each[0]}
-        rows.append(
-            {"marker": marker.name, "slides": len(each), **{k: round(float(np.mean(v)), 3) for k, v in means.items()}}
-        )
+        rows.append({"marker": marker.name, "slides": len(each), **{k: _mean(v) for k, v in means.items()}})
         print(rows[-1], flush=True)
     return {"classes": rows}
+
+
+def _mean(values: list[float]) -> float | None:
+    """Mean of what is known, None of nothing: a slide without positive cells has no sensitivity."""
+    known = [v for v in values if np.isfinite(v)]
+    return round(float(np.mean(known)), 3) if known else None
 
 
 def compare(parts: list[Any], table: Any, marker: Marker) -> dict[str, float]:
@@ -210,7 +214,7 @@ def compare(parts: list[Any], table: Any, marker: Marker) -> dict[str, float]:
     return found
 
 
-TILES_UM = (125.0, 250.0, 500.0)
+TILES_UM = (250.0, 500.0)
 
 
 def intervals(args: argparse.Namespace) -> dict[str, Any]:
@@ -220,7 +224,7 @@ def intervals(args: argparse.Namespace) -> dict[str, Any]:
     """
     tried: dict[tuple[str, str, float], list[tuple[bool, float]]] = {}
     fields = 0
-    for seed in range(7300, 7300 + args.slides):
+    for seed in range(args.seed, args.seed + args.slides):
         edge = round(args.edge_mm * 1000 / 0.5)
         phantom = Phantom(PhantomConfig(height=edge, width=edge, mpp=0.5, seed=seed))
         table = cell_table(phantom, "a", 0, 0, edge, edge)
@@ -316,7 +320,7 @@ def main() -> None:
     modes = {"cells": cells, "classes": classes, "intervals": intervals, "speed": speed, "overlays": overlays}
     parser.add_argument("what", choices=tuple(modes))
     parser.add_argument("--markers", nargs="+", default=list(MARKERS), choices=list(MARKERS))
-    parser.add_argument("--seed", type=int, default=7200, help="of the first slide of `classes`")
+    parser.add_argument("--seed", type=int, default=7200, help="of the first slide of `classes` and `intervals`")
     parser.add_argument("--edge-mm", type=float, default=3.0, help="of the slides of `intervals`")
     parser.add_argument("--pictures", nargs="+", default=[], metavar="FILE:UM_PER_PX")
     parser.add_argument("--folder", type=Path, default=Path("runs/overlays"))
