@@ -12,13 +12,15 @@ from scipy import ndimage
 
 from tests.reading.made import MPP, SIZE, tissue
 from wsistain.config import RunConfig
+from wsistain.errors import WeightsError
 from wsistain.generators.known import Known
 from wsistain.output.label_map import read_map
 from wsistain.output.reading import read_stain
 from wsistain.pipeline.run import run
 from wsistain.reading import trust as trust_module
 from wsistain.reading.read import read
-from wsistain.reading.trust import TrustMaker, as_stored, make_trust, trust_of_distance
+from wsistain.reading.trust import TrustMaker, make_trust
+from wsistain.reading.trusted import as_stored, trust_of_distance
 from wsistain.slide.quality import examine
 from wsistain.slide.reader import open_slide
 from wsistain.viewing.trust import trust_picture
@@ -56,8 +58,8 @@ def test_what_is_blurred_or_unlike_training_is_not_trusted(half_blurred, known):
     made = make_trust(slide, stain, known)
     slide.close()
     edge = SIZE * MPP / made.cell_um
-    sharp, blurred = made.values[:, : int(edge) - 1], made.values[:, int(edge) + 2 :]
-    assert (sharp[sharp > 0] >= 128).mean() > 0.9 and (blurred[blurred > 0] >= 128).mean() < 0.05
+    sharp, blurred = made.place[:, : int(edge) - 1], made.values[:, int(edge) + 2 :]
+    assert (sharp[np.isfinite(sharp)] >= 0.5).mean() > 0.9 and (blurred[blurred > 0] >= 128).mean() < 0.05
     assert (made.parts["focus"][:, int(edge) + 2 :] < 30).all() and (made.parts["fold"][made.values > 0] == 255).all()
     assert made.trusted == pytest.approx((made.values[made.values > 0] >= 128).mean())
     # The value of a cell is that of its square; outside nothing is known.
@@ -99,7 +101,7 @@ def test_an_interrupted_map_is_gone_on_with_and_equals_an_unbroken_one(half_blur
     made.clear()
     assert np.array_equal(make_trust(slide, stains[1], known, seen=seen).values, whole.values) and not made
     other = make_trust(slide, stains[1], Known(why="nothing was trained"), seen=seen)
-    assert made and list(other.parts) == ["focus", "ink", "fold", "tissue"]
+    assert made and list(other.parts) == ["clear", "focus", "ink", "fold", "tissue"]
     assert list(read_map(stains[1]).parts) == list(other.parts)
     assert not list((tmp_path / "b" / "labels").glob(".*"))
     slide.close()
@@ -128,5 +130,23 @@ def test_every_cell_has_its_trust_and_the_scores_say_how_many_are_doubted(half_b
 
 def test_trust_falls_with_distance_and_is_stored_in_one_byte():
     trust = trust_of_distance(np.array([0, 1, 2, np.inf, np.nan]))
-    assert trust[:2].tolist() == [1, 0.5] and trust[2] == pytest.approx(1 / 17) and np.isnan(trust[4])
-    assert as_stored(trust).tolist() == [255, 128, 16, 1, 0]
+    assert trust[:2].tolist() == [1, 0.5] and trust[2] == pytest.approx(1 / 5) and np.isnan(trust[4])
+    assert as_stored(trust).tolist() == [255, 128, 52, 1, 0]
+
+
+def test_a_steadiness_that_is_asked_for_is_a_part_and_needs_the_network(half_blurred, known):
+    with pytest.raises(WeightsError, match=r"--trust-jitter asks the network .* nothing was trained"):
+        read([half_blurred[1]], overwrite=True, trust_jitter=True)
+
+    class Half:
+        def left(self, rgb, mpp):
+            return np.full([n // 64 - 1 for n in rgb.shape[:2]], 0.5, np.float32)
+
+    slide, stain = open_slide(half_blurred[0]), read_stain(half_blurred[1])
+    maker = TrustMaker(slide, stain, known, examine(slide), Half())
+    parts = maker.strip(0)
+    slide.close()
+    assert (
+        maker.names[:3] == ("looks", "steady", "clear")
+        and (parts["steady"][np.isfinite(parts["stained"])] == 0.5).all()
+    )

@@ -56,6 +56,14 @@ def read(
     trust: bool = typer.Option(
         True, "--trust/--no-trust", help="Where the stain can be believed: a map in the stain, a number for each cell."
     ),
+    trust_features: bool = typer.Option(
+        True,
+        "--trust-features/--no-trust-features",
+        help="Ask the network what it sees, where its weights keep what it saw in training: nearly one staining more.",
+    ),
+    trust_jitter: bool = typer.Option(
+        False, "--trust-jitter", help="Ask it four times more how steady its answers are: four stainings more."
+    ),
     weights: Path | None = typer.Option(
         None, "--weights", metavar="FILE", help="The weights that made the stain, where they were moved since."
     ),
@@ -72,6 +80,8 @@ def read(
         raise ConfigError(
             "--roi-class and --without name classes of drawn shapes; give the shapes with --roi FILE.geojson"
         )
+    if trust_jitter and not trust:
+        raise ConfigError("--trust-jitter is a part of the trust map; leave --no-trust out")
     note(f"Reading {', '.join(map(str, stains))}")
     with ProgressBar("blocks") as bar:
         readings = read_stains(
@@ -83,6 +93,8 @@ def read(
             roi_class=_names(roi_class),
             without=_names(without),
             trust=trust,
+            trust_features=trust_features,
+            trust_jitter=trust_jitter,
             weights=weights,
             threads=threads,
             overwrite=overwrite,

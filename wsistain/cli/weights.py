@@ -50,6 +50,16 @@ Example:
 """
 
 
+BANK_HELP = """
+Write into weights what their training pictures look like and what the network sees in them, for the trust map.
+
+Weights of 'train' keep it by themselves. The network's own numbers stay as they are, but the file is another one: stains
+made with it before are not of it.
+
+Example:
+
+  wsistain weights bank runs/cut data/MIST/ER/TrainValAB/trainA --output runs/cut-banked.safetensors
+"""
 PUSH_HELP = """
 Prepare a folder for a hub repository: the weights and their model card. Nothing is sent anywhere.
 
@@ -66,6 +76,7 @@ def register(app: typer.Typer) -> None:
     group.command("import", help=IMPORT_HELP)(import_weights)
     group.command("fetch", help=FETCH_HELP)(fetch)
     group.command("push", help=PUSH_HELP)(push)
+    group.command("bank", help=BANK_HELP)(bank)
     app.add_typer(group, name="weights", help=HELP)
 
 
@@ -139,8 +150,9 @@ def show(
     path = _here(name)
     if path is not None:
         header = read_header(path)
-        facts: dict[str, object] = {"file": path, **header.model_dump(exclude={"format", "familiar"})}
-        facts["familiar"] = "not kept" if header.familiar is None else "the looks of its training pictures are kept"
+        facts: dict[str, object] = {"file": path, **header.model_dump(exclude={"format", "familiar", "features"})}
+        for what, kept in (("familiar", header.familiar), ("features", header.features)):
+            facts[what] = "not kept" if kept is None else f"{len(kept.bank)} squares of training pictures"
         ending = f"wsistain run SLIDE --marker {header.markers[0]} --weights {name}"
     else:
         entry = find_published(name)
@@ -176,6 +188,21 @@ def _file_of(name: str) -> Path:
             f"there are no weights {name} here; name a file, the folder of a run, or a name of 'weights list'"
         )
     return found
+
+
+def bank(
+    name: str = typer.Argument(
+        ..., metavar="WEIGHTS", help="A weights file, the folder of a run, or an installed name."
+    ),
+    pictures: Path = typer.Argument(..., help="Folder of H&E pictures that they were trained on, at their um per px."),
+    output: Path | None = typer.Option(None, "--output", "-o", help="Another file. Default: the weights themselves."),
+) -> None:
+    """Add a bank; see BANK_HELP."""
+    from wsistain.training.bank import add_bank
+
+    path = _file_of(name)
+    looks, features = add_bank(path, pictures, output)
+    say(f"{output or path}: {looks} squares by their looks, {features} by what the network sees")
 
 
 def push(

@@ -1,20 +1,20 @@
 """What weights know of the pictures that they were trained on, and how far cells of 32 um of another picture lie from them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.optics.familiar import CELL_UM, Familiar, looks_of
+from wsistain.optics.familiar import Familiar, cell_px, looks_of
+from wsistain.optics.feature_bank import FeatureBank
+
+if TYPE_CHECKING:
+    from wsistain.generators.features import Features
 
 F64 = NDArray[np.float64]
-
-
-def cell_px(mpp: float) -> int:
-    """Edge of a cell of about 32 um in whole px, 2 or more."""
-    return max(2, round(CELL_UM / mpp))
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,21 @@ class Known:
     looks     : their colours and textures; None where the weights do not say.
     synthetic : nothing but synthetic tissue was seen in training.
     why       : why something is not known; "" where all is.
+    bank      : what the network itself sees in them; None where the weights do not say. features: asks the network; None:
+                it is not asked.
     """
 
     looks: Familiar | None = None
     synthetic: bool = False
     why: str = ""
+    bank: FeatureBank | None = None
+    features: "Features | None" = None
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the distances that can be told."""
-        return () if self.looks is None else ("looks",)
+        asked = self.bank is not None and self.features is not None
+        return (*(("looks",) if self.looks is not None else ()), *(("features",) if asked else ()))
 
     def distances(self, rgb: NDArray[np.uint8], mpp: float) -> dict[str, F64]:
         """By name the distance of each cell of a window, float (h', w'), 1 at the edge of training; NaN for glass.
@@ -42,7 +47,10 @@ class Known:
         """
         half = cell_px(mpp) // 2
         inner = rgb[half : rgb.shape[0] - half, half : rgb.shape[1] - half]
-        return {} if self.looks is None else {"looks": self.looks.distance(looks_of(inner, mpp))}
+        found = {} if self.looks is None else {"looks": self.looks.distance(looks_of(inner, mpp))}
+        if self.bank is not None and self.features is not None:
+            found["features"] = self.bank.distance(self.features.of(rgb, mpp))
+        return found
 
     def never_on(self, slide: str) -> str:
         """Why no stain of these weights can be believed on a slide, whatever it looks like; "" where that is open."""
@@ -61,9 +69,33 @@ def known_of(weights: str, training_data: str) -> Known:
         return Known(why="nothing was trained")
     from wsistain.weights.file import read_header
 
-    looks = read_header(Path(weights)).familiar
-    why = "these weights do not say what their training pictures look like" if looks is None else ""
-    return Known(looks, "synthetic" in training_data.lower(), why)
+    header = read_header(Path(weights))
+    unknown = header.familiar is None and header.features is None
+    why = "these weights do not say what their training pictures look like" if unknown else ""
+    return Known(header.familiar, "synthetic" in training_data.lower(), why, header.features)
+
+
+def asking(known: Known, weights: str, marker: str, *, device: str = "auto") -> Known:
+    """`known` with the network of `weights` loaded, so that it can be asked; itself where the weights keep no bank of it.
+
+    Raises WeightsError where the network cannot be built, or is not that of the bank.
+    """
+    if known.bank is None:
+        return known
+    from wsistain.errors import WeightsError
+    from wsistain.generators.features import Features
+    from wsistain.generators.load import build_generator, find_generator
+    from wsistain.generators.network import NetworkGenerator
+
+    spec = find_generator(weights, marker)
+    generator = build_generator(spec, device=device)
+    if not isinstance(generator, NetworkGenerator):
+        raise WeightsError(f"{weights} hold a bank of features, but no network")
+
+    def stain(rgb: NDArray[np.uint8]) -> object:
+        return generator.stain(rgb[None], [(0, 0)])
+
+    return replace(known, features=Features(generator.network, stain, known.bank.layer, spec.size_multiple))
 
 
 def is_phantom(slide: str) -> bool:

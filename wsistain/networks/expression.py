@@ -107,6 +107,8 @@ class ExpressionNet(nn.Module):
     Called, it maps float (b, 3, h, w) in [-1, 1] to the same, for the first marker; `stain` does for any.
     """
 
+    feature_layer = "trunk.at_full"
+
     def __init__(
         self,
         dyes: Mapping[str, Dyes],

@@ -76,6 +76,13 @@ class AroundBase(Protocol):
         ...
 
 
+@runtime_checkable
+class NamesFeatures(Protocol):
+    """A network that says which of its layers shows best what it sees, as `named_modules` calls it."""
+
+    feature_layer: str
+
+
 def facts_of(network: nn.Module) -> NetworkFacts:
     """The facts that a staining network says; TypeError where it says none, since none may be guessed."""
     if not isinstance(network, StainingNetwork):

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 NEAREST = 3
 FAR_PERCENT = 99.0
+FLAT = 1e-4
+"""Directions in which rows differ less than this, of the first, are none: whitened they would be noise."""
 
 F64 = NDArray[np.float64]
 
@@ -57,6 +59,7 @@ def make_bank(banked: F64, other: F64, *, directions: int, most: int, seed: int 
     mean, spread = banked.mean(axis=0), np.maximum(banked.std(axis=0), 1e-3)
     scaled = (banked - mean) / spread
     _, lengths, axes = np.linalg.svd(scaled, full_matrices=False)
+    directions = max(1, min(directions, int((lengths > FLAT * lengths[0]).sum())))
     along = axes[:directions] * (np.sqrt(len(scaled)) / np.maximum(lengths[:directions], 1e-9))[:, None]
     chosen = np.random.default_rng(seed).permutation(len(scaled))[:most]
     rows = scaled[np.sort(chosen)] @ along.T

@@ -12,19 +12,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
-from wsistain.config import Strict
 from wsistain.markers import EOSIN, HAEMATOXYLIN
-from wsistain.optics.bank import Bank, make_bank
+from wsistain.optics.bank import make_bank
+from wsistain.optics.stored_bank import DIRECTIONS, MOST_ROWS, StoredBank, as_values
 
 CELL_UM = 32.0
 DETAIL_UM = (0.5, 1.0, 2.0, 4.0, 8.0)
 N_LOOKS = 6 + 4 * len(DETAIL_UM)
 """Mean and spread of red, green and blue, then strength and skew of each size of detail in each dye."""
 
-DIRECTIONS = 16
-MOST_LOOKS = 256
 LEAST_OD = 0.06
 """Squares with less optical density are glass and have no look."""
 
@@ -36,46 +34,15 @@ _LIGHT = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
 _DYES = np.linalg.pinv(np.array([HAEMATOXYLIN, EOSIN]).T).astype(np.float32)
 
 
-class Familiar(Strict):
-    """The looks that weights know.
-
-    mean, spread : by which looks are brought to one scale, `N_LOOKS` numbers each.
-    directions   : rows of `N_LOOKS` numbers: the directions along which looks are compared, to unit variance.
-    bank         : looks along them.
-    far          : distance at which the furthest hundredth of the squares of other training pictures lie.
-    """
+class Familiar(StoredBank):
+    """The looks that weights know: a bank of `N_LOOKS` numbers a square."""
 
     mean: tuple[float, ...] = Field(min_length=N_LOOKS, max_length=N_LOOKS)
-    spread: tuple[float, ...] = Field(min_length=N_LOOKS, max_length=N_LOOKS)
-    directions: tuple[tuple[float, ...], ...] = Field(min_length=1, max_length=DIRECTIONS)
-    bank: tuple[tuple[float, ...], ...] = Field(min_length=8, max_length=MOST_LOOKS)
-    far: float = Field(gt=0)
 
-    @field_validator("spread")
-    @classmethod
-    def _positive(cls, spread: tuple[float, ...]) -> tuple[float, ...]:
-        if min(spread) <= 0:
-            raise ValueError("wanted spreads above 0")
-        return spread
 
-    @model_validator(mode="after")
-    def _fit(self) -> "Familiar":
-        if any(len(row) != N_LOOKS for row in self.directions):
-            raise ValueError(f"wanted directions of {N_LOOKS} numbers")
-        if any(len(look) != len(self.directions) for look in self.bank):
-            raise ValueError(f"wanted looks of {len(self.directions)} numbers, one a direction")
-        numbers = (self.mean, self.spread, *self.directions, *self.bank)
-        if not all(np.isfinite(row).all() for row in numbers):
-            raise ValueError("wanted numbers that are finite")
-        return self
-
-    def distance(self, looks: F64) -> F64:
-        """Distance of looks (..., N_LOOKS) to the nearest of the bank, 1 at `far`; NaN where there is no look."""
-        mean, spread, directions, rows = (
-            np.array(v, np.float64) for v in (self.mean, self.spread, self.directions, self.bank)
-        )
-        bank = Bank(mean, spread, directions, rows, self.far)
-        return bank.distance(looks)
+def cell_px(mpp: float) -> int:
+    """Edge of a cell of about 32 um in whole px, 2 or more."""
+    return max(2, round(CELL_UM / mpp))
 
 
 def looks_of(rgb: NDArray[np.uint8], mpp: float) -> F64:
@@ -85,7 +52,7 @@ def looks_of(rgb: NDArray[np.uint8], mpp: float) -> F64:
     """
     from scipy.ndimage import gaussian_filter
 
-    px = max(2, round(CELL_UM / mpp))
+    px = cell_px(mpp)
     rows, cols = rgb.shape[0] // px, rgb.shape[1] // px
     od = _LIGHT[rgb]
 
@@ -113,6 +80,15 @@ def looks_of(rgb: NDArray[np.uint8], mpp: float) -> F64:
     return looks
 
 
+def has_tissue(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
+    """Which of the squares of `CELL_UM` of an H&E have a look, bool (h', w')."""
+    px = cell_px(mpp)
+    rows, cols = rgb.shape[0] // px, rgb.shape[1] // px
+    od = _LIGHT[rgb[: rows * px, : cols * px]].reshape(rows, px, cols, px, 3)
+    found: NDArray[np.bool_] = od.mean(axis=(1, 3, 4)) >= LEAST_OD
+    return found
+
+
 def make_familiar(pictures: Sequence[NDArray[np.uint8]], mpp: float, *, seed: int = 0) -> Familiar | None:
     """What `pictures` of the training H&E look like; None where they hold too little tissue to say.
 
@@ -123,18 +99,7 @@ def make_familiar(pictures: Sequence[NDArray[np.uint8]], mpp: float, *, seed: in
     banked, other = (np.concatenate([*looks[k::2], np.zeros((0, N_LOOKS))]) for k in (0, 1))
     if len(banked) < 2 * N_LOOKS or len(other) < N_LOOKS:
         return None
-    found = make_bank(banked, other, directions=DIRECTIONS, most=MOST_LOOKS, seed=seed)
-
-    def rounded(values: F64, digits: int = 4) -> tuple[float, ...]:
-        return tuple(round(float(v), digits) for v in values)
-
-    return Familiar(
-        mean=rounded(found.mean, 6),
-        spread=rounded(found.spread, 6),
-        directions=tuple(map(rounded, found.directions)),
-        bank=tuple(rounded(look, 3) for look in found.rows),
-        far=round(found.far, 5),
-    )
+    return Familiar(**as_values(make_bank(banked, other, directions=DIRECTIONS, most=MOST_ROWS, seed=seed)))
 
 
 def verdict(share: float) -> str:

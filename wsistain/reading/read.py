@@ -22,12 +22,13 @@ from wsistain.reading.regions import Regions, read_regions
 from wsistain.reading.report import write_report
 from wsistain.reading.scores import Hotspot, Scores, find_hotspot, score_cells
 from wsistain.reading.shown import HePictures
-from wsistain.reading.source import Result, known_to, open_he, open_results
+from wsistain.reading.source import Result, known_to, open_he, open_results, steady_of
 from wsistain.reading.sources import CellSource, Source, make_source
 from wsistain.reading.stain import StainReader
 from wsistain.reading.table import Rows, table_writer
 from wsistain.reading.told import write_facts, write_scores
-from wsistain.reading.trust import TrustMap, make_trust
+from wsistain.reading.trust import make_trust
+from wsistain.reading.trusted import TrustMap
 from wsistain.reading.unfinished import KeptBlocks, is_whole, kept_blocks, key_of, work_folder
 from wsistain.runtime.ahead import in_order, thread_pool
 from wsistain.runtime.files import reporting
@@ -105,6 +106,8 @@ def read(
     roi_class: Sequence[str] = (),
     without: Sequence[str] = (),
     trust: bool = True,
+    trust_features: bool = True,
+    trust_jitter: bool = False,
     weights: Path | None = None,
     block: int = BLOCK_PX,
     threads: int = 1,
@@ -121,6 +124,8 @@ def read(
     cells_mpp : um per px of a label image, where its size does not tell.
     roi       : drawn regions (QuPath GeoJSON); `roi_class`: those whose cells alone count, `without`: those left out.
     trust     : also the trust map of each stain, written into it, and the trust of each cell.
+    trust_features : ask the network what it sees, where its weights keep a bank; costs nearly one staining more.
+    trust_jitter   : ask it how steady its answers are; costs four.
     weights   : the weights that made the stains, where they no longer lie where the run found them.
     block     : edge of a block, um; the cells do not depend on it.
     progress  : called with (blocks done, of how many); progress_trust: with (strips of the trust maps done, of how many).
@@ -143,7 +148,8 @@ def read(
         choices = {name: facts[name] for name in ("roi", "roi_class", "without")}
         keys = [key_of(result, opened.info, grid, source.key, choices) for result in results]
         work = stack.enter_context(kept_blocks(results, keys))
-        maps = _trust_maps(opened, results, weights, threads, progress_trust) if trust else [None] * len(results)
+        asked = (trust_features, trust_jitter)
+        maps = _trust_maps(opened, results, weights, asked, threads, progress_trust) if trust else [None] * len(results)
         readers = [StainReader(r.stain, r.marker, grid) for r in results]
         found = read_blocks(opened, grid, tissue, source.cells, readers, regions, blocks, threads, work)
         told = [_told_of(result, facts) for result in results]
@@ -192,7 +198,7 @@ def _write_cells(
             stack.enter_context(object_writer(work_folder(r) / "cells.geojson", r.marker, um_l0)) for r in results
         ]
         for k, rows in enumerate(found):
-            rows = [_with_trust(row, there) for row, there in zip(rows, maps, strict=True)]
+            rows = [_with_trust(*each) for each in zip(rows, results, maps, strict=True)]
             for row, keep, table, geojson in zip(rows, kept, tables, objects, strict=True):
                 keep.add(row)
                 table.add(row)
@@ -214,19 +220,28 @@ def _put_in_place(readings: Sequence[Reading]) -> None:
 
 
 def _trust_maps(
-    slide: Slide, results: Sequence[Result], weights: Path | None, threads: int, progress: OnRows | None
+    slide: Slide,
+    results: Sequence[Result],
+    weights: Path | None,
+    asked: tuple[bool, bool],
+    threads: int,
+    progress: OnRows | None,
 ) -> list[TrustMap | None]:
-    """The trust map of each stain; the slide is looked at once for all."""
-    known = [known_to(result, weights) for result in results]
+    """The trust map of each stain; the slide is looked at once for all. asked: its network, once, and four times more."""
+    known = [known_to(result, weights, ask=asked[0]) for result in results]
+    steady = [steady_of(result, weights) if asked[1] else None for result in results]
     seen = examine(slide)
     return [
-        make_trust(slide, result.stain, one, seen=seen, threads=threads, progress=progress)
-        for result, one in zip(results, known, strict=True)
+        make_trust(slide, result.stain, one, seen=seen, steady=four, threads=threads, progress=progress)
+        for result, one, four in zip(results, known, steady, strict=True)
     ]
 
 
-def _with_trust(rows: Rows, trust: TrustMap | None) -> Rows:
-    return rows if trust is None else replace(rows, trust=trust.at(rows.nuclei.y, rows.nuclei.x))
+def _with_trust(rows: Rows, result: Result, trust: TrustMap | None) -> Rows:
+    if trust is None:
+        return rows
+    cut = result.marker.positive_cell_od
+    return replace(rows, trust=trust.of_cells(rows.nuclei.y, rows.nuclei.x, rows.readings.od, cut))
 
 
 def read_blocks(

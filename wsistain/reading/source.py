@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsistain.errors import ConfigError, OutputError, SlideError, WeightsError
-from wsistain.generators.known import Known, known_of
+from wsistain.generators.known import Known, asking, known_of
 from wsistain.markers import Marker, find_marker
 from wsistain.output.reading import StoredStain, read_stain
 from wsistain.output.recognise import refuse_virtual
@@ -16,6 +16,9 @@ from wsistain.slide.place import local_place
 from wsistain.slide.reader import open_slide
 from wsistain.weights.file import file_hash
 from wsistain.weights.find import find_weights
+
+if TYPE_CHECKING:
+    from wsistain.reading.steady import Steady
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,16 @@ def open_he(results: Sequence[Result], slide: str | Path | None) -> Slide:
     return opened
 
 
-def known_to(result: Result, weights: Path | None = None) -> Known:
-    """What the weights of a stain know of their training; of other weights than the stain's, or of none, nothing.
+def weights_of(result: Result, weights: Path | None = None) -> tuple[Path | None, str]:
+    """The file of the weights that made a stain, by its hash; or None, and why there is none.
 
-    weights : where they lie now; None: where the run found them. WeightsError where it names others.
+    weights : where it lies now; None: where the run found it. WeightsError where it names other weights.
     """
     told = result.stain.provenance
     facts = told["weights"] if isinstance(told.get("weights"), dict) else {}
     config = told["config"] if isinstance(told.get("config"), dict) else {}
     if told.get("system") == "identity":
-        return Known(why="nothing was trained")
+        return None, "nothing was trained"
     try:
         path = weights or find_weights(str(config.get("weights", "")), result.marker.name)
         is_it = path.is_file() and file_hash(path) == facts.get("sha256")
@@ -114,8 +117,31 @@ def known_to(result: Result, weights: Path | None = None) -> Known:
             f"{weights} is not the file that made {result.stain.path}; wanted {facts.get('name')}, SHA-256 {facts.get('sha256')}"
         )
     if not is_it:
-        return Known(why=f"the weights {facts.get('name')} are not where the run found them; name them with --weights")
-    return known_of(str(path), str(facts.get("training_data", "")))
+        return None, f"the weights {facts.get('name')} are not where the run found them; name them with --weights"
+    return path, ""
+
+
+def known_to(result: Result, weights: Path | None = None, *, ask: bool = True) -> Known:
+    """What the weights of a stain know of their training; of other weights than the stain's, or of none, nothing.
+
+    weights : as in `weights_of`. ask : load the network, where the weights keep what it saw.
+    """
+    path, why = weights_of(result, weights)
+    if path is None:
+        return Known(why=why)
+    facts = result.stain.provenance["weights"]
+    known = known_of(str(path), str(facts.get("training_data", "")))
+    return asking(known, str(path), result.marker.name) if ask else known
+
+
+def steady_of(result: Result, weights: Path | None = None) -> "Steady":
+    """What asks the generator of a stain how steady its answers are; WeightsError where its weights are not there."""
+    from wsistain.reading.steady import Steady
+
+    path, why = weights_of(result, weights)
+    if path is None:
+        raise WeightsError(f"--trust-jitter asks the network that made {result.stain.path} once more, but {why}")
+    return Steady(path, result.marker)
 
 
 def _slide_of(stain: StoredStain) -> dict[str, Any]:

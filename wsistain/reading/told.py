@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsistain.reading.scores import Estimate, Scores
-from wsistain.reading.trust import TRUSTED_FROM
+from wsistain.reading.trusted import TRUSTED_FROM
 from wsistain.runtime.files import reporting, write_json, write_text
 from wsistain.runtime.spreadsheet import csv_text
 

@@ -1,15 +1,6 @@
 """The trust map of a stain: where it can be believed, in cells of about 32 um, and the number that a slide comes to.
 
-Trust is 0 to 1. Every part says how much of it is left, and the least decides:
-
-    looks : 1 / (1 + d^4), d the distance from training, 1 where its furthest hundredth lies
-    focus : detail below 1 um against that of 1 to 4 um in the 96 um round the cell: 0 at 0.15, 1 from 0.35 on
-    ink, fold : 1 less twice the share of the cell that they cover, 0 from half on
-    tissue : twice the share of the cell that is tissue, 1 from half on
-    trust : least of them; stored as 1 + 254 x trust, and 0 where nothing is known
-
-Nothing is known where nothing was stained and where there is no tissue; and, where the weights do not say what they were
-trained on, wherever the picture is good enough for a stain to be right: a good picture is no reason to believe it.
+How the parts are combined: `wsistain.reading.trusted`.
 """
 
 import json
@@ -17,17 +8,31 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsistain import __version__
-from wsistain.generators.known import Known, cell_px
+from wsistain.generators.known import Known
+from wsistain.markers import find_marker
+from wsistain.optics.familiar import cell_px
 from wsistain.output.label_map import LABELS, read_map, write_map
 from wsistain.output.layout import GLASS
 from wsistain.output.reading import StoredStain, open_level
 from wsistain.output.reading import read_window as read_stored
+from wsistain.reading.stained import cell_sums, densities
+from wsistain.reading.trusted import (
+    CLEAR,
+    SPOILING,
+    STEADY,
+    TRUSTED,
+    TrustMap,
+    as_stored,
+    clearness,
+    combine,
+    trust_of_distance,
+)
 from wsistain.runtime.ahead import in_order, thread_pool
 from wsistain.runtime.files import replacing, reporting, write_json
 from wsistain.slide.base import RGB, Slide
@@ -38,71 +43,24 @@ from wsistain.slide.tissue import TissueMask
 WINDOW = 8
 """Cells along a window, the unit of work."""
 
-STEEPNESS = 4
 BLURRED, SHARP = 0.15, 0.35
 FOCUS_UM = 96.0
-TRUSTED = 128
-"""Value from which a cell is trusted: at 1 of distance trust is a half."""
 
-TRUSTED_FROM = (TRUSTED - 1) / 254
-"""The same of 0..1."""
+LEAST_DARK = 0.004
+"""Share of a cell that must be of nuclei or membranes, for their densities to say something."""
+
+FINE_UM = 1.0
+"""um per px, at most, at which they are looked at."""
 
 F32 = NDArray[np.float32]
-U8 = NDArray[np.uint8]
 
 
-def trust_of_distance(distance: NDArray[np.floating]) -> F32:
-    """Trust that is left at a distance from training: 1 within, 0.5 at its edge, 0.06 at twice that."""
-    return np.asarray(1 / (1 + np.minimum(distance, 1e3) ** STEEPNESS), np.float32)
+class Steadiness(Protocol):
+    """Says how steady a generator's answers are."""
 
-
-def as_stored(trust: NDArray[np.floating]) -> U8:
-    """Trust 0..1 as 1..255, and NaN as 0."""
-    stored: U8 = np.where(np.isfinite(trust), np.rint(1 + 254 * np.nan_to_num(trust)), 0).astype(np.uint8)
-    return stored
-
-
-@dataclass(frozen=True, eq=False)
-class TrustMap:
-    """Where a stain can be believed.
-
-    values  : uint8 (h, w), 1 (no trust) to 255 (full), 0 where nothing is known.
-    parts   : what they are combined of, uint8 (h, w) each, in the same unit.
-    cell_um : edge of a cell. corner_um : (y, x) of the map from the corner of the slide.
-    why     : why something is not known, or nothing is to be believed; "" otherwise.
-    """
-
-    values: U8
-    parts: dict[str, U8]
-    cell_um: float
-    corner_um: tuple[float, float]
-    why: str = ""
-
-    @property
-    def trusted(self) -> float | None:
-        """The slide's number: share of the cells of which something is known that are trusted; None where nothing is."""
-        known = self.values > 0
-        return float((self.values[known] >= TRUSTED).mean()) if known.any() else None
-
-    def at(self, y_um: NDArray[np.floating], x_um: NDArray[np.floating]) -> F32:
-        """Trust 0..1 at places, um from the corner of the slide, float32 (n,); NaN where nothing is known."""
-        row = np.floor((y_um - self.corner_um[0]) / self.cell_um).astype(np.int64)
-        col = np.floor((x_um - self.corner_um[1]) / self.cell_um).astype(np.int64)
-        inside = (row >= 0) & (row < self.values.shape[0]) & (col >= 0) & (col < self.values.shape[1])
-        stored = self.values[row.clip(0, self.values.shape[0] - 1), col.clip(0, self.values.shape[1] - 1)]
-        stored = np.where(inside, stored, 0).astype(np.float32)
-        return np.where(stored > 0, (stored - 1) / 254, np.nan).astype(np.float32)
-
-    def facts(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        trusted = self.trusted
-        return {
-            "trusted": None if trusted is None else round(trusted, 4),
-            "cells": int((self.values > 0).sum()),
-            "cell_um": self.cell_um,
-            "parts": list(self.parts),
-            "why": self.why,
-        }
+    def left(self, rgb: RGB, mpp: float) -> F32:
+        """As `wsistain.reading.steady.Steady`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -152,14 +110,20 @@ def place_of(slide: Slide, stain: StoredStain) -> Place:
 class TrustMaker:
     """Makes the trust map of one stain, strip by strip.
 
-    slide : the H&E; stain : finished; known : what its weights know; seen : a look at the whole slide.
+    slide  : the H&E; stain : finished; known : what its weights know; seen : a look at the whole slide.
+    steady : asks the generator once more; None: not asked.
     """
 
-    def __init__(self, slide: Slide, stain: StoredStain, known: Known, seen: Examined) -> None:
-        self.slide, self.stain, self.known, self.seen = slide, stain, known, seen
+    def __init__(
+        self, slide: Slide, stain: StoredStain, known: Known, seen: Examined, steady: Steadiness | None = None
+    ) -> None:
+        self.slide, self.stain, self.known, self.seen, self.steady = slide, stain, known, seen, steady
         self.place = place_of(slide, stain)
         self._level = max((k for k in range(len(stain.levels)) if stain.mpp * 2**k <= 8), default=0)
         self._array = open_level(stain.path, self._level)
+        self._fine_level = max((k for k in range(len(stain.levels)) if stain.mpp * 2**k <= FINE_UM), default=0)
+        self._fine = open_level(stain.path, self._fine_level)
+        self.marker = find_marker(str(stain.provenance.get("marker", "")))
 
     @property
     def strips(self) -> int:
@@ -181,7 +145,7 @@ class TrustMaker:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parts."""
-        return (*self.known.parts, "focus", "ink", "fold", "tissue")
+        return (*self.known.parts, *((STEADY,) if self.steady is not None else ()), CLEAR, *SPOILING)
 
     def _window(self, window: tuple[int, int, int, int]) -> dict[str, F32]:
         rows, cols = window[2:]
@@ -194,7 +158,11 @@ class TrustMaker:
             covered = 0 if mask is None else self._share(mask, window)
             parts[name] = np.asarray(np.clip(1 - 2 * covered, 0, 1) * np.ones((rows, cols)), np.float32)
         parts["focus"] = self._focus(window)
-        distances = self.known.distances(self.place.read(self.slide, window), self.place.sampling.mpp)
+        parts[CLEAR] = self._clear(window)
+        rgb, mpp = self.place.read(self.slide, window), self.place.sampling.mpp
+        if self.steady is not None:
+            parts[STEADY] = self.steady.left(rgb, mpp)
+        distances = self.known.distances(rgb, mpp)
         return parts | {name: trust_of_distance(distance) for name, distance in distances.items()}
 
     def _share(self, mask: TissueMask, window: tuple[int, int, int, int]) -> F32:
@@ -207,23 +175,33 @@ class TrustMaker:
         shares: F32 = inside.reshape(rows, per_cell, cols, per_cell).mean(axis=(1, 3), dtype=np.float32)
         return shares
 
-    def _stained(self, window: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-        """Whether anything was stained in each cell of a window."""
+    def _edges(self, window: tuple[int, int, int, int], level: int) -> tuple[list[int], list[int]]:
+        """Rows and columns of a level of the stain at which the cells of a window begin, and at which the last ends."""
         row, col, rows, cols = window
-        mpp, um = self.stain.mpp * 2**self._level, self.place.cell_um
+        mpp, um = self.stain.mpp * 2**level, self.place.cell_um
 
         def edges(first: int, n: int, origin: float) -> list[int]:
             return [max(0, round(((first + k) * um - origin) / mpp)) for k in range(n + 1)]
 
         ys = edges(self.place.row + row, rows, self.stain.origin_um[0])
-        xs = edges(self.place.col + col, cols, self.stain.origin_um[1])
+        return ys, edges(self.place.col + col, cols, self.stain.origin_um[1])
+
+    def _stained(self, window: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+        """Whether anything was stained in each cell of a window."""
+        ys, xs = self._edges(window, self._level)
         pixels = read_stored(self._array, ys[0], xs[0], max(1, ys[-1] - ys[0]), max(1, xs[-1] - xs[0]))
-        there = (pixels != GLASS).any(axis=2)
-        found = np.zeros((rows, cols), bool)
-        for i in range(rows):
-            for j in range(cols):
-                found[i, j] = there[ys[i] - ys[0] : ys[i + 1] - ys[0], xs[j] - xs[0] : xs[j + 1] - xs[0]].any()
-        return found
+        sums = cell_sums((pixels != GLASS).any(axis=2).astype(np.float32), ys, xs)
+        return np.asarray(sums > 0)
+
+    def _clear(self, window: tuple[int, int, int, int]) -> F32:
+        """How far the densities of the stained nuclei and membranes of each cell lie from the cut-off; NaN where there are none."""
+        ys, xs = self._edges(window, self._fine_level)
+        pixels = read_stored(self._fine, ys[0], xs[0], max(1, ys[-1] - ys[0]), max(1, xs[-1] - xs[0]))
+        is_dark, od = densities(pixels, self.marker, self.stain.mpp * 2**self._fine_level)
+        dark = is_dark.astype(np.float32)
+        share, clear = (cell_sums(v, ys, xs) for v in (dark, dark * clearness(od, self.marker.positive_cell_od)))
+        enough = share > LEAST_DARK * cell_sums(np.ones_like(dark), ys, xs)
+        return np.where(enough, clear / np.maximum(share, 1), np.nan).astype(np.float32)
 
     def _focus(self, window: tuple[int, int, int, int]) -> F32:
         """Trust that focus leaves each cell of a window; NaN where it cannot be told."""
@@ -252,20 +230,11 @@ class TrustMaker:
     def combined(self, parts: Mapping[str, F32]) -> TrustMap:
         """The map of all strips joined. parts: float32 (h, w) by name, as `strip` gives them."""
         where = np.isfinite(parts["stained"])
-        measured = np.stack([np.where(where, parts[name], np.nan) for name in self.names])
-        least = np.where(np.isnan(measured), np.inf, measured).min(axis=0)
-        familiar = [name for name in self.names if name in self.known.parts]
-        told = where & np.isfinite(least)
-        if familiar:
-            told &= np.isfinite(np.stack([parts[name] for name in familiar])).any(axis=0)
-            told |= where & (least < 0.5)  # pale, but spoiled
-        else:
-            told &= least < 0.5
-        never = self.known.never_on(self.slide.info.path)
-        trust = np.where(told, 0 if never else least, np.nan)
         stored = {name: as_stored(np.where(where, parts[name], np.nan)) for name in self.names}
+        never = self.known.never_on(self.slide.info.path)
         corner = (self.place.row * self.place.cell_um, self.place.col * self.place.cell_um)
-        return TrustMap(as_stored(trust), stored, self.place.cell_um, corner, never or self.known.why)
+        trust = as_stored(combine(stored, bool(never))[0])
+        return TrustMap(trust, stored, self.place.cell_um, corner, never, never or self.known.why)
 
 
 def make_trust(
@@ -274,6 +243,7 @@ def make_trust(
     known: Known,
     *,
     seen: Examined | None = None,
+    steady: Steadiness | None = None,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrustMap:
@@ -281,17 +251,19 @@ def make_trust(
 
     slide    : the H&E of which it was made. known : what the weights know (`wsistain.generators.known`).
     seen     : `examine(slide)` where somebody has looked already.
+    steady   : asks the generator how steady its answers are, four passes more; None: it is not asked.
     progress : called with (strips done, of how many).
 
     An interrupted one is gone on with: finished strips lie in the stain until the map is whole. Raises OutputError where
     the map cannot be written.
     """
-    maker = TrustMaker(slide, stain, known, seen or examine(slide))
+    maker = TrustMaker(slide, stain, known, seen or examine(slide), steady)
     work = Path(stain.path) / LABELS / ".trust.work"
     key = _key(maker)
     there = read_map(stain)
     if there is not None and there.facts.get("key") == key:
-        return TrustMap(there.values, there.parts, there.cell_um, there.corner_um, str(there.facts.get("why", "")))
+        never, why = (str(there.facts.get(name, "")) for name in ("never", "why"))
+        return TrustMap(there.values, there.parts, there.cell_um, there.corner_um, never, why)
     with reporting(work, retry="run again"):
         parts = _strips(maker, work, key, threads, progress)
     made = maker.combined(parts)
@@ -352,8 +324,8 @@ def describe(made: TrustMap) -> dict[str, Any]:
         "statement": "Where a virtual stain can be believed, by what its weights were trained on and by the picture; it says "
         "nothing of whether the stain is true. For research use only, not for diagnosis.",
         "unit": "1 (no trust) to 255 (full trust), 0 where nothing is known",
-        "formula": "1 + 254 x least of the parts; looks: 1 / (1 + d^4), d = 1 where the furthest hundredth of "
-        "training lies; see docs/reading.md",
+        "formula": "1 + 254 x features (looks, where there are none) x clear x least of focus, ink, fold and tissue; "
+        "see docs/reading.md",
         "trusted_from": TRUSTED,
     }
 

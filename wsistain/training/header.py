@@ -6,21 +6,18 @@ from typing import Any
 
 from wsistain.config import TrainConfig
 from wsistain.data.layouts import SPLIT_HERE, PatchRef
-from wsistain.data.patches import read_pair
 from wsistain.data.splits import slide_hashes
 from wsistain.errors import ConfigError
 from wsistain.networks.facts import facts_of
 from wsistain.networks.patchgan import PatchDiscriminator
-from wsistain.optics.familiar import CELL_UM, Familiar, make_familiar
+from wsistain.optics.familiar import make_familiar
 from wsistain.systems.base import Reversible
+from wsistain.training.bank import spread_over
 from wsistain.training.setup import Material, network_mpp
 from wsistain.weights.file import Header, TrainedOn, make_header, stated_halo
 
 _MOST_SLIDES = 20_000
 """More than any data set of today has; a header has to stay small."""
-
-LOOKED_AT = 48
-"""H&E patches whose looks the weights keep, for the verdict of a run."""
 
 
 def check_crop(cfg: TrainConfig, system: Any) -> None:
@@ -52,11 +49,13 @@ def header_of(cfg: TrainConfig, system: Any, material: Material) -> Header:
     """The weights' header, but for the step; ConfigError for values that no header can hold."""
     facts = facts_of(system.generator())
     multiple, crop = facts.size_multiple, cfg.data.crop_px
+    mpp = network_mpp(cfg, material.sizes)
+    pictures = spread_over(material.patches, mpp, cfg.data.load_px)
     return make_header(
         system=cfg.system,
         options=system.header_options(),
         markers=[marker.name for marker in material.markers],
-        mpp=network_mpp(cfg, material.sizes),
+        mpp=mpp,
         tile_px=facts.tile_px or crop,
         size_multiple=multiple,
         halo_px=stated_halo(facts.halo_px),
@@ -65,16 +64,8 @@ def header_of(cfg: TrainConfig, system: Any, material: Material) -> Header:
         trained_on=trained_on(cfg),
         slides=slide_hashes(material.patches)[:_MOST_SLIDES],
         licence=cfg.licence,
-        familiar=_looks(material.patches, network_mpp(cfg, material.sizes)),
+        familiar=make_familiar(pictures, mpp),
     )
-
-
-def _looks(patches: Sequence[PatchRef], mpp: float) -> Familiar | None:
-    """What some of the H&E patches look like, spread over all; None where they are too small or too few to tell."""
-    sources = [p for p in patches if p.he is not None]
-    step = max(1, len(sources) // LOOKED_AT)
-    pictures = (read_pair(p)[0] for p in sources[::step][:LOOKED_AT])
-    return make_familiar([p for p in pictures if p is not None and min(p.shape[:2]) * mpp >= CELL_UM], mpp)
 
 
 def reverse_header(header: Header, system: Reversible) -> Header:

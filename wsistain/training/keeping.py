@@ -12,9 +12,11 @@ from torch import Tensor
 
 from wsistain.errors import TrainingError
 from wsistain.systems.base import Reversible, System
+from wsistain.training.bank import keep_features, spread_over
 from wsistain.training.header import reverse_header
 from wsistain.training.samples import SheetRow, stain_rows, write_sheet
 from wsistain.training.schedule import Ema
+from wsistain.training.setup import Material, network_mpp
 from wsistain.weights.file import Header, save_weights
 from wsistain.weights.find import BEST
 
@@ -78,3 +80,13 @@ def write_weights(output: Path, system: System, ema: Ema | None, header: Header,
     if isinstance(system, Reversible):
         back = reverse_header(header, system)
         save_weights(output / f"weights.{back.direction}.safetensors", back, system.reverse_generator_state())
+
+
+def end_with_features(output: Path, material: Material, device: str) -> None:
+    """At the end of a run: its weights keep what their networks see in some of the training pictures."""
+    cfg = material.config
+    mpp = network_mpp(cfg, material.sizes)
+    pictures = spread_over(material.patches, mpp, cfg.data.load_px)
+    for path in (output / "weights.safetensors", output / BEST):
+        if path.is_file():
+            keep_features(path, pictures, device)

@@ -26,7 +26,15 @@ from wsistain.systems.base import Averaged, Batch, Clipped, FrozenBase, Update, 
 from wsistain.training.checkpoint import find_checkpoints, history_of, load_checkpoint, save_checkpoint
 from wsistain.training.folder import check_output, claim_output, may_steer, run_identity, write_record
 from wsistain.training.header import check_crop, header_of, told
-from wsistain.training.keeping import check_finite, check_sane, rate_now, write_best, write_samples, write_weights
+from wsistain.training.keeping import (
+    check_finite,
+    check_sane,
+    end_with_features,
+    rate_now,
+    write_best,
+    write_samples,
+    write_weights,
+)
 from wsistain.training.log import TrainingLog
 from wsistain.training.page import write_page
 from wsistain.training.processes import (
@@ -239,6 +247,7 @@ def _steps(
         if start >= length.steps:
             if is_main:  # the run may have ended between its last checkpoint and its weights
                 write_weights(output, system, built.ema, built.header, start, length.steps)
+                end_with_features(output, material, str(device))
             log.say(
                 f"nothing to do: the run in {output} has all its {length.steps} steps; --set steps={2 * start} makes it longer"
             )
@@ -294,6 +303,8 @@ class _After:
         is_kept = is_last or is_over or is_stopped or done % cfg.checkpoint_every == 0
         if is_kept:
             self._keep(done)
+        if self._is_main and (is_last or is_over):
+            end_with_features(self._output, self._material, str(self._accelerator.device))
         if self._is_main and (is_kept or is_sampled or is_validated):
             write_page(self._output, cfg, done=done, steps=self._steps)
         if is_stopped:

@@ -18,6 +18,7 @@ from wsistain import __version__
 from wsistain.config import Strict, validate
 from wsistain.errors import ConfigError, WeightsError
 from wsistain.optics.familiar import Familiar
+from wsistain.optics.feature_bank import FeatureBank
 from wsistain.runtime.files import replacing
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Header(Strict):
     norm          : as in `networks.facts.NetworkFacts`, which also says `size_multiple` and `halo_px`.
     direction     : "he-to-ihc" or its reverse.
     familiar      : what the training pictures look like; None where it was not kept.
+    features      : what the network itself sees in them; None where it was not kept.
     slides        : of each slide that was trained on a hash of its name (`data.splits.slide_hash`); none: not known.
     """
 
@@ -78,6 +80,7 @@ class Header(Strict):
     licence: str = Field("unstated", max_length=4000)
     note: str = Field("", max_length=4000)
     familiar: Familiar | None = None
+    features: FeatureBank | None = None
 
     @field_validator("options")
     @classmethod
