@@ -94,3 +94,13 @@ def test_the_hot_spot_is_where_the_positive_cells_are():
     found = find_hotspot(y, x, grade, None, KI67)
     assert (found.y, found.x) == (1000, 500) and found.scores.numbers["ki67_index"].value == 100
     assert find_hotspot(y[:400], x[:400], grade[:400], None, KI67) is None  # too few cells for one
+
+
+def test_no_positive_cell_is_no_certainty():
+    y, x, grade = lattice(40, 40.0, 0)
+    none = score_cells(y, x, grade, None, ER).numbers["percent_positive"]
+    assert none.value == none.low == 0 and 0.2 < none.high < 0.3  # 3.84 in 1600 cells
+    grade[:40] = 2  # all in one row of tiles: fewer independent cells than there are
+    some = score_cells(y, x, grade, None, ER).numbers["percent_positive"]
+    alone = 196 * np.sqrt(0.025 * 0.975 / 1600)
+    assert some.low < 2.5 - alone and some.high > 2.5 + 2 * alone and some.high - 2.5 > 2.5 - some.low
