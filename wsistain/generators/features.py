@@ -152,7 +152,7 @@ def enough(pictures: Sequence[RGB], mpp: float) -> bool:
     """Whether `pictures` are large and many enough for a bank, if all of them is tissue; costs nothing."""
     px, middles = cell_px(mpp), _middles(pictures, mpp)
     cells = [(p.shape[0] // px - 1) * (p.shape[1] // px - 1) for p in middles]
-    return min(sum(cells[::2]), sum(cells[1::2])) >= LEAST_ROWS
+    return bool(min(sum(cells[::2]), sum(cells[1::2])) >= LEAST_ROWS)
 
 
 def make_features(

@@ -32,7 +32,8 @@ def restained(rgb: RGB, haematoxylin: float, eosin: float) -> RGB:
     """An H&E, uint8 (h, w, 3), with so many times the dyes; what is neither stays."""
     matrix = np.linalg.inv(_DYES) @ np.diag([haematoxylin, eosin, 1.0]) @ _DYES
     light = 255 * 10.0 ** -(_OD[rgb] @ matrix.astype(np.float32))
-    return np.clip(np.rint(light), 0, 255).astype(np.uint8)
+    pixels: RGB = np.clip(np.rint(light), 0, 255).astype(np.uint8)
+    return pixels
 
 
 class Steady:
