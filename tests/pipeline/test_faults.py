@@ -126,8 +126,10 @@ def test_a_disk_that_is_full_for_a_worker_is_one_sentence(slide, tmp_path):
     ]
     child = python(*arguments, preexec_fn=little_room)
     assert child.returncode == 2, child.stderr
-    assert "cannot be written" in child.stderr and "--resume" in child.stderr
-    assert len(child.stderr.strip().splitlines()) == 1, child.stderr
+    said = [
+        line for line in child.stderr.strip().splitlines() if "left" not in line
+    ]  # how far it is, on a slow machine
+    assert len(said) == 1 and "cannot be written" in said[0] and "--resume" in said[0], child.stderr
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced by a file", "a shard removed"])

@@ -3,6 +3,7 @@
 An output with root metadata is finished, in a bucket as in a folder. So everything else goes first and is compared with what
 was meant: by size and, where the store tells the MD5 of what it holds, by that; where it does not, by reading back. Only then
 the root's metadata follows. Until that moment the same command goes on where it stopped; afterwards it changes nothing.
+While a copy is unfinished a mark beside its files says of which stain it is, so that no other is laid over it.
 """
 
 import base64
@@ -24,6 +25,9 @@ from wsistain.slide.zarr_store import METADATA
 
 _ROOT = ("zarr.json", ".zgroup", ".zattrs")
 """Metadata of the root, in the order in which it is written: the last one there makes the output a finished one."""
+
+_MARK = ".wsistain-copy"
+"""A file that an unfinished copy holds: the hash of the names and bytes of all files of its stain."""
 
 _PIECE = 1 << 20
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
@@ -61,8 +65,8 @@ def push_stain(
                (environment, configuration files).
     progress : called with (files there and whole, files in all).
 
-    Nothing is replaced or deleted: OutputError where the place holds another finished stain or files that are no part of
-    this one, where the stain is not finished or changes meanwhile, and where the store refuses or holds other bytes.
+    Nothing of others is replaced or deleted: OutputError where the place holds another stain, finished or not, or files that
+    are no part of this one, where the stain is not finished or changes meanwhile, and where the store refuses or holds other bytes.
     """
     import fsspec
 
@@ -89,6 +93,8 @@ def push_stain(
     with _told(url), thread_pool(threads, "push") as pool:
         held = place.listing()
         _refuse_others(place, held, files, heads)
+        if not held:
+            place.mark(_identity(files))
 
         # Pixels, then what describes them: no layer of it looks finished too early either.
         sent = 0
@@ -111,14 +117,16 @@ def push_stain(
                 place.remove(file.name)
                 raise _not_arrived(url, file)
             step()
+        with suppress(OSError):  # who may write need not be allowed to delete, and beside a root the mark says nothing
+            place.remove(_MARK)
     return PushDone(url, len(files), sum(file.size for file in files), sent)
 
 
 def _refuse_others(
     place: "_Place", held: dict[str, dict[str, Any]], files: Sequence[_File], heads: Sequence[_File]
 ) -> None:
-    """OutputError where a place holds what is no part of this stain. A root that is there must be that of this one."""
-    foreign = sorted(held.keys() - {file.name for file in files})
+    """OutputError where a place holds what is no part of this stain. A root or a mark that is there must be that of this one."""
+    foreign = sorted(held.keys() - {file.name for file in files} - {_MARK})
     if foreign:
         raise OutputError(
             f"{place.url} holds {len(foreign)} files that are no part of this stain ({foreign[0]}); choose another name"
@@ -128,6 +136,17 @@ def _refuse_others(
             raise OutputError(
                 f"{place.url} holds another finished stain; choose another name, or delete it there first"
             )
+    is_finished = all(file.name in held for file in heads)
+    if held and not is_finished and place.marked() != _identity(files):
+        raise OutputError(
+            f"{place.url} holds {len(held)} files of an unfinished copy of another stain; choose another name, or delete "
+            "them there first"
+        )
+
+
+def _identity(files: Sequence[_File]) -> str:
+    told = "".join(f"{file.md5} {file.name}\n" for file in files)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _not_arrived(url: str, file: _File) -> OutputError:
@@ -175,6 +194,17 @@ class _Place:
             while piece := handle.read(_PIECE):
                 digest.update(piece)
         return digest.hexdigest() == file.md5
+
+    def mark(self, identity: str) -> None:
+        """Says of which stain the copy is that begins."""
+        self.store.pipe_file(f"{self.root}/{_MARK}", identity.encode())
+
+    def marked(self) -> str | None:
+        """Of which stain an unfinished copy is; None where nothing says so."""
+        try:
+            return bytes(self.store.cat_file(f"{self.root}/{_MARK}")).decode(errors="replace")
+        except FileNotFoundError:
+            return None
 
     def remove(self, name: str) -> None:
         """Takes a file away that must not stay."""

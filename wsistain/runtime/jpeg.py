@@ -5,7 +5,7 @@ four pixels share a colour, and brown spreads from nuclei over what surrounds th
 it imitates scanners and data sets that do.
 
 libjpeg-turbo by way of imagecodecs: Pillow gives the same bytes and is a tenth slower, and cannot keep red, green and blue
-as components, which DICOM wants; simplejpeg is a tenth faster, by a transform that loses 0.17 dB (tiles of 512 px, quality 90).
+as components, which DICOM wants; simplejpeg is about as fast, by a transform that loses 0.17 dB (tiles of 512 px, quality 90).
 
 Source: ITU-T T.81 (JPEG), annex B; Exif 2.32, 4.5.4.
 """
