@@ -21,7 +21,7 @@ from wsistain.config import TrainConfig, dump_yaml, load_config
 from wsistain.errors import ConfigError, OutputError, TrainingError, WeightsError
 from wsistain.runtime.lock import locked
 from wsistain.systems import cyclegan, pix2pix
-from wsistain.training import loop
+from wsistain.training import loop, stopping
 from wsistain.training.checkpoint import find_checkpoints, read_state
 from wsistain.training.loop import train
 from wsistain.training.stopping import Stopped
@@ -269,7 +269,7 @@ _HOLDS = """
 import os, sys, time
 from pathlib import Path
 from wsistain.config import TrainConfig, load_config
-from wsistain.training import loop
+from wsistain.training import loop, stopping
 
 def main():
     original = loop.to_batch
@@ -323,3 +323,24 @@ def test_the_loop_asks_nothing_of_signals_outside_the_main_thread(tmp_path: Path
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(loop.train, tiny_run(patches, steps=1), tmp_path, tiny=True).result().is_file()
+
+
+def test_a_signal_that_a_launcher_hands_on_is_not_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Place:
+        num_processes, is_main_process, device = 2, False, "cpu"
+
+        def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
+            return tensor
+
+    with stopping.stop_asked(Place()) as now:
+        assert not now(10)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # SLURM told the process, then torchrun did
+        assert now(10)
+        monkeypatch.setattr(stopping, "_TOLD_TWICE", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    Place.num_processes = 1
+    with stopping.stop_asked(Place()), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,10 @@ from accelerate import Accelerator
 
 _ASK_EVERY = 10
 """Steps after which several processes ask each other: each question waits for the GPU."""
+
+
+_TOLD_TWICE = 3.0
+"""Seconds in which a signal is the one before, heard again: `torchrun` hands on what SLURM or a terminal told all processes."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -27,14 +32,17 @@ def stop_asked(accelerator: Accelerator) -> Iterator[Callable[[int], bool]]:
     """A function of the steps done that tells whether to stop now, in all processes alike.
 
     Within the block the first Ctrl-C or SIGTERM is only noted; a second one ends the step under way with
-    KeyboardInterrupt. Outside the main thread, where Python lets nobody say what a signal does, nothing is noted.
+    KeyboardInterrupt (of several processes: one that comes `_TOLD_TWICE` later). Outside the main thread, where Python lets nobody say what a signal does, nothing is noted.
     """
-    asked: list[int] = []
+    asked: list[float] = []
 
     def note(number: int, frame: FrameType | None) -> None:
+        at = time.monotonic()
+        if asked and accelerator.num_processes > 1 and at - asked[0] < _TOLD_TWICE:
+            return
         if asked:
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(at)
         if accelerator.is_main_process:
             os.write(2, b"stopping after this step, which is kept (again: at once)\n")
 
