@@ -46,6 +46,7 @@ def alone(slide: Path, weights: Path, norm: str) -> dict[str, float]:
     """Seconds of the generator alone on the tiles of the run, already in memory."""
     from wsistain.config import RunConfig, validate
     from wsistain.generators.load import build_generator
+    from wsistain.generators.spec import stain_all
     from wsistain.pipeline.planning import make_spec, plan_groups
     from wsistain.pipeline.tasks import read_tile
     from wsistain.runtime.heap import share_arenas
@@ -57,11 +58,11 @@ def alone(slide: Path, weights: Path, norm: str) -> dict[str, float]:
     (group,) = plan_groups(opened, [make_spec(config, "ER")], config, None, crop=True)
     tiles = [t for b in group.plan.blocks() for t in group.plan.tiles_in(b.row, b.col)]
     pixels = [read_tile(opened, group.plan, t) for t in tiles]
-    generator = build_generator(group.specs[0], device="cpu")
+    generator, halo = build_generator(group.specs[0], device="cpu"), group.plan.tiling.halo
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda p: generator.stain(p[None], [(0, 0)]), pixels[:2]))
+        list(pool.map(lambda p: stain_all([generator], p[None], [(0, 0)], halo), pixels[:2]))
         start = time.perf_counter()
-        list(pool.map(lambda p: generator.stain(p[None], [(0, 0)]), pixels))
+        list(pool.map(lambda p: stain_all([generator], p[None], [(0, 0)], halo), pixels))
         return {"seconds": round(time.perf_counter() - start, 2), "tiles": len(tiles)}
 
 
