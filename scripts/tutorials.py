@@ -35,6 +35,9 @@ def run_notebook(path: Path, folder: Path) -> nbformat.NotebookNode:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for output in cell.outputs:
+                if "text" in output:
+                    output.text = output.text.replace(str(Path.home()), "~")
     notebook.metadata.language_info = {"name": "python"}
     return notebook
 
