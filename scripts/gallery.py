@@ -51,7 +51,7 @@ def prepare(work: Path) -> None:
         wsistain("read", work / "stained/he_a.ER.ome.zarr")
     if not (work / "pairs/ER/pairs/case1/page.html").exists():
         plain = ("--mpp", "1.0", "--seed", "1", "--contrast", "3", "--visibility", "1")
-        wsistain("phantom", "slide", work / "case1", "--size", "1536", "-m", "ER", *plain)
+        wsistain("phantom", "slide", work / "case1", "--size", "1536", "--marker", "ER", *plain)
         both = (work / "case1/he_a.tiff", work / "case1/ihc_b.tiff")
         cut = ("--patch-size", "256", "--patch-mpp", "1.0", "--part", "train", "--name", "case1")
         wsistain("pair", *both, "-m", "ER", "-o", work / "pairs", *cut)
