@@ -1,9 +1,11 @@
 """Our transport against POT's on the work of USIGAN and OT-StainNet: time, memory, agreement of plans and gradients.
 
 USIGAN solves 30 plans of 256 x 256 patches a step (5 layers, 3 pairs, 2 images), 50 rounds in float32 with a gradient;
-OT-StainNet one exact plan of 256 or 1024 places an image, without. Each solver runs in a process of its own.
+OT-StainNet one exact plan of 256 or 1024 places an image, without. Each solver runs in a process of its own. On a GPU
+seconds are those of the clock and memory is the device's.
 
     python benchmarks/transport.py --output benchmarks/results/transport.json
+    python benchmarks/transport.py --device cuda --output benchmarks/results/transport_gpu.json
 """
 
 import json
@@ -61,7 +63,7 @@ def unrolled(cost: Tensor) -> Tensor:
 
 def pot_assignment(cost: Tensor) -> Tensor:
     even = np.full(cost.shape[-1], 1 / cost.shape[-1])
-    return torch.stack([torch.from_numpy(pot.emd(even, even, c)) for c in cost.double().numpy()])
+    return torch.stack([torch.from_numpy(pot.emd(even, even, c)) for c in cost.double().cpu().numpy()])
 
 
 Solver = Callable[[Tensor], Tensor]
@@ -89,44 +91,52 @@ def peak_mb() -> float:
     return int(line.split()[1]) / 1024
 
 
-def work_of(task: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def work_of(task: str, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
     """Embeddings of both sides; the second takes the gradient."""
     shape = (1, int(task.split()[1]), 64) if task.startswith("exact") else (30, 256, 64)
-    return unit(*shape, seed=0).to(dtype), unit(*shape, seed=1).to(dtype).requires_grad_()
+    return unit(*shape, seed=0).to(device, dtype), unit(*shape, seed=1).to(device, dtype).requires_grad_()
 
 
-def run_once(task: str, solve: Solver, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+def run_once(task: str, solve: Solver, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor | None]:
     """The plans, and for entropic ones the gradient of their squared distance to the identity plan."""
-    q, k = work_of(task, dtype)
+    q, k = work_of(task, dtype, device)
     if task.startswith("exact"):
         return solve(torch.cdist(q, k.detach())), None
     plans = solve(-(q @ k.transpose(1, 2)))
-    aim = torch.eye(256, dtype=dtype) / 256
+    aim = torch.eye(256, dtype=dtype, device=device) / 256
     (gradient,) = torch.autograd.grad((plans - aim).square().sum(), k)
     return plans.detach(), gradient
 
 
-def child(task: str, name: str, runs: int) -> dict[str, float]:
-    """Median CPU seconds and the memory that solving adds to the process, in MB."""
+def child(task: str, name: str, runs: int, device: str) -> dict[str, float]:
+    """Median seconds (of the CPU, or on a GPU of the clock) and the memory that solving adds, in MB."""
     torch.set_num_threads(1)
-    run_once("exact, 8 places", ot.exact_plan, torch.float32)  # imports
-    before = peak_mb()
-    seconds = []
+    is_cuda = device.startswith("cuda")
+    run_once("exact, 8 places", ot.exact_plan, torch.float32, device)  # imports
+    if is_cuda:
+        run_once(task, SOLVERS[task][name], torch.float32, device)  # kernels are loaded at their first use
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() / 2**20 if is_cuda else peak_mb()
+    clock, seconds = time.perf_counter if is_cuda else time.process_time, []
     for _ in range(runs):
-        start = time.process_time()
-        run_once(task, SOLVERS[task][name], torch.float32)
-        seconds.append(time.process_time() - start)
-    return {"seconds": round(statistics.median(seconds), 4), "added_mb": round(peak_mb() - before)}
+        start = clock()
+        run_once(task, SOLVERS[task][name], torch.float32, device)
+        if is_cuda:
+            torch.cuda.synchronize()
+        seconds.append(clock() - start)
+    after = torch.cuda.max_memory_allocated() / 2**20 if is_cuda else peak_mb()
+    return {"seconds": round(statistics.median(seconds), 4), "added_mb": round(after - before)}
 
 
-def agreement(task: str) -> dict[str, dict[str, float]]:
+def agreement(task: str, device: str) -> dict[str, dict[str, float]]:
     """Largest relative difference of plan and gradient to the first solver's, in float64, on four of the plans."""
     found: dict[str, dict[str, float]] = {}
     reference: tuple[Tensor, Tensor | None] | None = None
     for name, solve in SOLVERS[task].items():
-        plans, gradient = run_once(task, solve, torch.float64)
+        plans, gradient = run_once(task, solve, torch.float64, device)
         if reference is None:
-            reference = plans, gradient
+            reference = plans.to(device), gradient
+        plans = plans.to(device)
         facts = {"plan": float((plans - reference[0]).abs().max() / reference[0].abs().max())}
         if gradient is not None and reference[1] is not None:
             facts["gradient"] = float((gradient - reference[1]).abs().max() / reference[1].abs().max())
@@ -138,20 +148,33 @@ def main() -> None:
     """Measure every solver on every task."""
     options = parser(__doc__ or "")
     options.add_argument("--runs", type=int, default=5)
+    options.add_argument("--device", default="cpu")
     options.add_argument("--child", nargs=2, metavar=("TASK", "SOLVER"))
     args = options.parse_args()
     if args.child:
-        print(json.dumps(child(*args.child, args.runs)))
+        print(json.dumps(child(*args.child, args.runs, args.device)))
         return
     results: dict[str, dict[str, Any]] = {}
     for task, solvers in SOLVERS.items():
-        agree = agreement(task)
+        agree = agreement(task, args.device)
         results[task] = {}
         for name in solvers:
-            command = [sys.executable, __file__, "--runs", str(args.runs), "--child", task, name]
+            command = [
+                sys.executable,
+                __file__,
+                "--runs",
+                str(args.runs),
+                "--device",
+                args.device,
+                "--child",
+                task,
+                name,
+            ]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             results[task][name] = {**json.loads(done.stdout), "relative_difference_to_first": agree[name]}
             print(task, name, results[task][name], file=sys.stderr)
+    if args.device.startswith("cuda"):
+        results["device"] = {"name": torch.cuda.get_device_name(args.device)}
     report("transport", results, args.output)
 
 
