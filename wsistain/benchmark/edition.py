@@ -117,6 +117,9 @@ V0 = Edition(
     # Each has its frozen list; a condition without one is no part of the edition.
     conditions=(
         Condition("mist", 3, "ER"),
+        Condition("mist", 3, "PR"),
+        Condition("mist", 3, "Ki67"),
+        Condition("mist", 3, "HER2"),
         Condition("mist", 1, "ER"),
         Condition("adjacent", 3, "ER"),
         Condition("far", 3, "ER"),
