@@ -29,6 +29,7 @@ SIDE, MPP, FOLDS, TEARS = 3000, 1.0, 3.0, 3.0
 FILTER = {"max_residual_um": 10, "min_agreement": 0.5, "min_tissue": 0.6, "max_fold": 0.05}
 VAL = ["--markers", "ER", "--train", "4", "--val", "48", "--size", "256", "--slides", "48", "--seed", "5", "--mpp", "1.0",
        "--pairing", "mist", "--visibility", "1.0", "--contrast", "3"]  # fmt: skip
+STEPS = {"pyramidp2p_small": 400, "lpstain_small": 300}
 SHOWN = ("cell_auc", "area_r_truth", "ssim_truth", "dice_truth")
 
 
@@ -74,20 +75,22 @@ def kept(work: Path) -> dict[str, list[int]]:
     return told
 
 
-def train(work: Path, steps: int, seed: int, *, filtered: bool) -> dict[str, Any]:
+def train(work: Path, system: str, seed: int, *, filtered: bool) -> dict[str, Any]:
     """One run and its scores."""
-    run = work / "runs" / f"{'filtered' if filtered else 'all'}-s{seed}"
+    run = work / "runs" / f"{system}-{'filtered' if filtered else 'all'}-s{seed}"
     began = time.perf_counter()
     if not (run / "weights.safetensors").is_file():
         given = json.dumps(FILTER) if filtered else "null"
-        call("train", "lpstain_small", "--output", str(run), "--set", f"data.root={work / 'pairs'}", "--set",
-             f"steps={steps}", "--set", f"seed={seed}", "--set", f"data.filter={given}")  # fmt: skip
+        call("train", system, "--output", str(run), "--overwrite", "--set", f"data.root={work / 'pairs'}", "--set",
+             f"steps={STEPS[system]}", "--set", f"seed={seed}", "--set", f"data.filter={given}", "--set",
+             "val_every=null")  # fmt: skip
     seconds = round(time.perf_counter() - began)
     scores = work / "scores" / run.name
     if not (scores / "results.json").is_file():
         call("evaluate", "--weights", str(run), "--data", str(work / "val"), "--layout", "mist", "--marker", "ER", "--split",
              "val", "--output", str(scores))  # fmt: skip
-    return {"run": run.name, "seconds": seconds, "scores": read_scores(scores / "results.json")}
+    told = {"system": system, "filtered": filtered, "seed": seed, "seconds": seconds}
+    return told | {"scores": read_scores(scores / "results.json")}
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -106,20 +109,21 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 def main() -> None:
     options = common.parser(__doc__ or "")
-    options.add_argument("--steps", type=int, default=600)
-    options.add_argument("--seeds", type=int, default=2)
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--systems", nargs="+", default=list(STEPS), choices=list(STEPS))
     given = options.parse_args()
     make_pairs(given.work)
     results: dict[str, Any] = {
-        "steps": given.steps,
+        "steps": {system: STEPS[system] for system in given.systems},
         "filter": FILTER,
         "patches_all_and_kept": kept(given.work),
         "runs": [],
     }
-    for seed in range(given.seeds):
-        for filtered in (False, True):
-            results["runs"].append(train(given.work, given.steps, seed, filtered=filtered))
-            common.report("pair_filter", results, given.output)
+    for system in given.systems:
+        for seed in range(given.seeds):
+            for filtered in (False, True):
+                results["runs"].append(train(given.work, system, seed, filtered=filtered))
+                common.report("pair_filter", results, given.output)
 
 
 if __name__ == "__main__":

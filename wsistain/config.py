@@ -191,6 +191,11 @@ class DataConfig(Strict):
         False, description="after the constant epochs whole patches shrunk to the crop (quirk of USIGAN's code)"
     )
 
+    @field_validator("filter", mode="before")
+    @classmethod
+    def _null_is_no_filter(cls, value: Any) -> Any:
+        return PatchFilter() if value is None else value
+
     @model_validator(mode="after")
     def _crop_fits(self) -> "DataConfig":
         if (self.split == "file") != (self.split_file is not None):

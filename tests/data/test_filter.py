@@ -1,6 +1,6 @@
 import pytest
 
-from wsistain.config import PatchFilter
+from wsistain.config import DataConfig, PatchFilter, validate
 from wsistain.data.filter import filter_patches
 from wsistain.data.layouts import list_patches
 from wsistain.errors import DataError
@@ -27,6 +27,8 @@ def test_without_limits_nothing_is_read_or_left_out(tmp_path):
     refs = made(tmp_path, S_0_0={}, S_0_1={})
     (tmp_path / "ER" / "patches.csv").unlink()
     assert filter_patches(refs, PatchFilter()) == (refs, {})
+    as_errors_advise = validate(DataConfig, {"root": "data", "filter": None}, "here")
+    assert as_errors_advise.filter == PatchFilter()
 
 
 def test_what_is_left_out_is_told_by_the_first_reason(tmp_path):

@@ -112,11 +112,17 @@ def test_training_writes_what_evaluation_follows(root: Path, tmp_path: Path) -> 
     from wsistain.config import TrainConfig, validate
     from wsistain.training.loop import train
 
-    data = {"layout": "ihc4bc", "root": str(root), "crop_px": 64, "mpp": 0.25, "val_share": 0.3, "split_seed": 5}
+    data = {"layout": "ihc4bc", "root": str(root), "crop_px": 64, "load_px": 72, "mpp": 0.25}
+    data |= {"val_share": 0.3, "split_seed": 5}
     values = {"system": "pix2pix", "data": data, "steps": 1, "device": "cpu"}
     weights = train(validate(TrainConfig, values, "here"), tmp_path / "run", tiny=True)
     on = read_header(weights).trained_on
     assert on == TrainedOn(layout="ihc4bc", mpp=0.25, val_share=0.3, split_seed=5)
-    chosen = choose_patches(wanted(root), find_candidates([weights], "ER"))
+    assert read_header(weights).mpp == pytest.approx(0.25 * 96 / 72)  # patches are shrunk before they are cropped
+    results = evaluate([weights], root, layout="ihc4bc", nets=tmp_path, workers=1, output=tmp_path / "scores")
     report = json.loads((tmp_path / "run" / "data.json").read_text())
-    assert sorted({str(r.slide) for r in chosen.refs}) == report["held_out_slides"]
+    measured = (tmp_path / "scores" / "pairs.csv").read_text().splitlines()[1:]
+    assert sorted({line.split("/")[0].split(",")[-1] for line in measured}) == report["held_out_slides"]
+    assert (results["data"]["patch_mpp"], results["data"]["val_share"], results["data"]["split_seed"]) == (0.25, 0.3, 5)
+    (row,) = (s for s in results["systems"].values() if s["kind"] == "weights")
+    assert row["patches_resampled_by"] == pytest.approx(72 / 96, abs=1e-3) and not results["warnings"]

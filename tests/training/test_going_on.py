@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.data.made_patches import make_mist
 from tests.training.made_runs import tiny_run
 from wsistain.cli import main
 from wsistain.config import TrainConfig, dump_yaml, load_config
+from wsistain.data.splits import slide_hash
 from wsistain.errors import ConfigError, OutputError, TrainingError, WeightsError
 from wsistain.runtime.lock import locked
 from wsistain.systems import cyclegan, pix2pix
@@ -28,17 +27,12 @@ from wsistain.training.stopping import Stopped
 from wsistain.weights.file import read_header
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 @pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_mist(tmp_path_factory.mktemp("patches"))
+def ended(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A run of three steps that has ended, and its configuration as it was written."""
+    run = tmp_path_factory.mktemp("ended")
+    train(tiny_run(patches, steps=3), run, tiny=True)
+    return run, (run / "config.yaml").read_bytes()
 
 
 def _leave(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -127,6 +121,30 @@ def test_what_a_run_may_be_steered_by_is_used_said_and_remembered(
         train(tiny_run(patches, options={"ngf": 6}), tmp_path, tiny=True, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"steps": 2}, "has 3 steps already, and 2 are asked for"),
+        (
+            {"steps": 3, "options": {"lr": 1e-5}},
+            "ended after 3 steps, so options.lr would change nothing; --set steps=6",
+        ),
+        ({"steps": 3, "batch_size": 1, "precision": "bfloat16"}, "batch_size, precision would change nothing"),
+        (
+            {"steps": 6, "start_from": "other"},
+            "began from nothing and goes on from its own checkpoint, so start_from other",
+        ),
+    ],
+)
+def test_what_no_step_would_follow_is_refused_and_the_record_stays(
+    ended: tuple[Path, bytes], patches: Path, keys: dict[str, Any], text: str
+) -> None:
+    run, record = ended
+    with pytest.raises(ConfigError, match=text):
+        train(tiny_run(patches, **keys), run, tiny=True, resume=True)
+    assert (run / "config.yaml").read_bytes() == record and read_header(run / "weights.safetensors").step == 3
+
+
 def test_a_run_whose_rate_was_far_too_high_goes_on_as_the_error_says(
     tmp_path: Path, patches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +204,32 @@ def test_a_run_that_began_from_another_resumes_when_that_one_is_gone(tmp_path: P
     source.unlink()
     resumed = train(tiny_run(patches, steps=4, start_from=str(source)), tmp_path / "b", tiny=True, resume=True)
     assert read_header(resumed).step == 4
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"start_from": "a/weights.safetensors"},
+        {"start_from": "a", "start_with": "networks"},
+        {"system": "aligned", "options": {"start_from": "a/weights.safetensors"}},
+    ],
+)
+def test_slides_that_the_first_weights_saw_are_seen_by_what_is_trained_from_them(
+    tmp_path: Path, patches: Path, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one").write_text("trainSlide0_0_0\n")
+    (tmp_path / "other").write_text("trainSlide1_1_0\n")
+    kind = {"system": keys.get("system", "pix2pix"), "steps": 1, "licence": "CC-BY-NC-4.0"}
+    first = train(tiny_run(patches, data={"names": "one"}, **kind), tmp_path / "a", tiny=True)
+    run = {**kind, **keys, "licence": "unstated"}
+    second = train(tiny_run(patches, data={"names": "other"}, **run), tmp_path / "b", tiny=True)
+    run["steps"] = 2
+    second = train(tiny_run(patches, data={"names": "other"}, **run), tmp_path / "b", tiny=True, resume=True)
+    seen = [read_header(weights).slides for weights in (first, second)]
+    assert seen == [[slide_hash("trainSlide0")], sorted([slide_hash("trainSlide0"), slide_hash("trainSlide1")])]
+    told = read_header(second).training_data
+    assert "start_with" in keys or ("began from weights of" in told and "licence CC-BY-NC-4.0" in told)
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path, patches: Path) -> None:

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,6 @@ from wsistain.training import loop
 from wsistain.training.checkpoint import find_checkpoints
 from wsistain.training.loop import train
 from wsistain.weights.file import load_network, read_header
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_mist(tmp_path_factory.mktemp("patches"))
 
 
 def _lines(run: Path) -> list[dict[str, Any]]:

@@ -1,14 +1,11 @@
 """Held-out patches measured while training: what is kept as the best, and when a run ends."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.data.made_patches import make_mist
 from tests.training.made_runs import tiny_run
 from wsistain.errors import ConfigError, WeightsError
 from wsistain.evaluation.report import evaluate
@@ -18,19 +15,6 @@ from wsistain.training.loop import train
 from wsistain.training.validation import Best, Validation, gain
 from wsistain.weights.file import read_header
 from wsistain.weights.find import find_weights
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_mist(tmp_path_factory.mktemp("patches"))
 
 
 def _told(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
@@ -97,8 +81,21 @@ def test_a_run_without_gain_ends_and_stays_ended_when_resumed(
     assert read_header(weights).step == 4 and "2 validations without gain" in capfd.readouterr().err
     train(cfg, tmp_path, tiny=True, resume=True)
     assert read_header(weights).step == 4 and "ended without gain" in capfd.readouterr().err
+    with pytest.raises(ConfigError, match=r"options.lr would change nothing; --set patience=null lets it go on"):
+        train(cfg.model_copy(update={"options": {"lr": 1e-5}}), tmp_path, tiny=True, resume=True)
     train(cfg.model_copy(update={"patience": None, "val_every": 9}), tmp_path, tiny=True, resume=True)
     assert read_header(weights).step == 9 and read_header(tmp_path / "weights.best.safetensors").step == 9
+
+
+def test_validations_of_another_metric_do_not_count_as_without_gain(
+    tmp_path: Path, patches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _told(monkeypatch, [0.4, 0.5, 0.5])
+    cfg = tiny_run(patches, steps=3, val_every=1, val_metrics=["ssim"])
+    train(cfg, tmp_path, tiny=True)
+    monkeypatch.setattr(Validation, "measure", lambda *_: {"css": 0.3})
+    other = cfg.model_copy(update={"val_metrics": ["css"], "patience": 1, "steps": 4})
+    assert read_header(train(other, tmp_path, tiny=True, resume=True)).step == 4
 
 
 def test_a_run_that_is_validated_trains_to_the_same_bytes(tmp_path: Path, patches: Path) -> None:

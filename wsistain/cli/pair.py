@@ -102,7 +102,7 @@ def _make(job: "PairJob", output: Path, overwrite: bool) -> dict[str, Any]:
 def _told(facts: dict[str, Any]) -> str:
     """One line of what became of a pair."""
     sections = ", ".join(
-        f"section {s['section']}: turned {s['turn_deg']:.0f} degrees{', face down' if s['is_mirrored'] else ''}, residual "
+        f"section {s['section']}: turned {s['turn_deg']:z.0f} degrees{', face down' if s['is_mirrored'] else ''}, residual "
         + ("unknown" if s["residual_um"]["median"] is None else f"{s['residual_um']['median']:.1f} um")
         for s in facts["sections"]
     )

@@ -117,7 +117,7 @@ def train(
 
     failed = []
     for place, extra in _runs(folder, markers, overrides or []):
-        cfg, changes, is_own = _settings(config, chosen, place, extra, resume=resume)
+        cfg, changes, is_own = _settings(config, chosen, place, extra, resume=resume, tiny=tiny)
         is_tiny = tiny and not is_own  # the run's own settings are those of a smoke run already, if it is one
         try:
             weights = run_training(cfg, place, tiny=is_tiny, resume=resume, overwrite=overwrite, kept=keys_of(changes))
@@ -154,7 +154,7 @@ def _print_choices(system: str | None) -> None:
 
 
 def _settings(
-    named: Path | None, chosen: Path | None, folder: Path, overrides: list[str], *, resume: bool
+    named: Path | None, chosen: Path | None, folder: Path, overrides: list[str], *, resume: bool, tiny: bool
 ) -> "tuple[TrainConfig, list[str], bool]":
     """The configuration to train, the changes to it, keys written out, and whether it is the run's own, which goes on.
 
@@ -192,7 +192,8 @@ def _settings(
                 "with the run, or choose another --output"
             )
     if os.environ.get("RANK", "0") == "0":
-        note(f"settings: {own}" + (f", {', '.join(changes)}" if changes else ""))
+        told = [str(own), *changes, *(["without --tiny, since it has its lengths and sizes already"] if tiny else [])]
+        note(f"settings: {', '.join(told)}")
     return cfg, changes, True
 
 

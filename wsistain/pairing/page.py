@@ -30,11 +30,21 @@ _STOPS = (
 )
 
 
+_FRAME = (232, 186, 140)
+"""Colour of the lines round the squares of the IHC, without which squares of glass are all one."""
+
+
 def checkerboard(he: RGB, ihc: RGB, n: int = 8) -> RGB:
-    """Squares of both pictures by turns, `n` along the longer side."""
+    """Squares of both pictures by turns, `n` along the longer side; those of the IHC have a frame."""
     edge = max(8, max(he.shape[:2]) // n)
     y, x = np.indices(he.shape[:2])
-    return np.where((((y // edge) + (x // edge)) % 2 == 0)[..., None], he, ihc).astype(np.uint8)
+    is_he = ((y // edge) + (x // edge)) % 2 == 0
+    line = max(1, edge // 60)
+    ends = (np.minimum(edge * (at // edge + 1), n) for at, n in zip((y, x), is_he.shape, strict=True))
+    rim = [np.minimum(at % edge, end - 1 - at) for at, end in zip((y, x), ends, strict=True)]
+    board = np.where(is_he[..., None], he, ihc).astype(np.uint8)
+    board[~is_he & (np.minimum(*rim) < line)] = _FRAME
+    return board
 
 
 def residual_picture(he: RGB, fit: Fit, mpp: float, origin_um: tuple[float, float]) -> RGB:
@@ -77,7 +87,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def number(value: float | None, digits: int = 2, unit: str = "") -> str:
     """A number as people read it; a dash for None."""
-    return "–" if value is None else f"{value:.{digits}f}{unit}"
+    return "–" if value is None else f"{value:z.{digits}f}{unit}"
 
 
 def pair_page(
@@ -119,11 +129,12 @@ def pair_page(
             f"<h2>{escape(heading)}</h2><div class=pair>",
             f'<figure><figcaption>Flicker; point at it to stop</figcaption><div class=flicker><img src="{jpeg_data(picture)}" alt="H&E">'
             f'<img src="{jpeg_data(moved)}" alt="IHC in the frame of the H&E"></div></figure>',
-            f'<figure><figcaption>Checkerboard</figcaption><img src="{board}" alt="checkerboard of H&E and IHC"></figure>',
+            f'<figure><figcaption>Checkerboard; framed squares are the IHC</figcaption><img src="{board}" alt="checkerboard of H&E and IHC"></figure>',
             f'<figure><figcaption>What displacement is left</figcaption><img src="{jpeg_data(residual)}" alt="residual map">'
             f"{_legend()}</figure></div>",
         ]
     if patches:
-        body += ["<h2>Patches</h2><p class=soft>From the best to the worst residual; point at one for its numbers.</p>",
+        body += ["<h2>Patches</h2><p class=soft>From the best to the worst residual; point at one for its numbers. On the checkerboards "
+                 "framed squares are the IHC.</p>",
                  picture_sheet(patches, {"he": "H&E", "ihc": facts["marker"], "board": "checkerboard"})]  # fmt: skip
     return page(f"wsistain pair: {facts['slide']}", body)

@@ -170,7 +170,7 @@ def _section_facts(placed: Placed, piece: PieceMap) -> dict[str, Any]:
         "section": placed.he.number,
         "ihc_section": placed.ihc.number,
         "mm2": round(placed.he.mm2, 3),
-        "turn_deg": round(piece.turn_deg, 2),
+        "turn_deg": round(piece.turn_deg, 2) + 0.0,  # no -0.0
         "is_mirrored": piece.is_mirrored,
         "correlation": placed.correlation,
         "runner_up": placed.runner_up,

@@ -4,14 +4,14 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wsistain.config import TrainConfig, dump_yaml
+from wsistain.config import TrainConfig, dump_yaml, read_yaml
 from wsistain.data.splits import split_table
-from wsistain.errors import OutputError
+from wsistain.errors import ConfigError, OutputError
 from wsistain.runtime.files import local_path, reporting, write_json, write_text
 from wsistain.runtime.lock import locked
 from wsistain.training.setup import Material
@@ -43,6 +43,9 @@ _STEERED = {
 _STEERED_OPTIONS = re.compile(r"options\.(weights\..+|([a-z_.]*[._])?lr)")
 
 
+_LENGTH = {"steps", "epochs", "decay_epochs"}
+
+
 def may_steer(key: str) -> bool:
     """Whether a run may go on with another value of this dotted key: what is learnt so far still fits.
 
@@ -50,6 +53,43 @@ def may_steer(key: str) -> bool:
     memory. What was changed when is kept (`history_of`).
     """
     return key in _STEERED or _STEERED_OPTIONS.fullmatch(key) is not None
+
+
+def check_goes_on(output: Path, history: Sequence[Mapping[str, Any]], start: int, steps: int, *, is_over: bool) -> None:
+    """ConfigError where what was set for a run that goes on would be written down, and no step would follow it.
+
+    history : turns of the run as `history_of` tells them. start, steps : what is done, and how long it is to be.
+    is_over : whether validation ended it without gain.
+    """
+    if steps < start:
+        raise ConfigError(
+            f"the run in {output} has {start} steps already, and {steps} are asked for; set steps (or epochs) for more than "
+            f"{start}, or train a shorter one into another --output"
+        )
+    if start < steps and not is_over:
+        return
+    idle = [key for turn in history if turn["from_step"] == start for key in turn.get("changes", {})]
+    if idle := [key for key in idle if key not in _LENGTH]:
+        more = "patience=null lets it go on" if is_over else f"steps={2 * start} makes it longer"
+        raise ConfigError(
+            f"the run in {output} has ended after {start} steps, so {', '.join(idle[:3])} would change nothing; --set "
+            f"{more}, or leave {'it' if len(idle) == 1 else 'them'} away"
+        )
+
+
+def check_origin(output: Path, cfg: TrainConfig) -> None:
+    """ConfigError where a run that goes on is told to begin from other weights than those it began from."""
+    record = output / "config.yaml"
+    own = read_yaml(record) if record.is_file() else {}
+    for key, was, now in (
+        ("start_from", own.get("start_from"), cfg.start_from),
+        ("options.start_from", (own.get("options") or {}).get("start_from"), cfg.options.get("start_from")),
+    ):
+        if own and now is not None and now != was:
+            raise ConfigError(
+                f"the run in {output} began from {was or 'nothing'} and goes on from its own checkpoint, so {key} {now} would "
+                "change nothing; leave it away, or begin another run from it in another --output"
+            )
 
 
 def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:

@@ -36,8 +36,16 @@ def check_crop(cfg: TrainConfig, system: Any) -> None:
         raise ConfigError(f"data.crop_px {crop} is less than the {least} px that {cfg.system} needs; {wanted} would do")
 
 
-def told(history: Sequence[Mapping[str, Any]]) -> str:
-    """What a run began from and what was changed on its way, as it stands after the description of its data."""
+def with_history(header: Header, history: Sequence[Mapping[str, Any]]) -> Header:
+    """A run's header with what it began from and what was changed on its way: after the description of its data, and with
+    the slides that its first weights were trained on among its own.
+    """
+    slides = {*header.slides, *(name for turn in history for name in turn.get("slides", ()))}
+    told = header.training_data + _told(history)
+    return header.model_copy(update={"training_data": told, "slides": sorted(slides)[:_MOST_SLIDES]})
+
+
+def _told(history: Sequence[Mapping[str, Any]]) -> str:
     parts = [f"began from {turn['origin']}" for turn in history if turn.get("origin")]
     for turn in history:
         parts += [f"{key} {was} until step {turn['from_step']}" for key, (was, _) in turn.get("changes", {}).items()]

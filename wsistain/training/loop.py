@@ -24,8 +24,16 @@ from wsistain.runtime.files import reporting
 from wsistain.systems import find_system, system_class
 from wsistain.systems.base import Averaged, Batch, Clipped, FrozenBase, Update, Watched
 from wsistain.training.checkpoint import find_checkpoints, history_of, load_checkpoint, save_checkpoint
-from wsistain.training.folder import check_output, claim_output, may_steer, run_identity, write_record
-from wsistain.training.header import check_crop, header_of, told
+from wsistain.training.folder import (
+    check_goes_on,
+    check_origin,
+    check_output,
+    claim_output,
+    may_steer,
+    run_identity,
+    write_record,
+)
+from wsistain.training.header import check_crop, header_of, with_history
 from wsistain.training.keeping import (
     check_finite,
     check_sane,
@@ -48,7 +56,7 @@ from wsistain.training.processes import (
 from wsistain.training.samples import from_pixels
 from wsistain.training.schedule import Ema, Length, linear_factor, set_learning_rates
 from wsistain.training.setup import Material, gather, look_of, tiny_config
-from wsistain.training.start import begin_from
+from wsistain.training.start import Origin, begin_from
 from wsistain.training.stopping import Stopped, stop_asked
 from wsistain.training.summary import changes_at, summary
 from wsistain.training.trackers import Trackers
@@ -160,20 +168,19 @@ def _build(cfg: TrainConfig, material: Material, accelerator: Accelerator, check
     check_crop(cfg, system)
     header = header_of(cfg, system, material)
     system = system.to(device).train()
-    origin = begin_from(cfg, system, material.marker) if checkpoint is None else ""
+    origin = begin_from(cfg, system, material.marker) if checkpoint is None else Origin()
     share_from_first(system, accelerator)
     ema = Ema(system.generator(), system.ema_decay) if isinstance(system, Averaged) else None
     update = make_update(accelerator, system.clip_norm if isinstance(system, Clipped) else None)
     run = run_identity(cfg, material, accelerator.num_processes)
-    start, history = 0, [{"from_step": 0, "origin": origin}] if origin else []
+    start, history = 0, [{"from_step": 0, "origin": origin.words, "slides": origin.slides}] if origin.words else []
     if checkpoint is not None:
         history = history_of(checkpoint, run, may_steer)
         start = load_checkpoint(
             checkpoint, system, system.optimizers, accelerator, ema=ema, run=run, may_change=may_steer
         )
     fuse_updates(system.optimizers, device)  # after a checkpoint, which says how its device updated
-    header = header.model_copy(update={"training_data": header.training_data + told(history)})
-    return _Built(system, ema, update, header, start, run, history, origin)
+    return _Built(system, ema, update, with_history(header, history), start, run, history, origin.words)
 
 
 def _train(
@@ -184,11 +191,16 @@ def _train(
     material = gather(cfg, output, tiny=tiny, rank=accelerator.process_index)
     cfg = material.config
     found = find_checkpoints(output / "checkpoint") if resume else []
+    if found:
+        check_origin(output, cfg)
     built = _build(cfg, material, accelerator, found[-1] if found else None)
     validation = None
     if accelerator.is_main_process and cfg.val_every is not None:  # the others wait for the first to measure
         earlier = output / "metrics.jsonl"
         validation = Validation(cfg, material.held_out, material.markers, built.header, earlier, built.start)
+    length = Length.of(cfg, steps_per_epoch(material.n_sources, cfg.batch_size, accelerator.num_processes))
+    is_over = validation is not None and validation.is_over
+    check_goes_on(output, built.history, built.start, length.steps, is_over=is_over)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(claim_output(output, resume=resume, overwrite=overwrite))

@@ -1,5 +1,6 @@
 """Where a run that is not resumed takes its first numbers from: weights of another run, all its networks, its optimisers."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +9,41 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wsistain.config import TrainConfig
-from wsistain.errors import ConfigError, OutputError
+from wsistain.errors import ConfigError, OutputError, WeightsError
 from wsistain.markers import Marker
 from wsistain.networks.facts import AroundBase
 from wsistain.networks.layers import unfolded_state
 from wsistain.published.tensors import check_finite, check_fit, load_into
 from wsistain.systems.base import System
 from wsistain.training.checkpoint import find_checkpoints, read_state, restore_optimizers
-from wsistain.weights.file import load_tensors, read_header
+from wsistain.weights.file import Header, load_tensors, read_header
 from wsistain.weights.find import find_weights
 
 
-def begin_from(cfg: TrainConfig, system: System, marker: Marker) -> str:
-    """Put what `cfg.start_from` names into a system that was just built; returns what it was, in words ("" for nothing).
+@dataclass(frozen=True)
+class Origin:
+    """What a run began from, in words ("" for nothing), and hashes of the slides which that was trained on.
+
+    The run's own weights have seen them too, so that `evaluate` must know of them.
+    """
+
+    words: str = ""
+    slides: tuple[str, ...] = ()
+
+
+def begin_from(cfg: TrainConfig, system: System, marker: Marker) -> Origin:
+    """Put what `cfg.start_from` names into a system that was just built; returns what it was.
 
     With `start_with` "weights" that is the network that stains alone, of any weights file that fits; with "networks"
     every trained tensor of the last checkpoint of a run's folder; with "all" its optimisers too.
 
+    A system that has read weights of its own accord (`options.start_from`) is only told of.
+
     Raises WeightsError, OutputError or ConfigError where it does not fit, or is not there.
     """
     if cfg.start_from is None:
-        return ""
+        own = cfg.options.get("start_from")
+        return Origin() if own is None else _told_by(Path(own), f"weights in {Path(own).name}")
     place = Path(cfg.start_from).expanduser()
     if cfg.start_with != "weights":
         return _from_checkpoint(place, system, with_optimizers=cfg.start_with == "all")
@@ -40,10 +55,24 @@ def begin_from(cfg: TrainConfig, system: System, marker: Marker) -> str:
         generator.load_trained(tensors, str(path))
     else:
         load_into(generator, unfolded_state(generator, tensors), str(path))
-    return f"weights of {header.system} for {'/'.join(header.markers)} at step {header.step}"
+    return _origin(header)
 
 
-def _from_checkpoint(place: Path, system: Any, *, with_optimizers: bool) -> str:
+def _origin(header: Header) -> Origin:
+    licence = "" if header.licence == "unstated" else f" (licence {header.licence})"
+    words = f"weights of {header.system} for {'/'.join(header.markers)} at step {header.step}{licence}"
+    return Origin(words, tuple(header.slides))
+
+
+def _told_by(path: Path, otherwise: str) -> Origin:
+    """What the header of a weights file says; other words where it is none of ours."""
+    try:
+        return _origin(read_header(path))
+    except WeightsError:
+        return Origin(otherwise)
+
+
+def _from_checkpoint(place: Path, system: Any, *, with_optimizers: bool) -> Origin:
     """Every trained tensor, and the optimisers' states on request, of the last checkpoint in a run's folder."""
     found = [place] if (place / "state.json").is_file() else find_checkpoints(place / "checkpoint")
     if not found:
@@ -70,4 +99,6 @@ def _from_checkpoint(place: Path, system: Any, *, with_optimizers: bool) -> str:
     except (RuntimeError, KeyError, ValueError) as error:
         raise OutputError(f"{checkpoint} does not fit the system: {str(error).splitlines()[0]}") from None
     kept = "networks and optimisers" if with_optimizers else "networks"
-    return f"{kept} of a run of {state['run'].get('system')} at step {state['step']}"
+    home = checkpoint.parent.parent
+    words = f"{kept} of a run of {state['run'].get('system')} at step {state['step']}"
+    return Origin(words, _told_by(home / "weights.safetensors", "").slides)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,7 +133,8 @@ class Validation:
         unknown = [n for n in (*self.metrics, self.best.metric) if METRICS[n].group == "truth"]
         if unknown and any(truth is None for _, _, truth in self._parts):
             raise ConfigError(f"{unknown[0]} cannot be measured on these patches: their truth is not known")
-        for step, values in earlier(log, start):
+        # Validations before the first that holds the metric are of a time when another one was asked for.
+        for step, values in dropwhile(lambda one: self.best.metric not in one[1], earlier(log, start)):
             self.best.take(step, values)
 
     @property
