@@ -1,10 +1,10 @@
-"""Writing only: level 0 and pyramid of the same pixels by our shard writer, zarr-python, zarrs and TensorStore.
+"""Writing only: level 0 and pyramid of the same pixels by us, zarr-python, zarrs and TensorStore.
 
-All make the same arrays (chunk (1, 512, 512), shard (3, 2048, 2048), zstd 1) from the same blocks, halved by the same
-function, and end with what a resume needs: the CRC-32C of each file (ours from the bytes it writes, the others by reading
-back). Each writing is a process of its own, in turns, so that rates of one round compare. Also asked of each: do the arrays
-hold the same pixels, are the bytes the same again and on one thread, and is a file replaced by a rename or overwritten in
-place, so that a crash leaves a torn one?
+We write the files of what TensorStore encodes in memory; the others write their own. All make the same arrays (chunk
+(1, 512, 512), shard (3, 2048, 2048), zstd 1) from the same blocks, halved by the same function, and end with what a resume
+needs: the CRC-32C of each file (ours from the bytes it writes, the others by reading back). Each writing is a process of its
+own, in turns, so that rates of one round compare. Also asked of each: do the arrays hold the same pixels, are the bytes the
+same again and on one thread, and is a file replaced by a rename or overwritten in place, so that a crash leaves a torn one?
 
     python benchmarks/write.py --stain slide.ER.ome.zarr --repeats 5          needs the extra `bench`
 """

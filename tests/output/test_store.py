@@ -15,12 +15,12 @@ import zarr
 from tests.output.making import block_of, mean_pyramid, places, small_spec, tissue_like, tree_hash, write_all
 from wsistain.errors import OutputError
 from wsistain.output import shard
-from wsistain.output.codec import compress_piece
-from wsistain.output.shard import decode_shard, shard_buffers
+from wsistain.output.codec import compress_piece, decompress_piece
 from wsistain.output.store import BlockDone, create_output, write_block
 from wsistain.runtime import files
 from wsistain.runtime.ahead import thread_pool
 
+MISSING = 2**64 - 1  # in the index of a shard: no such chunk
 SIZES = [(1, 1), (64, 64), (65, 33), (127, 300), (513, 257)]
 
 
@@ -96,10 +96,10 @@ def test_glass_chunks_are_absent_inside_a_shard_and_glass_shards_have_no_file(tm
     table = data[-(3 * 2 * 2 * 16) - 4 : -4]
     assert struct.unpack("<I", data[-4:])[0] == google_crc32c.value(table)
     index = np.frombuffer(table, "<u8").reshape(3, 2, 2, 2)
-    present = np.argwhere(index[..., 0] != shard.MISSING)
+    present = np.argwhere(index[..., 0] != MISSING)
     assert present.tolist() == [[1, 1, 0]]
     assert index[1, 1, 0].tolist() == [0, len(data) - len(table) - 4]
-    assert (index[index[..., 0] == shard.MISSING] == shard.MISSING).all()
+    assert (index[index[..., 0] == MISSING] == MISSING).all()
 
 
 def test_glass_chunks_of_version_04_have_no_file(tmp_path: Path) -> None:
@@ -225,16 +225,22 @@ def test_blocks_may_be_written_in_any_order(tmp_path: Path) -> None:
     assert tree_hash(shuffled.folder) == pieces
 
 
-def test_a_shard_decodes_to_what_was_encoded_and_a_damaged_index_is_noticed() -> None:
+def test_a_piece_decodes_to_what_was_encoded_and_a_changed_byte_is_noticed() -> None:
     planes = tissue_like(50, 70).transpose(2, 0, 1)
-    with thread_pool(2, "encode") as pool:
-        chunks = [data for data, _ in shard.encode_chunks(planes, 32, compress_piece, pool.map)]
-        data = b"".join(shard_buffers(chunks, 2, 3, 4))
-        assert np.array_equal(decode_shard(data, 50, 70, 32, 4, pool.map), planes)
-    with pytest.raises(OutputError, match="damaged index"):
-        decode_shard(data[:-10] + b"\0" + data[-9:], 50, 70, 32, 4)
-    with pytest.raises(ValueError, match="18 chunks for 2 x 2 x 3 places"):
-        shard_buffers(chunks, 2, 2, 4)
+    data = bytearray(compress_piece(planes))
+    assert np.array_equal(decompress_piece(bytes(data)).reshape(3, 50, 70), planes)
+    data[len(data) // 2] ^= 1
+    with pytest.raises(RuntimeError):
+        decompress_piece(bytes(data))
+
+
+def test_what_is_encoded_does_not_stay_in_memory(tmp_path: Path) -> None:
+    spec = small_spec(tmp_path / "o", 64, 64)
+    encoder = shard.Encoder(spec, 1)
+    planes = np.ascontiguousarray(tissue_like(64, 64).transpose(2, 0, 1))
+    taken = [encoder.begin(0, 0, 0, planes)() for _ in range(2)]
+    assert taken[0] == taken[1] != [b""]
+    assert encoder.begin(0, 0, 0, np.full_like(planes, 255))() == [b""]
 
 
 def test_threads_below_one_are_refused() -> None:

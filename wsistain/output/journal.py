@@ -24,7 +24,7 @@ from wsistain.output.same import compare, compare_finished
 from wsistain.output.store import BlockDone
 from wsistain.runtime.files import PART, reporting
 
-_FORMAT = 2
+_FORMAT = 3
 _LOG = logging.getLogger(__name__)
 
 

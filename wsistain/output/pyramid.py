@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain.errors import OutputError
+from wsistain.output.codec import decompress_piece
 from wsistain.output.layout import OutputSpec
-from wsistain.output.shard import Mapper, Planes, ShardSink, decode_shard
+from wsistain.output.shard import Planes, ShardSink
 from wsistain.runtime.ahead import thread_pool
 from wsistain.runtime.files import reporting
 
@@ -63,7 +64,7 @@ def finish_pyramid(spec: OutputSpec, *, threads: int = 1) -> int:
     if not spec.has_pieces:
         return 0
     with reporting(spec.path), thread_pool(threads, "encode") as pool:
-        sink = ShardSink(spec, pool)
+        sink = ShardSink(spec, pool, threads)
         _build(spec, len(spec.levels) - 1, 0, 0, sink)
         sink.finish()
     return len(sink.files)
@@ -78,7 +79,7 @@ def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) ->
 
     # From what the blocks left, or from the four shards below, each let go once it is halved.
     if level == spec.block_levels:
-        planes = _from_pieces(spec, y, x, size, sink.pool.map)
+        planes = window_from_pieces(spec, y, x, size)
     else:
         planes = None
         rows, cols = spec.shard_grid(level - 1)
@@ -99,15 +100,10 @@ def _build(spec: OutputSpec, level: int, row: int, col: int, sink: ShardSink) ->
 
 
 def window_from_pieces(spec: OutputSpec, y: int, x: int, size: tuple[int, int]) -> Planes | None:
-    """What the blocks have left so far of level `spec.block_levels`, uint8 (3, *size); None where that is nothing.
+    """What the blocks have left so far of level `spec.block_levels`, uint8 (c, *size); None where that is nothing.
 
     Raises OutputError for a damaged piece.
     """
-    return _from_pieces(spec, y, x, size, map)
-
-
-def _from_pieces(spec: OutputSpec, y: int, x: int, size: tuple[int, int], run: Mapper) -> Planes | None:
-    """A window of the lowest level above the blocks' own, uint8 (c, *size); None where no piece meets it."""
     # Pieces are on the grid of blocks, the window is on that of shards: a piece may belong to several windows.
     height, width = spec.levels[spec.block_levels]
     edge = spec.block >> spec.block_levels
@@ -119,8 +115,7 @@ def _from_pieces(spec: OutputSpec, y: int, x: int, size: tuple[int, int], run: M
                 continue
             h, w = min(edge, height - row * edge), min(edge, width - col * edge)
             try:
-                side = -(-max(h, w) // spec.storage.chunk)
-                piece = decode_shard(path.read_bytes(), h, w, spec.storage.chunk, side, run, spec.layer)
+                piece = decompress_piece(path.read_bytes()).reshape(spec.layer.channels, h, w)
             except (RuntimeError, ValueError) as error:
                 raise OutputError(f"{path} is damaged ({error}); run again with --overwrite") from error
             if planes is None:

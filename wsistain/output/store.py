@@ -23,7 +23,7 @@ class BlockDone:
     row, col       : the block's place in the grid.
     shards_written : shard files of the output (0.4: chunk files); the temporary piece is not counted.
     bytes_written  : their bytes.
-    seconds_encode : spent on halving and compressing, summed over threads.
+    seconds_encode : spent on halving, summed over threads, and on waiting for what compresses.
     seconds_write  : spent on files.
     files          : every file written, the piece among them; a blank block has none.
     """
@@ -83,7 +83,7 @@ def write_block(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8],
     if pixels.shape != size or pixels.dtype != np.uint8:
         raise ValueError(f"block ({row}, {col}) takes uint8 {size}, found {pixels.dtype} {pixels.shape}")
     with reporting(spec.path), thread_pool(threads, "encode") as pool:
-        sink = ShardSink(spec, pool)
+        sink = ShardSink(spec, pool, threads)
         start = perf_counter()
         above = _level_0(spec, row, col, pixels, sink, threads)
         for level in range(1, spec.block_levels):
@@ -99,7 +99,7 @@ def write_block(spec: OutputSpec, row: int, col: int, pixels: NDArray[np.uint8],
         col=col,
         shards_written=len(shards),
         bytes_written=sum(f.size for f in shards),
-        seconds_encode=round(total - sink.seconds_waited - sink.seconds_write + sink.seconds_encode, 6),
+        seconds_encode=round(total - sink.seconds_waited - sink.seconds_write + sink.seconds_prepare, 6),
         seconds_write=round(sink.seconds_write, 6),
         files=tuple(sink.files),
     )

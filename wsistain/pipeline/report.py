@@ -18,7 +18,7 @@ from wsistain.slide.base import SlideInfo
 from wsistain.slide.quality import Quality
 from wsistain.tiling.plan import RunPlan
 
-PACKAGES = ("torch", "numpy", "zarr", "dask", "tifffile", "imagecodecs", "openslide-python", "tiffslide")
+PACKAGES = ("torch", "numpy", "zarr", "tensorstore", "dask", "tifffile", "imagecodecs", "openslide-python", "tiffslide")
 
 
 @dataclass
