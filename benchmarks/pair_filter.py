@@ -58,6 +58,10 @@ def make_pairs(work: Path) -> None:
                  "--patch-size", "256", "--output", str(work / "pairs"))  # fmt: skip
     if not (work / "val").is_dir():
         call("phantom", "patches", str(work / "val"), *VAL)
+    for side in ("valA", "valB"):  # training shows some of them, and learns from none
+        link = work / "pairs" / "ER" / "TrainValAB" / side
+        if not link.exists():
+            link.symlink_to((work / "val" / "ER" / "TrainValAB" / side).absolute())
 
 
 def kept(work: Path) -> dict[str, list[int]]:

@@ -2,6 +2,7 @@ import pytest
 
 from tests.pairing.made import MPP, wavy, write_pair
 from wsistain.cli import main
+from wsistain.cli.pair import _told
 
 
 def run(*arguments: str) -> int:
@@ -18,12 +19,23 @@ def test_a_sheet_goes_on_after_a_pair_that_fails(tmp_path, capsys):
     options += ["--he-mpp", str(MPP), "--ihc-mpp", str(MPP), "--part", "val"]
     assert run(*options) == 2
     told = capsys.readouterr()
-    assert "1 of 2 pairs" in told.out and "bad: " in told.err and "gone.png" in told.err
+    assert (
+        "1 of 2 pairs" in told.out
+        and "section 1: turned" in told.out
+        and "bad: " in told.err
+        and "gone.png" in told.err
+    )
     made = tmp_path / "out" / "ER"
     assert [p.name for p in (made / "pairs").iterdir() if not p.name.startswith(".")] == ["good"]
     assert (made / "patches.csv").read_text().count(",val,good,good,1,") == len(
         list((made / "TrainValAB/valA").iterdir())
     )
+
+
+def test_which_of_several_sections_was_taken_is_told():
+    section = {"section": 1, "ihc_section": 3, "turn_deg": -0.2, "is_mirrored": True, "residual_um": {"median": 1.26}}
+    facts = {"ihc": {"pieces": 3}, "n_patches": 7, "part": "train", "sections": [section]}
+    assert _told(facts) == ("7 patches (train); section 1 is the IHC's 3, turned 0 degrees, face down, residual 1.3 um")
 
 
 def test_one_slide_alone_and_options_of_one_pair_are_refused(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Splits by whole slides and patients: nothing leaks, and what is added moves no other."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,22 @@ def test_a_split_by_slide_is_of_all_patches_and_no_slide_is_in_both(tmp_path: Pa
     train_refs, held = _parts(DataConfig(root=str(root), crop_px=32, mpp=0.5, split="slide", val_share=0.4))
     assert len(train_refs) + len(held) == 24
     assert not {r.slide for r in train_refs} & {r.slide for r in held}
+
+
+def test_a_part_that_is_absent_is_none_and_one_that_is_faulty_is_told(tmp_path: Path) -> None:
+    root = _mist(tmp_path, 12)
+    base, cfg = (
+        root / "ER" / "TrainValAB",
+        DataConfig(root=str(root), crop_px=32, mpp=0.5, split="slide", val_share=0.4),
+    )
+    next((base / "valB").iterdir()).unlink()
+    with pytest.raises(DataError, match="their names do not match: 1 only in valA"):
+        load_patches(cfg, ER, "train")
+    for side in "AB":
+        shutil.rmtree(base / f"val{side}")
+    assert sum(map(len, _parts(cfg))) == 12
+    with pytest.raises(DataError, match=r"to hold out some of the slides in trainA, set data\.split to slide"):
+        load_patches(DataConfig(root=str(root), crop_px=32, mpp=0.5), ER, "val")
 
 
 def test_patients_come_from_a_table_or_the_manifest_or_are_asked_for(tmp_path: Path) -> None:

@@ -101,12 +101,17 @@ def _make(job: "PairJob", output: Path, overwrite: bool) -> dict[str, Any]:
 
 def _told(facts: dict[str, Any]) -> str:
     """One line of what became of a pair."""
-    sections = ", ".join(
-        f"section {s['section']}: turned {s['turn_deg']:z.0f} degrees{', face down' if s['is_mirrored'] else ''}, residual "
-        + ("unknown" if s["residual_um"]["median"] is None else f"{s['residual_um']['median']:.1f} um")
-        for s in facts["sections"]
-    )
+    sections = ", ".join(_section_told(section, many=facts["ihc"]["pieces"] > 1) for section in facts["sections"])
     return f"{facts['n_patches']} patches ({facts['part']}); {sections}"
+
+
+def _section_told(section: dict[str, Any], *, many: bool) -> str:
+    """How one section lies; which of the IHC slide's it is, where there are several."""
+    other = f" is the IHC's {section['ihc_section']}," if many else ":"
+    median = section["residual_um"]["median"]
+    left = "unknown" if median is None else f"{median:.1f} um"
+    face = ", face down" if section["is_mirrored"] else ""
+    return f"section {section['section']}{other} turned {section['turn_deg']:z.0f} degrees{face}, residual {left}"
 
 
 def _make_all(jobs: list["PairJob"], output: Path, overwrite: bool) -> None:

@@ -101,6 +101,10 @@ def slide_of(name: str) -> str | None:
     return "_".join(parts[:-drop]) if n_numbers >= 2 else None
 
 
+class NoPartError(DataError):
+    """A data set has nothing of the part that is wanted, training or held-out; of another part it may have."""
+
+
 def _pictures(folder: Path, *, deep: bool = False) -> dict[str, Path]:
     """Name to file of every picture in `folder` (and below, with `deep`); DataError when missing, empty or doubled."""
     if not folder.is_dir():
@@ -176,7 +180,11 @@ def _mist(wanted: _Wanted) -> list[PatchRef]:
     base = next((c for c in candidates if (c / f"{part}A").is_dir()), None)
     if base is None:
         wish = wanted.root / wanted.marker.name / "TrainValAB" / f"{part}A"
-        raise DataError(f"there is no folder {wish}; layout mist wants <root>/<marker>/TrainValAB/{part}A and {part}B")
+        other = next((c for c in candidates if part == "val" and (c / "trainA").is_dir()), None)
+        raise NoPartError(
+            f"there is no folder {wish}; layout mist wants <root>/<marker>/TrainValAB/{part}A and {part}B"
+            + ("" if other is None else "; to hold out some of the slides in trainA, set data.split to slide")
+        )
     refs = _join(wanted, base / f"{part}A", base / f"{part}B")
     truth_folder = base / f"{part}TruthB"
     if not truth_folder.is_dir():
@@ -212,12 +220,18 @@ def _bci(wanted: _Wanted) -> list[PatchRef]:
     _only_her2(wanted)
     base = _one_of([wanted.root / "HE", wanted.root / "BCI_dataset" / "HE"], "layout bci").parent
     part = "train" if wanted.split == "train" else "test"
+    if not any((base / side / part).is_dir() for side in ("HE", "IHC")):
+        raise NoPartError(f"there is no folder {base / 'HE' / part}")
     return _with_levels(_join(wanted, base / "HE" / part, base / "IHC" / part), base / "HE" / part)
 
 
 def _joined(wanted: _Wanted, parts: Sequence[str]) -> tuple[list[PatchRef], Path]:
     tops = [wanted.root, wanted.root / "AB"]
-    folder = _one_of([top / p for p in parts for top in tops], f"layout {'/'.join(parts)} of side-by-side pairs")
+    places = [top / p for p in parts for top in tops]
+    if not any(place.is_dir() for place in places):
+        listed = ", ".join(map(str, places))
+        raise NoPartError(f"layout {'/'.join(parts)} of side-by-side pairs: found none of {listed}")
+    folder = next(place for place in places if place.is_dir())
     found = _pictures(folder)
     return [PatchRef(n, p, p, is_joined=True, slide=slide_of(n)) for n, p in found.items()], folder
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wsistain.config import DataConfig
 from wsistain.data.augment import stain_jitter
-from wsistain.data.layouts import PatchRef, Split, list_patches, with_masks
+from wsistain.data.layouts import NoPartError, PatchRef, Split, list_patches, with_masks
 from wsistain.data.pictures import SUFFIXES, Unreadable, picture_size, read_mask, read_picture, resize_short
 from wsistain.data.splits import choose_part
 from wsistain.data.stated import check_stated
@@ -115,7 +115,7 @@ def all_patches(listed: Callable[[Split], list[PatchRef]]) -> list[PatchRef]:
     for part in parts:
         try:
             refs += listed(part)
-        except DataError as error:
+        except NoPartError as error:  # any other fault is told, or a whole part would be left out in silence
             faults.append(error)
     if len(faults) == len(parts):
         raise faults[0]
