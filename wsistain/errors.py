@@ -14,7 +14,10 @@ def shown(text: object) -> str:
     the direction of writing, and bytes of a file name that are no text in this locale become `\\x1b`, `\\u202e`, `\\xe4`.
     Line breaks, tabs and spaces stay.
     """
-    return "".join(c if c.isprintable() or c in "\n\t\xa0" else _escaped(c) for c in str(text))
+    text = str(text)
+    if text.isprintable():  # at once: pages hand over pictures of megabytes
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t\xa0" else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:

@@ -150,3 +150,33 @@ def test_a_steadiness_that_is_asked_for_is_a_part_and_needs_the_network(half_blu
         maker.names[:3] == ("looks", "steady", "clear")
         and (parts["steady"][np.isfinite(parts["stained"])] == 0.5).all()
     )
+
+
+def test_likeness_is_asked_in_some_windows_and_told_of_all_tissue(half_blurred, tmp_path, monkeypatch):
+    asked = []
+
+    class Asked(Known):
+        parts = ("looks", "features")
+
+        def distances(self, rgb, mpp):
+            asked.append(1)
+            looks = Seen().distances(rgb, mpp)["looks"]
+            return {"looks": looks, "features": looks * 0 + 1}
+
+    monkeypatch.setattr(trust_module, "WINDOW", 2)
+    slide = open_slide(half_blurred[0])
+    seen, found = examine(slide), []
+    for every, threads in ((1, 1), (2, 1), (2, 3)):
+        copy = shutil.copytree(half_blurred[1], tmp_path / f"{every}{threads}", ignore=shutil.ignore_patterns("labels"))
+        asked.clear()
+        made = make_trust(slide, read_stain(copy), Asked(), seen=seen, every=every, threads=threads)
+        found.append((made.parts, len(asked)))
+    slide.close()
+    (whole, n_all), (some, n_some), (again, _) = found
+    assert 0.2 < n_some / n_all < 0.5 and all(np.array_equal(some[name], again[name]) for name in some)
+    # What was asked has its own answer; of the rest of the tissue those round it speak, and glass stays unknown.
+    told = some["features"] > 0
+    assert told.any() and (some["features"][told] == 128).all()
+    assert (some["looks"] == whole["looks"])[told].mean() > 0.15 and (some["looks"] != whole["looks"])[told].any()
+    assert all(np.array_equal(some[name], whole[name]) for name in ("clear", "focus", "ink", "fold", "tissue"))
+    assert not told[whole["tissue"] == 0].any()

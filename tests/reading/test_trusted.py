@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsistain.reading.trusted import TrustMap, as_share, as_stored, clearness, combine
+from wsistain.reading.trusted import TrustMap, as_share, as_stored, clearness, combine, spread
 
 
 def parts(**more):
@@ -45,3 +45,18 @@ def test_a_cell_is_trusted_by_its_place_and_its_own_density():
     assert trust[0] == pytest.approx(0.9, abs=0.01) and trust[1] == 0 and np.isnan(trust[2])
     assert made.at(*at)[0] == pytest.approx(0.09, abs=0.01)
     assert np.array_equal(as_stored(as_share(np.arange(256).astype(np.uint8))), np.arange(256))
+
+
+def test_what_is_known_is_spread_to_what_is_wanted_and_no_further():
+    known = np.full((4, 40), np.nan, np.float32)
+    known[:, :4], known[0, 0] = 0.2, np.nan
+    known[:, 8:12] = 0.8
+    wanted = np.zeros(known.shape, bool)
+    wanted[:, 4:8], wanted[:, 39] = True, True
+    found = spread(known, wanted, 8)
+    assert np.isnan(found[:, 12:39]).all() and np.isnan(found[0, 0])  # nobody asked
+    assert (found[:, :4] == known[:, :4])[1:].all() and (found[:, 8:12] == known[:, 8:12]).all()
+    assert (np.diff(found[1, 3:9]) > 0).all() and 0.2 < found[1, 4] < found[1, 7] < 0.8
+    assert found[:, 39] == pytest.approx(0.8, abs=1e-3)  # far from all: the nearest speaks
+    unknown = np.full((2, 2), np.nan, np.float32)
+    assert np.isnan(spread(unknown, np.ones((2, 2), bool), 8)).all()

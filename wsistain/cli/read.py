@@ -59,7 +59,7 @@ def read(
     trust_features: bool = typer.Option(
         True,
         "--trust-features/--no-trust-features",
-        help="Ask the network what it sees, where its weights keep what it saw in training: nearly one staining more.",
+        help="Ask the network what it sees, where its weights keep what it saw in training: a seventh of the time of staining.",
     ),
     trust_jitter: bool = typer.Option(
         False, "--trust-jitter", help="Ask it four times more how steady its answers are: four stainings more."

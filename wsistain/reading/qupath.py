@@ -84,11 +84,14 @@ def object_writer(path: Path, marker: Marker, um_l0: float) -> Iterator[ObjectWr
 SCRIPT = """// Makes a QuPath project of a virtual stain: the H&E and the stain side by side, with the cells that wsistain read.
 // {statement}
 // In QuPath 0.5 or newer: Automate > Script editor, open this file, Run. Or: QuPath script {script}
-import qupath.lib.images.servers.ImageServers
-import qupath.lib.images.ImageData
-import qupath.lib.io.PathIO
-import qupath.lib.projects.Projects
+import java.awt.image.BufferedImage
+import qupath.lib.gui.QuPathGUI
 import qupath.lib.gui.commands.ProjectCommands
+import qupath.lib.images.ImageData
+import qupath.lib.images.servers.ImageServerProvider
+import qupath.lib.io.PathIO
+import qupath.lib.objects.PathObjectTools
+import qupath.lib.projects.Projects
 
 def here = new File({folder})
 def slides = [{he}, {stain}]
@@ -99,28 +102,39 @@ def shift = [[0.0d, 0.0d], [{shift_x}d, {shift_y}d]]
 
 def directory = new File(here, 'project')
 directory.mkdirs()
-def project = Projects.createProject(directory, java.awt.image.BufferedImage)
+def project = Projects.createProject(directory, BufferedImage)
 def types = [ImageData.ImageType.BRIGHTFIELD_H_E, ImageData.ImageType.BRIGHTFIELD_H_DAB]
 slides.eachWithIndex {{ name, k ->
     def file = new File(name)
     if (!file.isAbsolute()) file = new File(here, name)
-    def support = qupath.lib.images.servers.ImageServerProvider.getPreferredUriImageSupport(
-        java.awt.image.BufferedImage, file.toURI().toString())
+    def place = name.contains('://') ? name : file.getCanonicalPath()
+    def support = ImageServerProvider.getPreferredUriImageSupport(BufferedImage, place)
+    if (support == null || support.builders.isEmpty()) throw new IOException('QuPath cannot open ' + place)
     def entry = project.addImage(support.builders[0])
-    def server = support.builders[0].build()
     def data = entry.readImageData()
     data.setImageType(types[k])
     entry.setImageName(file.getName())
-    entry.setThumbnail(ProjectCommands.getThumbnailRGB(server))
+    entry.setThumbnail(ProjectCommands.getThumbnailRGB(data.getServer()))
     def cells = PathIO.readObjects(new File(here, objects))
-    def place = new java.awt.geom.AffineTransform(scale[k], 0, 0, scale[k], shift[k][0], shift[k][1])
-    data.hierarchy.addObjects(cells.collect {{ qupath.lib.objects.PathObjectTools.transformObject(it, place, true) }})
+    def to = new java.awt.geom.AffineTransform(scale[k], 0, 0, scale[k], shift[k][0], shift[k][1])
+    data.getHierarchy().addObjects(cells.collect {{ PathObjectTools.transformObject(it, to, true) }})
     entry.saveImageData(data)
-    server.close()
+    data.getServer().close()
 }}
 project.syncChanges()
-println 'Open ' + new File(directory, 'project.qpproj')
-println 'Two viewers: View > Multi-view > Set grid size, drag a slide into each; Synchronize viewers links them.'
+def gui = QuPathGUI.getInstance()
+if (gui == null) {{
+    println 'Open ' + new File(directory, 'project.qpproj')
+}} else {{
+    // side by side, and moved together
+    javafx.application.Platform.runLater {{
+        gui.setProject(project)
+        def manager = gui.getViewerManager()
+        manager.setGridSize(1, 2)
+        project.getImageList().eachWithIndex {{ entry, k -> manager.getAllViewers()[k].setImageData(entry.readImageData()) }}
+        manager.setSynchronizeViewers(true)
+    }}
+}}
 """
 
 

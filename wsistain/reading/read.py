@@ -124,7 +124,7 @@ def read(
     cells_mpp : um per px of a label image, where its size does not tell.
     roi       : drawn regions (QuPath GeoJSON); `roi_class`: those whose cells alone count, `without`: those left out.
     trust     : also the trust map of each stain, written into it, and the trust of each cell.
-    trust_features : ask the network what it sees, where its weights keep a bank; costs nearly one staining more.
+    trust_features : ask the network what it sees, where its weights keep a bank; a seventh of the time of staining.
     trust_jitter   : ask it how steady its answers are; costs four.
     weights   : the weights that made the stains, where they no longer lie where the run found them.
     block     : edge of a block, um; the cells do not depend on it.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wsistain import __version__
 from wsistain.generators.known import Known
 from wsistain.markers import find_marker
-from wsistain.optics.familiar import cell_px
+from wsistain.optics.familiar import cell_px, has_tissue
 from wsistain.output.label_map import LABELS, read_map, write_map
 from wsistain.output.layout import GLASS
 from wsistain.output.reading import StoredStain, open_level
@@ -31,6 +31,7 @@ from wsistain.reading.trusted import (
     as_stored,
     clearness,
     combine,
+    spread,
     trust_of_distance,
 )
 from wsistain.runtime.ahead import in_order, thread_pool
@@ -42,6 +43,11 @@ from wsistain.slide.tissue import TissueMask
 
 WINDOW = 8
 """Cells along a window, the unit of work."""
+
+EVERY = 3
+"""How like training a place is, is asked in one window of a square of so many times so many. Asked everywhere it would cost
+more than another staining, and what is said of one place tells no more of the cells there than what is said round about.
+"""
 
 BLURRED, SHARP = 0.15, 0.35
 FOCUS_UM = 96.0
@@ -112,17 +118,27 @@ class TrustMaker:
 
     slide  : the H&E; stain : finished; known : what its weights know; seen : a look at the whole slide.
     steady : asks the generator once more; None: not asked.
+    every  : as `EVERY`.
     """
 
     def __init__(
-        self, slide: Slide, stain: StoredStain, known: Known, seen: Examined, steady: Steadiness | None = None
-    ) -> None:
-        self.slide, self.stain, self.known, self.seen, self.steady = slide, stain, known, seen, steady
+        self, slide: Slide, stain: StoredStain, known: Known, seen: Examined, steady: Steadiness | None = None,
+        every: int = EVERY,
+    ) -> None:  # fmt: skip
+        self.slide, self.stain, self.known, self.seen, self.steady, self.every = (
+            slide,
+            stain,
+            known,
+            seen,
+            steady,
+            every,
+        )
         self.place = place_of(slide, stain)
         self._level = max((k for k in range(len(stain.levels)) if stain.mpp * 2**k <= 8), default=0)
         self._array = open_level(stain.path, self._level)
         self._fine_level = max((k for k in range(len(stain.levels)) if stain.mpp * 2**k <= FINE_UM), default=0)
         self._fine = open_level(stain.path, self._fine_level)
+        self._tissue_of: dict[tuple[int, int, int, int], int] = {}
         self.marker = find_marker(str(stain.provenance.get("marker", "")))
 
     @property
@@ -131,9 +147,10 @@ class TrustMaker:
         return -(-self.place.rows // WINDOW)
 
     def strip(self, number: int, threads: int = 1) -> dict[str, F32]:
-        """Trust that each part leaves, float32 (rows, cols) by name; NaN where it says nothing. "stained" is 1 or NaN."""
+        """Trust that each part leaves, float32 (rows, cols) by name; NaN where it says nothing. Of "stained" and "unasked" 1 or NaN."""
         height = min(WINDOW, self.place.rows - number * WINDOW)
-        out = {name: np.full((height, self.place.cols), np.nan, np.float32) for name in (*self.names, "stained")}
+        names = (*self.names, "stained", "unasked")
+        out = {name: np.full((height, self.place.cols), np.nan, np.float32) for name in names}
         windows = list(self.place.windows(number))
         with thread_pool(threads, "trust") as pool:
             found = in_order(pool, self._window, windows, threads + 1)
@@ -149,8 +166,7 @@ class TrustMaker:
 
     def _window(self, window: tuple[int, int, int, int]) -> dict[str, F32]:
         rows, cols = window[2:]
-        share = self._share(self.seen.tissue, window)
-        stained = self._stained(window) & (share > 0)
+        share, stained = self._there(window)
         if not stained.any():
             return {}
         parts = {"stained": np.where(stained, 1, np.nan).astype(np.float32), "tissue": np.minimum(2 * share, 1)}
@@ -159,11 +175,40 @@ class TrustMaker:
             parts[name] = np.asarray(np.clip(1 - 2 * covered, 0, 1) * np.ones((rows, cols)), np.float32)
         parts["focus"] = self._focus(window)
         parts[CLEAR] = self._clear(window)
+        asked = self._is_asked(window)
         rgb, mpp = self.place.read(self.slide, window), self.place.sampling.mpp
         if self.steady is not None:
             parts[STEADY] = self.steady.left(rgb, mpp)
-        distances = self.known.distances(rgb, mpp)
-        return parts | {name: trust_of_distance(distance) for name, distance in distances.items()}
+        if asked:
+            found = self.known.distances(rgb, mpp)
+            return parts | {name: trust_of_distance(distance) for name, distance in found.items()}
+        half, px = self.place.px // 2, self.place.px
+        inner = rgb[half : half + rows * px, half : half + cols * px]
+        parts["unasked"] = np.where(has_tissue(inner, mpp), 1, np.nan).astype(np.float32)
+        return parts
+
+    def _there(self, window: tuple[int, int, int, int]) -> tuple[F32, NDArray[np.bool_]]:
+        """Share of tissue of each cell of a window, and whether it is tissue that was stained."""
+        share = self._share(self.seen.tissue, window)
+        return share, self._stained(window) & (share > 0)
+
+    def _is_asked(self, window: tuple[int, int, int, int]) -> bool:
+        """Whether it is asked how like training a window is: of its square it is the first with most stained tissue."""
+        edge = WINDOW * self.every
+        square = [n // edge * edge for n in window[:2]]
+        others = [
+            (row, col, min(WINDOW, self.place.rows - row), min(WINDOW, self.place.cols - col))
+            for row in range(square[0], min(square[0] + edge, self.place.rows), WINDOW)
+            for col in range(square[1], min(square[1] + edge, self.place.cols), WINDOW)
+        ]
+        return max(others, key=self._stained_tissue) == window
+
+    def _stained_tissue(self, window: tuple[int, int, int, int]) -> int:
+        """How many cells of a window are tissue that was stained."""
+        found = self._tissue_of.get(window)
+        if found is None:
+            found = self._tissue_of[window] = int(self._there(window)[1].sum())
+        return found
 
     def _share(self, mask: TissueMask, window: tuple[int, int, int, int]) -> F32:
         """Share of each cell of a window that lies in a mask, from its px whose centres lie in the cell, or the nearest."""
@@ -230,6 +275,8 @@ class TrustMaker:
     def combined(self, parts: Mapping[str, F32]) -> TrustMap:
         """The map of all strips joined. parts: float32 (h, w) by name, as `strip` gives them."""
         where = np.isfinite(parts["stained"])
+        wanted, reach = np.isfinite(parts["unasked"]), WINDOW * self.every
+        parts = {**parts, **{name: spread(parts[name], wanted, reach) for name in self.known.parts}}
         stored = {name: as_stored(np.where(where, parts[name], np.nan)) for name in self.names}
         never = self.known.never_on(self.slide.info.path)
         corner = (self.place.row * self.place.cell_um, self.place.col * self.place.cell_um)
@@ -244,6 +291,7 @@ def make_trust(
     *,
     seen: Examined | None = None,
     steady: Steadiness | None = None,
+    every: int = EVERY,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrustMap:
@@ -252,12 +300,13 @@ def make_trust(
     slide    : the H&E of which it was made. known : what the weights know (`wsistain.generators.known`).
     seen     : `examine(slide)` where somebody has looked already.
     steady   : asks the generator how steady its answers are, four passes more; None: it is not asked.
+    every    : how like training it is, is asked in one window of `every` x `every`; 1: in all of them.
     progress : called with (strips done, of how many).
 
     An interrupted one is gone on with: finished strips lie in the stain until the map is whole. Raises OutputError where
     the map cannot be written.
     """
-    maker = TrustMaker(slide, stain, known, seen or examine(slide), steady)
+    maker = TrustMaker(slide, stain, known, seen or examine(slide), steady, every)
     work = Path(stain.path) / LABELS / ".trust.work"
     key = _key(maker)
     there = read_map(stain)
@@ -308,6 +357,7 @@ def _key(maker: TrustMaker) -> dict[str, Any]:
         "stain": maker.stain.provenance.get("key"),
         "weights": _weights_hash(maker.stain),
         "parts": list(maker.names),
+        "asked_every": maker.every,
         "why": maker.known.why,
     }
 
