@@ -27,11 +27,12 @@ import numpy as np
 from skimage.io import imread, imsave
 from skimage.transform import rescale
 
+from wsistain.config import PhantomVersion
 from wsistain.markers import panel
 from wsistain.phantom.biology import rank_auc
-from wsistain.phantom.cells import TUMOUR
-from wsistain.phantom.compare import histogram_overlap, look_at, table_of
+from wsistain.phantom.compare import fine_power, histogram_overlap, look_at, table_of
 from wsistain.phantom.config import PhantomConfig
+from wsistain.phantom.kinds import TUMOUR
 from wsistain.phantom.products import choose_places, make_slide
 from wsistain.phantom.render import COUNTED_UM, PRODUCTS, Phantom
 from wsistain.slide.reader import open_slide
@@ -39,10 +40,10 @@ from wsistain.slide.reader import open_slide
 NAMES = [m.name for m in panel()]
 
 
-def speed(size: int) -> dict[str, Any]:
+def speed(size: int, version: PhantomVersion) -> dict[str, Any]:
     """Megapixels per second of CPU time: the H&E alone, the truth that shares its tissue, and a whole slide folder."""
-    result: dict[str, Any] = {}
-    phantom = Phantom(PhantomConfig(height=4 * size, width=4 * size, seed=21, whole=True))
+    result: dict[str, Any] = {"version": version}
+    phantom = Phantom(PhantomConfig(height=4 * size, width=4 * size, seed=21, whole=True, version=version))
     phantom.render("he_a", 0, 0, 32, 32)
     seconds = {"he_a": 0.0, "ihc_a": 0.0, "ihc_b": 0.0}
     for y in range(size, 2 * size, 1024):
@@ -56,7 +57,7 @@ def speed(size: int) -> dict[str, Any]:
     result["mp_per_cpu_second_all_three"] = round(3 * mp / sum(seconds.values()), 2)
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
-        make_slide(Path(folder), PhantomConfig(height=size, width=size, seed=21))
+        make_slide(Path(folder), PhantomConfig(height=size, width=size, seed=21, version=version))
         result["slide_folder_cpu_s"] = round(time.process_time() - start, 1)
         result["slide_folder_mp_per_cpu_second"] = round(3 * mp / (time.process_time() - start), 2)
     return result
@@ -148,11 +149,13 @@ def _real(items: list[str]) -> dict[str, tuple[np.ndarray, float | None]]:
     return found
 
 
-def _phantoms(stain: str, count: int) -> list[np.ndarray]:
+def _phantoms(stain: str, count: int, version: PhantomVersion = "v0") -> list[np.ndarray]:
     """512 px of tissue with tumour at 0.5 um per px, one from each slide; IHC: markers in turn."""
     made = []
     for k in range(count):
-        config = PhantomConfig(height=6144, width=6144, seed=40 + k, whole=True, marker=NAMES[k % len(NAMES)])
+        config = PhantomConfig(
+            height=6144, width=6144, seed=40 + k, whole=True, marker=NAMES[k % len(NAMES)], version=version
+        )
         y, x = choose_places(config, 512, 1)[0]
         made.append(Phantom(config).render("he_a" if stain == "he" else "ihc_a", y, x, 512, 512))
     return made
@@ -165,7 +168,7 @@ def _rest(pictures: list[np.ndarray]) -> list[float]:
     ]
 
 
-def looks(stain: str, items: list[str], count: int, out: Path | None) -> dict[str, Any]:
+def looks(stain: str, items: list[str], count: int, out: Path | None, version: PhantomVersion) -> dict[str, Any]:
     """Prints the table of real and phantom pictures; returns it with the overlap of their histograms.
 
     Colours are taken from every picture; sizes and the spectrum only where the um per px are known. `out`: a page
@@ -173,12 +176,14 @@ def looks(stain: str, items: list[str], count: int, out: Path | None) -> dict[st
     """
     pictures = _real(items)
     real = [rgb for rgb, _ in pictures.values()]
-    phantoms = _phantoms(stain, count)
+    phantoms = _phantoms(stain, count, version)
     sets = {
         "real": [look_at(rgb, mpp) for rgb, mpp in pictures.values()],
         "phantom": [look_at(p, 0.5) for p in phantoms],
     }
     print(table_of(sets))
+    known = [fine_power(rgb, mpp) for rgb, mpp in pictures.values() if mpp is not None]
+    finer = np.mean([fine_power(p, 0.5) for p in phantoms]) - np.mean(known) if known else None
     if out is not None:
         rows = []
         for row in (real, phantoms):
@@ -190,8 +195,10 @@ def looks(stain: str, items: list[str], count: int, out: Path | None) -> dict[st
         imsave(out, np.vstack(rows), check_contrast=False)
     return {
         "stain": stain,
+        "version": version,
         "real": {name: mpp for name, (_, mpp) in pictures.items()},
         "table": table_of(sets).splitlines(),
+        "power_2_to_10_um_of_real": None if finer is None else round(float(10**finer), 2),
         "histogram_overlap_rgb": [round(v, 3) for v in histogram_overlap(real, phantoms)],
         "overlap_of_one_real_with_the_other_real": round(float(np.median(_rest(real))), 3),
         "overlap_of_one_phantom_with_the_real": round(
@@ -201,14 +208,16 @@ def looks(stain: str, items: list[str], count: int, out: Path | None) -> dict[st
     }
 
 
-def visibility(value: float, slides: int) -> dict[str, Any]:
+def visibility(value: float, slides: int, version: PhantomVersion) -> dict[str, Any]:
     """AUC of the best reader of morphology, and of a linear reader of what one nucleus itself shows.
 
     The linear reader learns from half of the slides; all figures are of the other half.
     """
     looks_of, positive, score, group = [], [], [], []
     for seed in range(200, 200 + slides):
-        phantom = Phantom(PhantomConfig(height=8192, width=8192, seed=seed, whole=True, visibility=value))
+        phantom = Phantom(
+            PhantomConfig(height=8192, width=8192, seed=seed, whole=True, visibility=value, version=version)
+        )
         cells, _, _ = phantom.cells_um("a", 1000.0, 1000.0, 500.0, 500.0)
         c = cells.take((cells.kind == TUMOUR) & (phantom.path_um("a", cells) >= COUNTED_UM))
         shown = (np.log(c.a * c.b), c.a / c.b, c.dark, c.coarse, c.fine, c.nucleolus, c.rough, c.plump)
@@ -220,7 +229,7 @@ def visibility(value: float, slides: int) -> dict[str, Any]:
     x = (x - x.mean(0)) / x.std(0)
     x = np.hstack([x, x[:, :3] ** 2, np.ones((len(x), 1))])
     fit = seeds < 200 + slides // 2
-    result: dict[str, Any] = {"cells": int((~fit).sum()), "visibility": value}
+    result: dict[str, Any] = {"cells": int((~fit).sum()), "visibility": value, "version": version}
     for k, marker in enumerate(NAMES):
         w = np.linalg.lstsq(x[fit], yes[fit, k].astype(float), rcond=None)[0]
         result[marker] = {
@@ -255,24 +264,28 @@ def main() -> None:
     parser.add_argument("--visibility", type=float, default=0.85)
     parser.add_argument("--real", nargs="*", default=[], help="FILE (um per px unknown), FILE:UM_PER_PX or a slide")
     parser.add_argument("--stain", choices=["he", "ihc"], default="he")
+    parser.add_argument(
+        "--version", choices=["v0", "v1"], default="v0", help="of the phantom: looks, visibility, speed"
+    )
     parser.add_argument("--out", type=Path, help="PNG of sheet (default phantom.png) and of looks")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     a = parser.parse_args()
     if a.what == "speed":
-        result = speed(a.size)
+        result = speed(a.size, a.version)
     elif a.what == "memory":
         result = memory(a.height, a.width)
     elif a.what == "pairing":
         result = pairing(a.patches, a.pairing)
     elif a.what == "looks":
-        result = looks(a.stain, a.real, a.patches, a.out)
+        result = looks(a.stain, a.real, a.patches, a.out, a.version)
     elif a.what == "visibility":
-        result = visibility(a.visibility, a.patches)
+        result = visibility(a.visibility, a.patches, a.version)
     else:
         result = sheet(a.out or Path("phantom.png"), min(a.size, 512))
     print(json.dumps(result, indent=2))
     if a.output:
         key = {"looks": f"looks_{a.stain}", "visibility": f"visibility_{a.visibility}"}.get(a.what, a.what)
+        key += "" if a.version == "v0" else f"_{a.version}"
         date = datetime.now(UTC).isoformat(timespec="seconds")
         known = json.loads(a.output.read_text())["results"] if a.output.is_file() else {}
         with redirect_stdout(sys.stderr):

@@ -31,6 +31,7 @@ Layout = Literal["mist", "bci", "bci_ab", "ihc4bc", "ab"]
 Ngff = Literal["0.5", "0.4"]
 Norm = Literal["auto", "tile", "slide", "field"]
 Pairing = Literal["mist", "aligned", "adjacent", "far"]
+PhantomVersion = Literal["v0", "v1"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Reader = Literal["auto", "tiff", "openslide", "tiffslide", "zarr", "picture"]
 """Values that are fixed; the command line shows them in its help."""

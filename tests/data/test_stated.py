@@ -11,7 +11,7 @@ from tests.training.made_runs import tiny_run
 from wsistain.config import DataConfig
 from wsistain.data.layouts import PatchRef, list_patches
 from wsistain.data.patches import load_patches
-from wsistain.data.stated import check_stated, mpp_of
+from wsistain.data.stated import check_stated, mpp_of, stated_version
 from wsistain.errors import DataError
 from wsistain.evaluation.report import evaluate
 from wsistain.markers import find_marker
@@ -94,3 +94,19 @@ def test_mists_own_names_and_bcis_layout_have_the_scale_that_was_published(tmp_p
     for refs, layout in (([ref("10M2102916_10_15"), ref("mine_1_2")], "mist"), ([ref("10M2102916_10_15")], "ihc4bc")):
         with pytest.raises(DataError, match="stated nowhere"):
             mpp_of(refs, layout)
+
+
+def test_patches_of_two_phantoms_and_of_a_phantom_and_a_lab_are_not_learnt_from_together(tmp_path: Path) -> None:
+    refs, facts = [], {"kind": "patches", "visibility": 0.85, "mpp": 1.0}
+    for marker, more in (("ER", {"version": "v1"}), ("PR", {}), ("HER2", None)):
+        make_mist(tmp_path, marker=marker, n_train=1, n_val=1)
+        if more is not None:
+            text = json.dumps({"parameters": {**facts, **more, "marker": marker}})
+            (tmp_path / marker / "manifest.json").write_text(text)
+        refs.append(list_patches("mist", tmp_path, marker, "train"))
+    er, pr, real = refs
+    assert [stated_version(r) for r in refs] == ["v1", "v0", None]
+    with pytest.raises(DataError, match=r"is of phantom v1 and .* of phantom v0; train on patches of one kind"):
+        stated_version([*er, *pr])
+    with pytest.raises(DataError, match="of no phantom"):
+        stated_version([*pr, *real])

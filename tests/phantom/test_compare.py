@@ -8,7 +8,15 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.draw import disk
 
-from wsistain.phantom.compare import find_nuclei, histogram_overlap, look_at, macenko, spectrum_slope, table_of
+from wsistain.phantom.compare import (
+    find_nuclei,
+    fine_power,
+    histogram_overlap,
+    look_at,
+    macenko,
+    spectrum_slope,
+    table_of,
+)
 
 H, E = (np.array(v) / np.linalg.norm(v) for v in ((0.62, 0.70, 0.35), (0.16, 0.85, 0.50)))
 
@@ -38,6 +46,17 @@ def test_the_slope_is_that_of_the_noise(exponent):
     f[0, 0] = 1
     noise = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(512, 512))) * f ** (exponent / 2))
     assert spectrum_slope(noise, 0.5) == pytest.approx(exponent, abs=0.15)
+
+
+def test_fine_power_counts_what_is_2_to_10_um_long_and_nothing_else():
+    x = np.arange(400) * 0.5
+
+    def waves(um):
+        return np.repeat((128 + 40 * np.sin(2 * np.pi * x / um))[None].astype(np.uint8), 400, 0)[..., None].repeat(3, 2)
+
+    noise = np.random.default_rng(2).integers(-2, 3, (400, 400, 1))
+    power = {um: fine_power(waves(um) + noise, 0.5) for um in (1.2, 5.0, 40.0)}
+    assert power[5.0] > max(power[1.2], power[40.0]) + 0.2
 
 
 def test_nuclei_are_counted_and_measured_in_um():

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from wsistain.phantom.cells import BUCKET_UM, CELL_UM, LYMPH, MARGIN_UM, MAX_RADIUS_UM, ROOM, ROUNDS, TUMOUR
+from wsistain.phantom.cells import BUCKET_UM, CELL_UM, MARGIN_UM, MAX_RADIUS_UM, ROOM, ROUNDS
 from wsistain.phantom.config import PAIRINGS, PhantomConfig, SectionPairing
+from wsistain.phantom.kinds import LYMPH, TUMOUR
 from wsistain.phantom.render import Phantom
 
 CONFIG = PhantomConfig(height=1200, width=1100, seed=12, whole=True, marker="ER")

@@ -6,8 +6,8 @@ from scipy.ndimage import gaussian_filter
 
 from wsistain.phantom import paint
 from wsistain.phantom.biology import rank_auc
-from wsistain.phantom.cells import LUMINAL, TUMOUR
 from wsistain.phantom.config import PhantomConfig, SectionPairing
+from wsistain.phantom.kinds import LUMINAL, TUMOUR
 from wsistain.phantom.nearest_centres import nearest_centres
 from wsistain.phantom.paint import Painter
 from wsistain.phantom.render import COUNTED_UM, Phantom

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsistain.config import Pairing
+from wsistain.config import Pairing, PhantomVersion
 from wsistain.errors import ConfigError
 from wsistain.markers import MARKERS, Marker
 
@@ -52,6 +52,7 @@ class Edition:
     train, val, test: patches of a condition, each from a slide of its own, so that no slide is in two of them.
     seeds           : of the learning slides (train and val) and of the test slides.
     visibility      : share of the expression that the H&E shows.
+    phantom         : version of the phantom that paints them.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Edition:
     test: int
     seeds: tuple[int, int]
     visibility: float
+    phantom: PhantomVersion = "v0"
 
     def making(self, condition: Condition, part: str) -> dict[str, Any]:
         """Arguments of `phantom.products.make_patches` for one part of a condition."""
@@ -79,6 +81,7 @@ class Edition:
             "visibility": self.visibility,
             "contrast": float(condition.contrast),
             "pairing": condition.pairing,
+            "version": self.phantom,
         }
 
     def pictures(self) -> int:
@@ -121,8 +124,13 @@ V0 = Edition(
         Condition("mist", 3, "Ki67"),
         Condition("mist", 3, "HER2"),
         Condition("mist", 1, "ER"),
+        Condition("mist", 1, "PR"),
+        Condition("mist", 1, "Ki67"),
+        Condition("mist", 1, "HER2"),
         Condition("adjacent", 3, "ER"),
+        Condition("adjacent", 1, "ER"),
         Condition("far", 3, "ER"),
+        Condition("far", 1, "ER"),
     ),
     size=512,
     mpp=1.0,

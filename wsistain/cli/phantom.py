@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from wsistain.config import Pairing
+from wsistain.config import Pairing, PhantomVersion
 from wsistain.runtime.say import note, say
 
 SLIDE = """
@@ -54,6 +54,11 @@ def slide(
         1.0, "--contrast", help="How plainly nuclei show it; 1 is lifelike, 4 a caricature."
     ),
     pairing: Pairing = typer.Option("mist", "--pairing", help="How section B lies to A."),
+    version: PhantomVersion = typer.Option(
+        "v0",
+        "--version",
+        help="Of the phantom: v0, what shipped weights and the benchmark know; v1 is nearer to tissue.",
+    ),
     he_only: bool = typer.Option(False, "--he-only", help="The H&E alone: no IHC, no cell tables."),
     workers: int = typer.Option(1, "--workers", min=1, max=256, help="Processes."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Make every file anew."),
@@ -67,10 +72,12 @@ def slide(
     height, width = _size(size)
     values = {
         "height": height, "width": width, "mpp": mpp, "marker": marker, "seed": seed, "visibility": visibility,
-        "contrast": contrast, "pairing": pairing,
+        "contrast": contrast, "pairing": pairing, "version": version,
     }  # fmt: skip
     config = validate(PhantomConfig, values, "phantom slide")
-    note(f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, into {folder}")
+    note(
+        f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, {version}, into {folder}"
+    )
     with ProgressBar("parts") as show:
         facts = make_slide(folder, config, workers=workers, progress=show, overwrite=overwrite, he_only=he_only)
     truth = facts["truth"]
@@ -98,6 +105,11 @@ def patches(
         1.0, "--contrast", help="How plainly nuclei show it; 1 is lifelike, 4 a caricature."
     ),
     pairing: Pairing = typer.Option("mist", "--pairing", help="How section B lies to A."),
+    version: PhantomVersion = typer.Option(
+        "v0",
+        "--version",
+        help="Of the phantom: v0, what shipped weights and the benchmark know; v1 is nearer to tissue.",
+    ),
     workers: int = typer.Option(1, "--workers", min=1, max=256, help="Processes."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Make every file anew."),
 ) -> None:
@@ -105,11 +117,13 @@ def patches(
     from wsistain.phantom.products import make_patches
     from wsistain.runtime.progress import ProgressBar
 
-    note(f"phantom patches: {train} + {val} of {size} px for {markers} from {slides} slides, seed {seed}, into {root}")
+    note(
+        f"phantom patches: {train} + {val} of {size} px for {markers} from {slides} slides, seed {seed}, {version}, into {root}"
+    )
     with ProgressBar("parts") as show:
         result = make_patches(
             root, markers=markers, train=train, val=val, size=size, slides=slides, seed=seed, mpp=mpp,
-            visibility=visibility, contrast=contrast, pairing=pairing, workers=workers, progress=show,
+            visibility=visibility, contrast=contrast, pairing=pairing, version=version, workers=workers, progress=show,
             overwrite=overwrite,
         )  # fmt: skip
     aucs = []

@@ -72,6 +72,28 @@ def stated_mpp(refs: Sequence[PatchRef]) -> float | None:
     return next(iter(said), None)
 
 
+def stated_version(refs: Sequence[PatchRef]) -> str | None:
+    """Version of the phantom ("v0", "v1") that painted the patches, None where they are no phantom's.
+
+    Raises DataError where they are of two versions, or some of them real: what is learnt from such a mixture is neither.
+    """
+    said: dict[str | None, Path] = {}
+    for place in {ref.he.parent: ref.he for ref in refs if ref.he is not None}.values():
+        manifest, stated = _stated(place)
+        phantom = stated.get("kind") == "patches" and "visibility" in stated
+        said.setdefault(str(stated.get("version", "v0")) if phantom else None, manifest)
+    if len(said) > 1:
+        (a, first), (b, second) = list(said.items())[:2]
+        raise DataError(
+            f"{first} is of {_made_by(a)} and {second} of {_made_by(b)}; train on patches of one kind, made with one --version"
+        )
+    return next(iter(said), None)
+
+
+def _made_by(version: str | None) -> str:
+    return "no phantom" if version is None else f"phantom {version}"
+
+
 def published_mpp(refs: Sequence[PatchRef], layout: str) -> float | None:
     """um per px that MIST and BCI publish, None for patches of another data set (IHC4BC publishes none)."""
     if layout in ("bci", "bci_ab"):

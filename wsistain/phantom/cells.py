@@ -14,27 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from wsistain.config import PhantomVersion
 from wsistain.markers import Marker
 from wsistain.phantom.anatomy import Anatomy, Tissue, cleft_um
 from wsistain.phantom.biology import RING_POSITIVE, Clone, Latents, express
-from wsistain.phantom.noise import F32, U64, Kept, draw, hash_at, normal, salt_of
+from wsistain.phantom.kinds import ADIPO, DEBRIS, ENDO, FIBRO, LUMINAL, LYMPH, MYO, PLASMA, TUMOUR
+from wsistain.phantom.noise import F32, U64, Kept, draw, fractal, hash_at, normal, salt_of
+from wsistain.phantom.varied import crowding, varied
 
 LAYER_UM, CELL_UM, MARGIN_UM = 12.0, 256.0, 64.0
 BUCKET_UM, SLOTS = 32.0, 64
 Z_JITTER_UM, MAX_DEPTH_UM = 9.6, 5.0
 MAX_RADIUS_UM, ROUNDS, ROOM = 7.8, 3, 0.80
-TYPES = (
-    "tumour",
-    "luminal",
-    "myoepithelial",
-    "fibroblast",
-    "lymphocyte",
-    "endothelial",
-    "adipocyte",
-    "debris",
-    "plasma",
-)
-TUMOUR, LUMINAL, MYO, FIBRO, LYMPH, ENDO, ADIPO, DEBRIS, PLASMA = range(9)
 
 
 @dataclass
@@ -122,7 +113,9 @@ class TissueBlock:
         markers: Sequence[Marker],
         visibility: float,
         contrast: float = 1.0,
+        version: PhantomVersion = "v0",
     ) -> None:
+        self.version = version
         self.seed, self.anatomy, self.clone, self.visibility = seed, anatomy, clone, visibility
         self.markers = tuple(markers)
         self.contrast = np.float32(contrast)
@@ -164,6 +157,21 @@ class TissueBlock:
         kind = np.where(cleft_um(t.shrink, t.nest) > 0.5, -1, kind)
         return np.where(t.inside > 2, kind, -1).astype(np.int8)
 
+    def _stromal(
+        self, t: Tissue, ids: U64, kind: NDArray[np.int8], y: NDArray[Any], x: NDArray[Any]
+    ) -> NDArray[np.int8]:
+        """`kind` with v1's further cells of the stroma: fibroblasts in bands and round epithelium, and stray lymphocytes."""
+        bands = fractal(self.seed, "cellular", y, x, 150.0, 3, 0.6)
+        near = np.exp(-np.clip(-np.maximum(t.nest, t.duct), 0, 200) / np.float32(30))
+        share = np.clip(np.float32(0.035) + np.float32(0.03) * bands + np.float32(0.05) * near, 0.004, 0.14)
+        bare = (kind == -1) & (t.nest < -5) & (t.duct < -1.5) & (t.vessel < -0.6) & (t.hole < -3) & (t.fat < -4)
+        bare &= (t.inside > 2) & (cleft_um(t.shrink, t.nest) < 0.5)
+        lot = draw(ids, salt_of(1, "more"))
+        strays = np.float32(0.012) * (1 + np.float32(2) * near)
+        more: NDArray[np.int8] = np.where(bare & (lot < share), FIBRO, kind).astype(np.int8)
+        more = np.where(bare & (lot > 1 - strays), LYMPH, more).astype(np.int8)
+        return more
+
     def _build(
         self, ids: U64, y: NDArray[Any], x: NDArray[Any], z: F32, kind: NDArray[Any], t: Tissue, lean: F32
     ) -> Cells:
@@ -201,6 +209,9 @@ class TissueBlock:
         rough = np.where(tumour, 0.03 + 0.10 * bad, 0.05) + 0.02 * np.abs(g[5])
         rough = np.where(kind == DEBRIS, 0.25, rough)
         expressing, positive, score = self._expression(lat, ids, kind, u[2])
+        if self.version != "v0":
+            look = varied(self.seed, ids, y, x, kind, a, b, dark, coarse, fine, nucleolus, rough)
+            a, b, dark, coarse, fine, nucleolus, rough = look
         f = np.float32
         return Cells(
             ids, y, x, z, kind, a.astype(f), b.astype(f), np.minimum(b * 1.05, MAX_DEPTH_UM).astype(f), turn.astype(f),
@@ -242,6 +253,8 @@ class TissueBlock:
         raster = self.anatomy.near(py, px)
         t = raster.tissue(py, px)
         kind = self._kinds(t, ids, self.anatomy.vacuole(py, px, t.fat))
+        if self.version != "v0":
+            kind = self._stromal(t, ids, kind, py, px)
         keep = kind >= 0
         t = Tissue(**{f.name: getattr(t, f.name)[keep] for f in fields(t)})
         ids, y, x, z, kind = ids[keep], y[keep], x[keep], z[keep], kind[keep]
@@ -252,6 +265,8 @@ class TissueBlock:
         )
         room = np.where(np.isin(kind, (FIBRO, ENDO)), 0.62 * made.a, np.where(kind == MYO, 0.36 * made.a, room))
         room = np.where(kind == LUMINAL, 0.9 * made.b, room)
+        if self.version != "v0":
+            room = room * crowding(self.seed, py[keep], px[keep], kind)
         lot = draw(ids, salt_of(1, "lot"))
         inner = (y >= row * CELL_UM) & (y < (row + 1) * CELL_UM) & (x >= col * CELL_UM) & (x < (col + 1) * CELL_UM)
         return made.take(contest(y, x, np.minimum(room, MAX_RADIUS_UM), lot) & inner)

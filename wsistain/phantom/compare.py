@@ -75,12 +75,14 @@ def macenko(rgb: RGB, *, beta: float = 0.15, alpha: float = 1.0, light: float = 
     return vectors if vectors[0, 0] > vectors[1, 0] else vectors[::-1]
 
 
-def spectrum_slope(gray: NDArray[np.float64], mpp: float, low: float = 0.02, high: float = 0.5) -> float:
-    """Exponent b of power ~ frequency^b, radially averaged, between `low` and `high` cycles per um."""
+def radial_power(
+    gray: NDArray[np.float64], mpp: float, low: float, high: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(frequency, power per sample) of the largest square of a picture, averaged over rings between `low` and `high` cycles per um."""
     size = min(gray.shape)
     square = gray[:size, :size] - gray[:size, :size].mean()
     window = np.hanning(size)
-    power = np.abs(np.fft.rfft2(square * window[:, None] * window[None, :])) ** 2
+    power = np.abs(np.fft.rfft2(square * window[:, None] * window[None, :])) ** 2 / size**2
     f = np.hypot(np.fft.fftfreq(size, mpp)[:, None], np.fft.rfftfreq(size, mpp)[None, :])
     edges = np.geomspace(low, min(high, 0.45 / mpp), 16)
     which = np.digitize(f, edges)
@@ -89,7 +91,18 @@ def spectrum_slope(gray: NDArray[np.float64], mpp: float, low: float = 0.02, hig
         if (which == k).any():
             centre.append(np.sqrt(edges[k - 1] * edges[k]))
             mean.append(power[which == k].mean())
+    return np.array(centre), np.array(mean)
+
+
+def spectrum_slope(gray: NDArray[np.float64], mpp: float, low: float = 0.02, high: float = 0.5) -> float:
+    """Exponent b of power ~ frequency^b, radially averaged, between `low` and `high` cycles per um."""
+    centre, mean = radial_power(gray, mpp, low, high)
     return float(np.polyfit(np.log(centre), np.log(mean), 1)[0])
+
+
+def fine_power(rgb: RGB, mpp: float) -> float:
+    """log10 of the power of luminance between 0.1 and 0.5 cycles per um (lengths of 2 to 10 um), mean over rings."""
+    return float(np.log10(radial_power(rgb @ np.array([0.299, 0.587, 0.114]), mpp, 0.1, 0.5)[1]).mean())
 
 
 def find_nuclei(haematoxylin: NDArray[np.float64], mpp: float, tissue: NDArray[np.bool_]) -> NDArray[np.float64]:

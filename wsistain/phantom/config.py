@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from wsistain.config import Pairing, Strict
+from wsistain.config import Pairing, PhantomVersion, Strict
 from wsistain.markers import MARKERS, find_marker
 
 
@@ -49,6 +49,7 @@ class PhantomConfig(Strict):
     her2_score: int | None = Field(None, ge=0, le=3, description="slide score; None: drawn from the seed")
     whole: bool = Field(False, description="tissue fills the slide: no glass round it")
     quality: int = Field(88, ge=30, le=100, description="JPEG quality")
+    version: PhantomVersion = Field("v0", description="of the phantom; other cells and pixels for the same seed")
 
     @field_validator("marker")
     @classmethod

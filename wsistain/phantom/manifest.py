@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,5 +46,40 @@ def _begin(manifest: Path, parameters: dict[str, Any], *, overwrite: bool) -> No
         found = json.loads(manifest.read_text(encoding="utf-8")).get("parameters")
     except (json.JSONDecodeError, AttributeError, UnicodeDecodeError):
         raise OutputError(f"{manifest} is not a manifest; pass --overwrite or choose another folder") from None
-    if found != json.loads(json.dumps(parameters)):
-        raise OutputError(f"{folder} holds a phantom with other parameters; pass --overwrite or choose another folder")
+    wanted = json.loads(json.dumps(parameters))
+    if not isinstance(found, dict) or {**OLDEST, **found} != {**OLDEST, **wanted}:
+        raise OutputError(
+            f"{folder} holds a phantom with other parameters{_of_version(found, wanted)}; pass --overwrite or choose another folder"
+        )
+
+
+OLDEST = {"version": "v0"}
+"""What a manifest means that was written before there were versions."""
+
+
+def version_of(parameters: Any) -> str:
+    """The version of the phantom in a manifest's parameters."""
+    return str({**OLDEST, **parameters}["version"])
+
+
+def _of_version(found: Any, wanted: dict[str, Any]) -> str:
+    if not isinstance(found, dict) or version_of(found) == version_of(wanted):
+        return ""
+    return f" (version {version_of(found)}, wanted {version_of(wanted)})"
+
+
+def refuse_other_version(root: Path, version: str, but: Collection[str]) -> None:
+    """OutputError where patches of a marker that is not in `but` lie below `root` and are of another version of the phantom."""
+    for manifest in sorted(root.glob("*/manifest.json")):
+        if manifest.parent.name in but:
+            continue
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))["parameters"]
+            other = version_of(found) if found["kind"] == "patches" else version
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # another program's
+        if other != version:
+            raise OutputError(
+                f"{root} holds patches of {manifest.parent.name} of version {other} of the phantom, wanted {version}; choose "
+                "another folder: markers of one folder are trained on together"
+            )

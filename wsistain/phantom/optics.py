@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from wsistain.config import PhantomVersion
 from wsistain.markers import DAB, Chromogen
+from wsistain.phantom.glass import MOST_BLUR_UM
 from wsistain.phantom.noise import F32, draw, normal, pixel_noise, salt_of
 
 # Optical density by channel (red, green, blue) of unit amounts. DAB: near Ruifrok and Johnston 2001; haematoxylin and
@@ -23,7 +25,10 @@ BASE = {
 
 @dataclass(frozen=True)
 class Optics:
-    """How one glass looks. Vectors are unit OD by channel; amounts are gains; blur in um; glass is RGB of no tissue."""
+    """How one glass looks. Vectors are unit OD by channel; amounts are gains; blur in um; glass is RGB of no tissue.
+
+    sharpen: what the scanner adds of the difference to a picture blurred by `HALO_UM`, as most scanners do; 0 in v0.
+    """
 
     haematoxylin: tuple[float, float, float]
     eosin: tuple[float, float, float]
@@ -36,9 +41,13 @@ class Optics:
     glass: tuple[float, float, float]
     noise: float
     haze: float
+    sharpen: float
 
 
-def draw_optics(seed: int, glass_name: str, *, chromogen: Chromogen = DAB) -> Optics:
+HALO_UM = 0.8
+
+
+def draw_optics(seed: int, glass_name: str, *, chromogen: Chromogen = DAB, version: PhantomVersion = "v0") -> Optics:
     """The optics of one glass (H&E and IHC are stained and scanned apart); drawn from the seed."""
     base = {**BASE, "chromogen": BASE["dab"] if chromogen == DAB else chromogen.od}
     ids = np.arange(64, dtype=np.uint64)
@@ -62,18 +71,24 @@ def draw_optics(seed: int, glass_name: str, *, chromogen: Chromogen = DAB) -> Op
         glass=(float(top), float(top - 3 * u[2]), float(top - 1 + 4 * (u[3] - 0.5))),
         noise=float(0.8 + 0.9 * u[4]),
         haze=float(0.012 * u[5]),
+        sharpen=0.0 if version == "v0" else float(0.15 + 0.65 * u[6]),
     )
 
 
-def blur_margin(mpp: float) -> int:
+def blur_margin(mpp: float, version: PhantomVersion = "v0") -> int:
     """Pixels that a blurred window needs round it."""
-    return int(np.ceil(4 * 0.40 / mpp)) + 1
+    widest = 0.40 if version == "v0" else 0.40 + 0.8 * MOST_BLUR_UM
+    return int(np.ceil(4 * widest / mpp)) + 1
 
 
 def expose(
-    amounts: dict[str, F32], optics: Optics, *, mpp: float, salt: np.uint64, y: int, x: int, margin: int
-) -> NDArray[np.uint8]:
+    amounts: dict[str, F32], optics: Optics, *, mpp: float, salt: np.uint64, y: int, x: int, margin: int,
+    focus: F32 | None = None, ink: tuple[F32, tuple[float, float, float]] | None = None,
+) -> NDArray[np.uint8]:  # fmt: skip
     """uint8 (h, w, 3) from maps of dye (h + 2 margin, w + 2 margin); (y, x) is the window's place on the glass, px.
+
+    focus : (h, w) um of blur besides the lens's own, at most `MOST_BLUR_UM`; ink: amount (h, w) and optical density of a pen
+            on the cover glass, which is out of focus anyway.
 
     Light passes the tissue first and the lens after it, so intensities are blurred, not densities; the blur is a
     Gaussian of finite support and every step is local, so a pixel does not depend on the window.
@@ -83,7 +98,6 @@ def expose(
     }  # fmt: skip
     gains = {"haematoxylin": optics.h_gain, "eosin": optics.e_gain, "chromogen": optics.d_gain, "blood": 1.0}
     sigma = optics.blur_um / mpp
-    radius = int(np.ceil(3 * sigma))
     shape = next(iter(amounts.values())).shape
     h, w = shape[0] - 2 * margin, shape[1] - 2 * margin
     rgb = np.empty((h, w, 3), np.float32)
@@ -92,9 +106,39 @@ def expose(
         for name, amount in amounts.items():
             density += amount * np.float32(vectors[name][channel] * gains[name])
         light = np.exp(density * np.float32(-np.log(10.0)))
-        light = gaussian_filter1d(light, sigma, axis=0, radius=radius)[margin : margin + h]
-        rgb[..., channel] = gaussian_filter1d(light, sigma, axis=1, radius=radius)[:, margin : margin + w]
+        rgb[..., channel] = _blurred(light, sigma, margin)
+        if optics.sharpen:
+            halo = _blurred(light, float(np.hypot(optics.blur_um, HALO_UM)) / mpp, margin)
+            rgb[..., channel] += np.float32(optics.sharpen) * (rgb[..., channel] - halo)
+            np.clip(rgb[..., channel], 0, None, out=rgb[..., channel])
+        if focus is not None:
+            rgb[..., channel] = _defocused(rgb[..., channel], light, focus, optics.blur_um, mpp, margin)
+        if ink is not None:
+            rgb[..., channel] *= np.exp(ink[0] * np.float32(-np.log(10.0) * ink[1][channel]))
     rgb *= np.array(optics.glass, np.float32)
     # Shot noise grows with the square root of the light.
     rgb += pixel_noise(salt, y, x, h, w) * (np.float32(optics.noise) * np.sqrt(rgb * np.float32(1 / 255)))
     return np.clip(rgb + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def _blurred(light: F32, sigma: float, margin: int) -> F32:
+    """(h, w) blurred light from (h + 2 margin, w + 2 margin); a Gaussian that ends at three times `sigma` px."""
+    h, w = light.shape[0] - 2 * margin, light.shape[1] - 2 * margin
+    radius = int(np.ceil(3 * sigma))
+    once = gaussian_filter1d(light, sigma, axis=0, radius=radius)[margin : margin + h]
+    twice: F32 = gaussian_filter1d(once, sigma, axis=1, radius=radius)[:, margin : margin + w]
+    return twice
+
+
+def _defocused(sharp: F32, light: F32, focus: F32, lens_um: float, mpp: float, margin: int) -> F32:
+    """(h, w) light blurred by as much as `focus` says at each pixel: between pictures of three widths, the nearest two mixed.
+
+    sharp : (h, w) as the lens alone gives it; light: (h + 2 margin, w + 2 margin) before the lens.
+    """
+    seen = [sharp]
+    for extra in (0.5 * MOST_BLUR_UM, MOST_BLUR_UM):
+        seen.append(_blurred(light, float(np.hypot(lens_um, extra)) / mpp, margin))
+    place = focus * np.float32(2 / MOST_BLUR_UM)
+    near, far = np.clip(place, 0, 1), np.clip(place - 1, 0, 1)
+    mixed: F32 = seen[0] + near * (seen[1] - seen[0]) + far * (seen[2] - seen[1])
+    return mixed

@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 
 from wsistain.markers import find_marker
 from wsistain.phantom.anatomy import Anatomy, cleft_um, nearest_blob, vacuole_um
-from wsistain.phantom.cells import LUMINAL, TUMOUR, Cells, TissueBlock
+from wsistain.phantom.background import draw_background, unspecific
+from wsistain.phantom.cells import Cells, TissueBlock
 from wsistain.phantom.config import PhantomConfig
+from wsistain.phantom.kinds import LUMINAL, TUMOUR
+from wsistain.phantom.lumen import contents
 from wsistain.phantom.nearest_centres import nearest_centres
 from wsistain.phantom.noise import F32, Floats, Grain, Texture, draw, fractal, salt_of, smooth_noise
 from wsistain.phantom.nuclei import NuclearMaps, paint_nuclei
 from wsistain.phantom.sections import Section
+from wsistain.phantom.stroma import foamy, straight, wavy
 
 MARGIN_UM = 16.0
 NODE_UM = 4.0
@@ -115,9 +119,10 @@ class Painter:
     """Paints windows of the sections of one block."""
 
     def __init__(self, config: PhantomConfig, anatomy: Anatomy, block: TissueBlock) -> None:
-        self.mpp, self.seed = config.mpp, config.seed
+        self.mpp, self.seed, self.version = config.mpp, config.seed, config.version
         self.marker = find_marker(config.marker)
         self.column = [m.name for m in block.markers].index(self.marker.name)
+        self.background = draw_background(config.seed, self.marker.name)
         self.anatomy, self.block = anatomy, block
         self.fibril, self.bundle, self.fine, self.coarse, self.cloud = textures()
         # All slides share the textures, each read from its own corner.
@@ -157,7 +162,10 @@ class Painter:
         nuclei = paint_nuclei(cells, y_px, x_px, turn, section.z0, section.z1, m, clump, grain, nuclear)
         ground = self._ground(win, py, px, grain)
         around, border, plump = self._membranes(win, ground, cells, y_px, x_px, clump)
-        return self._mix(win, ground, nuclei, around, border, plump, grain)
+        lumen = None
+        if self.version != "v0":
+            lumen = contents(self.seed, win, py, px, ground["hole"], ground["vessel"], ground["cloud"], grain)
+        return self._mix(win, ground, nuclei, around, border, plump, grain, lumen)
 
     def _ground(self, win: Window, py: Floats, px: Floats, grain: F32) -> dict[str, F32]:
         """Shares and densities of the tissues between the nuclei, at every pixel."""
@@ -175,19 +183,13 @@ class Painter:
         gap = np.maximum(ramp(cleft + 0.8 * cloud, 1.4), ramp(win.up(win.tear) + 2 * bundle, 2.0))
         open_ = np.maximum(ramp(hole, 1.2), gap)
         loose = win.up(fractal(self.seed, "oedema", win.nodes_y, win.nodes_x, 230.0, 3))
-        slit = ramp(-bundle - 2.2 + 0.75 * loose, 0.8) * (1 - epithelium)
         body = ramp(inside, 1.6) * (1 - open_) * (1 - ramp(vacuole, 1.0))
         dead = ramp(win.field("necrosis") + 5 * cloud, 9.0) * epithelium
-        # Dense collagen is strong and even, oedematous stroma pale with wispy fibres.
-        strength = np.clip(np.float32(0.92) - np.float32(0.22) * loose, 0.35, 1.3)
-        wisp = np.clip(np.float32(0.2) + np.float32(0.06) * loose, 0.1, 0.4)
-        collagen = (
-            np.clip(
-                1 + wisp * (np.float32(0.8) * bundle + np.float32(1.1) * fibril + np.float32(0.35) * grain), 0.1, 2.2
-            )
-            * strength
-            * (1 - np.float32(0.85) * slit)
-        )
+        if self.version == "v0":
+            collagen, foam = straight(bundle, fibril, grain, loose, epithelium), np.ones_like(grain)
+        else:
+            collagen = wavy(self.seed, win, turn, ty, tx, self.bundle, self.fibril, self.cloud, grain, loose)
+            foam = foamy(self.seed, win, ty, tx, self.cloud)
         vessel = win.field("vessel")
         wall = np.exp(-(((vessel - 0.6) / 1.5) ** 2)) * (1 - epithelium)
         collagen = collagen * (1 - np.float32(0.5) * wall) + np.float32(0.85) * wall
@@ -195,7 +197,7 @@ class Painter:
         blood = self._blood(win, py, px, vessel, hole) * ramp(inside - 6, 4) * (vacuole < -3)
         return {
             "body": body, "epithelium": epithelium, "dead": dead, "collagen": collagen, "membrane": membrane,
-            "blood": blood, "cloud": cloud, "sway": sway, "wall": np.maximum(nest, duct), "hole": hole, "immune": win.field("immune"), "lumen": ramp(hole, 3.0) * ramp(inside, 2.0),
+            "blood": blood, "vessel": vessel, "foam": foam, "cloud": cloud, "sway": sway, "wall": np.maximum(nest, duct), "hole": hole, "immune": win.field("immune"), "lumen": ramp(hole, 3.0) * ramp(inside, 2.0),
         }  # fmt: skip
 
     def _blood(self, win: Window, py: Floats, px: Floats, vessel: F32, hole: F32) -> F32:
@@ -265,8 +267,9 @@ class Painter:
         return around, border, tone
 
     def _mix(
-        self, win: Window, g: dict[str, F32], nuclei: NuclearMaps, around: F32, border: F32, plump: F32, grain: F32
-    ) -> Stained:
+        self, win: Window, g: dict[str, F32], nuclei: NuclearMaps, around: F32, border: F32, plump: F32, grain: F32,
+        lumen: tuple[F32, F32] | None,
+    ) -> Stained:  # fmt: skip
         """The amounts of each dye from what lies at each pixel."""
         # What lies at each pixel, and how thick the section is there.
         body, epi, dead = g["body"], g["epithelium"], g["dead"]
@@ -282,6 +285,8 @@ class Painter:
 
         # Eosin: fibres, cytoplasm, dead cells, membranes; less of it behind a nucleus.
         tone = np.clip(1 + np.float32(0.18) * g["cloud"] + np.float32(0.16) * grain, 0.3, 1.8)
+        if lumen is not None:
+            tone = tone * g["foam"]
         loose = ramp(g["immune"] - np.float32(0.9), 1.2)
         eosin = stroma * g["collagen"] * (np.float32(0.34) - np.float32(0.12) * loose)
         eosin += (
@@ -293,7 +298,8 @@ class Painter:
         eosin += dead * body * np.float32(0.32) * np.clip(1 + 0.35 * g["cloud"] + 0.3 * grain, 0.2, 2)
         eosin += np.float32(0.10) * g["membrane"] * body
         eosin = eosin * bare + np.float32(0.05) * nuclei.cover * body + np.float32(0.10) * nuclei.nucleoli
-        eosin += g["lumen"] * np.clip(g["cloud"] - 0.9, 0, 1) * np.float32(0.10)
+        if lumen is None:
+            eosin += g["lumen"] * np.clip(g["cloud"] - 0.9, 0, 1) * np.float32(0.10)
 
         # Haematoxylin outside nuclei, a trace, then in them.
         plain = (
@@ -305,6 +311,8 @@ class Painter:
         shown = body if not np.any(body < 0) else np.clip(body, 0, 1)
         nuclear = nuclei.h * np.clip(shown * 1.5, 0, 1)
         haem = plain * bare + nuclear + np.float32(0.16) * nuclei.nucleoli * shown
+        if lumen is not None:
+            eosin, haem = eosin + lumen[0], haem + lumen[1]
 
         # The H&E.
         he = {"haematoxylin": haem * thick, "eosin": eosin * thick, "blood": g["blood"] * thick}
@@ -314,12 +322,21 @@ class Painter:
         if self.marker.compartment != "nuclear":
             hidden = 0.45 if self.marker.compartment == "membranous" else 0.85  # by the nucleus over or under it
             dab = dab + around * live * (1 - np.float32(hidden) * nuclei.cover)
-        back = np.float32(0.012) * (stroma * g["collagen"] + live) + np.float32(0.05) * dead * body
-        haem_ihc = np.float32(0.62) * nuclear * (1 - np.float32(0.6) * np.clip(nuclei.dab, 0, 1))
-        haem_ihc += np.float32(0.040) * stroma * g["collagen"] + np.float32(0.045) * live * tone * bare
+        fibres = stroma * g["collagen"]
+        under = nuclear * (1 - np.float32(0.6) * np.clip(nuclei.dab, 0, 1))
+        if lumen is None:
+            back = np.float32(0.012) * (fibres + live) + np.float32(0.05) * dead * body
+            haem_ihc = np.float32(0.62) * under
+            haem_ihc += np.float32(0.040) * fibres + np.float32(0.045) * live * tone * bare
+        else:
+            back = unspecific(self.seed, win, self.background, fibres, live * tone * bare, dead * body, lumen[0])
+            haem_ihc = np.float32(0.52) * under + np.float32(0.6) * lumen[1]
+            haem_ihc += np.float32(0.055) * fibres + np.float32(0.070) * live * tone * bare
         ihc = {
             "haematoxylin": haem_ihc * thick,
             "chromogen": (dab + back) * thick,
             "blood": np.float32(0.25) * g["blood"],
         }
+        if lumen is not None:
+            ihc["chromogen"] += np.float32(self.background.blood) * g["blood"]
         return Stained(he, ihc)

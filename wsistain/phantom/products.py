@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wsistain import __version__
-from wsistain.config import MIST_MPP, Pairing
+from wsistain.config import MIST_MPP, Pairing, PhantomVersion
 from wsistain.errors import ConfigError
 from wsistain.markers import parse_markers
 from wsistain.phantom.config import PhantomConfig, definition
-from wsistain.phantom.manifest import claimed, digest
+from wsistain.phantom.manifest import claimed, digest, refuse_other_version
 from wsistain.phantom.noise import draw, salt_of
 from wsistain.phantom.processes import mapper, phantom_of, quiet
 from wsistain.phantom.render import PRODUCTS, Product
@@ -253,7 +253,7 @@ def _plan(base: Path, parameters: dict[str, Any], fresh: bool) -> list[PatchJob]
         config = PhantomConfig(
             height=side * p["size"], width=side * p["size"], mpp=p["mpp"], marker=p["marker"],
             seed=int(salt_of(p["seed"], f"slide {p['marker']} {k}") >> np.uint64(2)), visibility=p["visibility"],
-            contrast=p["contrast"], pairing=p["pairing"], quality=p["quality"],
+            contrast=p["contrast"], pairing=p["pairing"], quality=p["quality"], version=p["version"],
         )  # fmt: skip
         slide = f"{p['marker']}{p['seed']}S{k:03d}"
         for y, x in choose_places(config, p["size"], count):
@@ -275,6 +275,7 @@ def make_patches(
     contrast: float = 1.0,
     pairing: Pairing = "mist",
     quality: int = 90,
+    version: PhantomVersion = "v0",
     workers: int = 1,
     progress: OnProgress = quiet,
     overwrite: bool = False,
@@ -284,7 +285,8 @@ def make_patches(
     Writes `<root>/<MARKER>/TrainValAB/{trainA,trainB,valA,valB}` as MIST has it (JPEG, `<slide>_<x>_<y>.jpg`,
     training and validation from different slides) plus `valTruthB` (the aligned truth) and the cell tables
     `{train,val}Cells{A,B}/<patch>.parquet`, and `<root>/<MARKER>/manifest.json`. Finished files are kept when the
-    manifest's parameters agree. Raises ConfigError on counts that do not fit, OutputError as `make_slide`.
+    manifest's parameters agree. Raises ConfigError on counts that do not fit, OutputError as `make_slide`, and where another
+    marker's patches below `root` are of another version.
     """
     if train < 0 or val < 0 or train + val < 1 or slides < 1 + bool(train and val) or size % 16 or size < 64:
         raise ConfigError(
@@ -293,13 +295,16 @@ def make_patches(
         )
     # Every marker's folder is claimed before the first patch is made: one that holds something else stops them all.
     result: dict[str, dict[str, Any]] = {}
+    wanted = parse_markers(markers)
+    refuse_other_version(local_path(root), version, {m.name for m in wanted})
     with ExitStack() as claims:
         manifests: dict[Path, dict[str, Any]] = {}
-        for marker in parse_markers(markers):
+        for marker in wanted:
             parameters = {
                 "format": FORMAT, "kind": "patches", "marker": marker.name, "train": train, "val": val, "size": size,
                 "slides": slides, "seed": seed, "mpp": mpp, "visibility": visibility,
-                "contrast": contrast, "pairing": pairing, "quality": quality, **definition(marker.name),
+                "contrast": contrast, "pairing": pairing, "quality": quality, "version": version,
+                **definition(marker.name),
             }  # fmt: skip
             folder = local_path(root) / marker.name
             manifests[claims.enter_context(claimed(folder, parameters, overwrite=overwrite))] = parameters

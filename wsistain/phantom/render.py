@@ -15,6 +15,7 @@ from wsistain.phantom.anatomy import Anatomy
 from wsistain.phantom.biology import draw_clone
 from wsistain.phantom.cells import Cells, TissueBlock
 from wsistain.phantom.config import PhantomConfig
+from wsistain.phantom.glass import blur_um, ink
 from wsistain.phantom.noise import Floats, Kept, salt_of
 from wsistain.phantom.optics import blur_margin, draw_optics, expose
 from wsistain.phantom.paint import Painter, Stained
@@ -39,19 +40,21 @@ class Phantom:
         markers = (*panel(), *(() if marker.expression.panel else (marker,)))
         self.clone = draw_clone(config.seed, config.her2_score, markers)
         self.anatomy = Anatomy(config.seed, extent, whole=config.whole)
-        self.block = TissueBlock(config.seed, self.anatomy, self.clone, markers, config.visibility, config.contrast)
+        self.block = TissueBlock(
+            config.seed, self.anatomy, self.clone, markers, config.visibility, config.contrast, config.version
+        )
         self.sections = make_sections(config)
         # H&E and the truth are two glasses; both IHC products are stained and scanned together.
         self.optics = {
-            "he": draw_optics(config.seed, "he"),
-            "ihc": draw_optics(config.seed, f"ihc {marker.name}", chromogen=marker.chromogen),
+            "he": draw_optics(config.seed, "he", version=config.version),
+            "ihc": draw_optics(config.seed, f"ihc {marker.name}", chromogen=marker.chromogen, version=config.version),
         }
         self.painter = Painter(config, self.anatomy, self.block)
         self._stained: Kept[tuple[str, int, int], Stained | None] = Kept(9)
         self._squares: Kept[tuple[str, int, int], RGB] = Kept(12)
 
     def _stain(self, name: str, row: int, col: int) -> Stained | None:
-        margin, size = blur_margin(self.config.mpp), self.square_px
+        margin, size = blur_margin(self.config.mpp, self.config.version), self.square_px
         return self.painter.paint(
             self.sections[name], row * size - margin, col * size - margin, size + 2 * margin, size + 2 * margin
         )
@@ -60,14 +63,31 @@ class Phantom:
         stain, _, name = product.partition("_")
         stained = self._stained.get((name, row, col), partial(self._stain, name, row, col))
         size, optics = self.square_px, self.optics[stain]
-        margin = blur_margin(self.config.mpp)
+        margin = blur_margin(self.config.mpp, self.config.version)
         if stained is None:
             blank = np.zeros((size + 2 * margin, size + 2 * margin), np.float32)
             amounts = {"eosin": blank}
         else:
             amounts = stained.he if stain == "he" else stained.ihc
         salt = salt_of(self.config.seed, f"sensor {product}")
-        return expose(amounts, optics, mpp=self.config.mpp, salt=salt, y=row * size, x=col * size, margin=margin)
+        focus = pen = None
+        if self.config.version != "v0":
+            y_um = ((np.arange(row * size, (row + 1) * size) + 0.5) * self.config.mpp)[:, None]
+            x_um = ((np.arange(col * size, (col + 1) * size) + 0.5) * self.config.mpp)[None, :]
+            # The aligned truth is what pictures are held against: it stays sharp.
+            focus = blur_um(self.config.seed, product, y_um, x_um) if product != "ihc_a" else None
+            pen = ink(self.config.seed, y_um, x_um) if stain == "he" else None
+        return expose(
+            amounts,
+            optics,
+            mpp=self.config.mpp,
+            salt=salt,
+            y=row * size,
+            x=col * size,
+            margin=margin,
+            focus=focus,
+            ink=pen,
+        )
 
     def render(self, product: Product, y: int, x: int, h: int, w: int) -> RGB:
         """uint8 (h, w, 3): the window at (y, x), px of level 0, of "he_a", "ihc_a" or "ihc_b"; before JPEG.

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wsistain.phantom.biology import rank_auc
-from wsistain.phantom.cells import TUMOUR, TYPES
+from wsistain.phantom.kinds import TUMOUR, TYPES
 from wsistain.phantom.render import COUNTED_UM, Phantom
 from wsistain.runtime.files import replacing
 

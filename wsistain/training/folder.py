@@ -158,8 +158,11 @@ def run_identity(cfg: TrainConfig, material: Material, n_processes: int) -> dict
     values = lasting_values(cfg)
     values["options"] = material.options.model_dump(mode="json", exclude=_FREE_OPTIONS)
     digest = hashlib.sha256("\n".join(p.name for p in material.patches).encode()).hexdigest()[:16]
+    # One name is another picture in each version of the phantom; runs of v0 were begun before there were versions.
+    version = material.report.get("phantom", "v0")
     return {
         **values,
         "processes": n_processes,
-        "patches": f"{len(material.patches)} names, sha256 {digest}",
+        "patches": f"{len(material.patches)} names, sha256 {digest}"
+        + ("" if version == "v0" else f", phantom {version}"),
     }

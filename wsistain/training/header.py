@@ -7,6 +7,7 @@ from typing import Any
 from wsistain.config import TrainConfig
 from wsistain.data.layouts import SPLIT_HERE, PatchRef
 from wsistain.data.splits import slide_hashes
+from wsistain.data.stated import stated_version
 from wsistain.errors import ConfigError
 from wsistain.networks.facts import facts_of
 from wsistain.networks.patchgan import PatchDiscriminator
@@ -104,6 +105,8 @@ def describe_data(cfg: TrainConfig, patches: Sequence[PatchRef]) -> str:
     """The training data in words, for the weights' header; no path of this machine."""
     slides = {p.slide for p in patches if p.slide is not None}
     origin = f" of {len(slides)} slides" if slides else ""
+    version = stated_version(patches)
+    origin += f" of synthetic tissue (phantom {version})" if version else ""
     return (
         f"{len(patches)} {cfg.data.layout} patches{origin} from {Path(cfg.data.root).name}, pairing {cfg.data.pairing}"
         + (f", split by {cfg.data.split}" if cfg.data.split != "official" else "")

@@ -14,7 +14,7 @@ from wsistain.data.filter import filter_patches
 from wsistain.data.layouts import PatchRef, split_report
 from wsistain.data.patches import Look, check_patches, load_patches, read_pair
 from wsistain.data.pictures import resize_short
-from wsistain.data.stated import mpp_of
+from wsistain.data.stated import mpp_of, stated_version
 from wsistain.data.unused import Unused, by_reason, unused_files
 from wsistain.errors import ConfigError, DataError
 from wsistain.markers import Marker, parse_markers
@@ -91,6 +91,7 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Material
     unused = unused_files([*patches, *held_out], deep=cfg.data.layout == "ihc4bc")
     patches, left_out = filter_patches(patches, cfg.data.filter)
     cfg = _with_scale(cfg, [*patches, *held_out])
+    version = stated_version([*patches, *held_out])
     sizes = usable_sizes(cfg, options, patches, output / f"unreadable{rank or ''}.txt")
     for marker in markers:
         own = [p for p in patches if p.marker == marker.name]
@@ -98,6 +99,7 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Material
     report = {
         **split_report(patches, held_out),
         "mpp": cfg.data.mpp,
+        **({} if version is None else {"phantom": version}),
         "not_used": by_reason(unused),
         "left_out": left_out,
     }
