@@ -32,6 +32,36 @@ def test_the_files_of_a_reading_agree(reading):
     assert told["provenance"]["stain"]["marker"] == "ER" and told["provenance"]["slide"]["fingerprint"]
 
 
+def test_drawn_shapes_and_classes_are_scored_by_the_cells_inside_them(stained, reading, tmp_path):
+    def square(kind, name, y, x, size):
+        ring = [[x, y], [x + size, y], [x + size, y + size], [x, y + size], [x, y]]
+        told = {"objectType": "annotation", "classification": {"name": kind}, **({"name": name} if name else {})}
+        return {
+            "type": "Feature", "properties": told, "geometry": {"type": "Polygon", "coordinates": [ring]}
+        }  # fmt: skip
+
+    drawn = tmp_path / "drawn.geojson"
+    shapes = [square("Tumor", "nest", 0, 0, 200), square("Tumor", "", 210, 0, 100), square("Necrosis", "", 50, 50, 80)]
+    drawn.write_text(json.dumps({"type": "FeatureCollection", "features": shapes}))
+    copy = tmp_path / "he.ER.ome.zarr"
+    shutil.copytree(stained[1], copy)
+    found = read([copy], slide=stained[0], roi=drawn, without=["Necrosis"], trust=False)[0]
+    table = pq.read_table(found.files["table"])
+    y, x, region = (table[name].to_numpy(zero_copy_only=False) for name in ("y_px", "x_px", "region"))
+    dead = (y > 50) & (y < 130) & (x > 50) & (x < 130)
+    nest = (y < 200) & (x < 200) & ~dead
+    other = (y > 210) & (y < 310) & (x < 100)
+    assert dead.any() and (region[dead] == "Necrosis").all() and (region[nest | other] == "Tumor").all()
+    with found.files["scores"].open() as file:
+        cells = {line["region"]: int(line["cells"]) for line in csv.DictReader(file)}
+    assert cells == {
+        "slide": nest.sum() + other.sum(), "class Tumor": nest.sum() + other.sum(), "class Necrosis": dead.sum(),
+        "shape nest": nest.sum(), "shape Tumor 2": other.sum(), "shape Necrosis 1": dead.sum(),
+    }  # fmt: skip
+    assert list(json.loads(found.files["facts"].read_text())["scores"]["shapes"]) == ["nest", "Tumor 2", "Necrosis 1"]
+    assert "Shape nest" in found.files["report"].read_text()
+
+
 def test_cells_lie_where_the_phantom_s_do(reading):
     table, truth = pq.read_table(reading.files["table"]), tissue()[2]
     found = np.stack([table["y_px"].to_numpy(), table["x_px"].to_numpy()], 1)

@@ -67,3 +67,18 @@ def test_a_ring_holds_what_it_winds_round_however_often():
     assert inside.tolist() == [False, False, True, True] or inside.tolist() == [True, True, False, False]
     twice = np.concatenate([np.array([(0, 0), (0, 10), (10, 10), (10, 0)], float)] * 2)
     assert in_ring(twice, np.array([5.0, 15]), np.array([5.0, 5])).tolist() == [True, False]
+
+
+def test_each_shape_has_a_name_of_its_own_and_a_class_its_own_shapes(tmp_path):
+    shapes = [square("Tumor", 0, 0, 100), square("Tumor: Positive", 200, 200, 100), square("Tumor", 0, 500, 100)]
+    shapes += [square("", 500, 0, 50), square("Tumor", 500, 500, 50), square("Tumor", 600, 500, 50)]
+    shapes[2]["properties"]["name"] = shapes[4]["properties"]["name"] = "Core A-1"
+    shapes[5]["properties"]["name"] = "Tumor 1"
+    path = tmp_path / "drawn.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": shapes}))
+    regions = read_regions(path, ["Tumor"], [], INFO)
+    assert list(regions.shapes) == [
+        "Tumor 1", "Tumor: Positive 1", "Core A-1", "unclassified 1", "Core A-1 (2)", "Tumor 1 (2)"
+    ]  # fmt: skip
+    name, counted = regions.of(np.array([50.0, 250, 520]), np.array([50.0, 250, 20]))
+    assert name.tolist() == ["Tumor", "Tumor: Positive", "unclassified"] and counted.tolist() == [True, True, False]

@@ -94,6 +94,8 @@ def test_the_hot_spot_is_where_the_positive_cells_are():
     found = find_hotspot(y, x, grade, None, KI67)
     assert (found.y, found.x) == (1000, 500) and found.scores.numbers["ki67_index"].value == 100
     assert find_hotspot(y[:400], x[:400], grade[:400], None, KI67) is None  # too few cells for one
+    small = (y < 900) & (x < 900)
+    assert small.sum() > 500 and find_hotspot(y[small], x[small], grade[small], None, KI67) is None  # all there is
 
 
 def test_no_positive_cell_is_no_certainty():

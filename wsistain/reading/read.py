@@ -18,7 +18,7 @@ from wsistain.reading.cells import Nuclei, measure_nuclei
 from wsistain.reading.grid import BLOCK_PX, Box, Grid, make_grid
 from wsistain.reading.nuclei import LEAST_UM2, haematoxylin
 from wsistain.reading.qupath import object_writer
-from wsistain.reading.regions import Regions, read_regions
+from wsistain.reading.regions import Regions, in_polygons, read_regions
 from wsistain.reading.report import write_report
 from wsistain.reading.scores import Hotspot, Scores, find_hotspot, score_cells
 from wsistain.reading.shown import HePictures
@@ -35,6 +35,7 @@ from wsistain.runtime.files import reporting
 from wsistain.slide.base import Slide
 from wsistain.slide.quality import examine
 from wsistain.slide.resample import read_window
+from wsistain.slide.roi import Shape
 from wsistain.slide.tissue import TissueMask, find_tissue
 
 TISSUE_MARGIN_UM = 16.0
@@ -80,6 +81,7 @@ class Reading:
     """What was read of one stain.
 
     kept : places, densities and classes of all cells; files: by what they are; trust: the map.
+    rois: of each drawn shape, by its name.
     resumed_blocks : blocks that an interrupted session had read before.
     """
 
@@ -94,6 +96,7 @@ class Reading:
     files: dict[str, Path]
     trust: TrustMap | None = None
     resumed_blocks: int = 0
+    rois: dict[str, Scores] = field(default_factory=dict)
 
 
 def read(
@@ -360,6 +363,10 @@ def _scored(
     def scores(which: NDArray[np.bool_]) -> Scores:
         return score_cells(y[which], x[which], grade[which], membrane[which], result.marker)
 
+    def inside(shape: Shape) -> NDArray[np.bool_]:
+        um_l0 = float(facts["slide"]["mpp"])
+        return in_polygons(shape.polygons, y / um_l0, x / um_l0) & (region == shape.kind)
+
     names = [r.name for r in regions.regions]
     return Reading(
         result=result,
@@ -379,4 +386,5 @@ def _scored(
         },
         trust=trust,
         resumed_blocks=resumed,
+        rois={name: scores(inside(shape)) for name, shape in regions.shapes.items()},
     )

@@ -1,7 +1,7 @@
 """Which drawn region each cell lies in, and which cells count."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 
 from wsistain.errors import ConfigError
 from wsistain.slide.base import SlideInfo
-from wsistain.slide.roi import Polygon, Ring
-from wsistain.slide.roi_file import UNCLASSIFIED, read_roi, roi_classes
+from wsistain.slide.roi import Polygon, Ring, Shape
+from wsistain.slide.roi_file import read_roi, roi_classes
 
 F64 = NDArray[np.float64]
 _AT_ONCE = 1 << 22
+
+MOST_SHAPES = 1000
+"""Of more drawn shapes not each is scored, but their classes alone."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,7 @@ class Region:
 
     def holds(self, y: F64, x: F64) -> NDArray[np.bool_]:
         """Which places, level-0 px, lie in it, bool (n,)."""
-        inside = np.zeros(len(y), bool)
-        for polygon in self.polygons:
-            inside |= _in_polygon(polygon, y, x)
+        inside = in_polygons(self.polygons, y, x)
         for polygon in self.ignored:
             inside &= ~_in_polygon(polygon, y, x)
         return inside
@@ -42,11 +43,13 @@ class Regions:
     regions : by class; of two that overlap the first one in the file has the cell.
     only    : cells outside every region that counts do not count.
     notes   : what was read and left out, for the user.
+    shapes  : each drawn shape by a name of its own: what it is called, or its class and a number.
     """
 
     regions: tuple[Region, ...] = ()
     only: bool = False
     notes: tuple[str, ...] = ()
+    shapes: dict[str, Shape] = field(default_factory=dict)
 
     def of(self, y: F64, x: F64) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
         """(name of the region, whether it counts) of each place, level-0 px.
@@ -80,23 +83,49 @@ def read_regions(path: Path, wanted: Sequence[str], left_out: Sequence[str], inf
     def among(name: str, classes: Sequence[str]) -> bool:
         return any(name.lower() == c.lower() or name.lower().startswith(c.lower() + ":") for c in classes)
 
-    regions, notes = [], []
+    if not names:
+        read_roi(path)  # refuses a file without areas
+    regions, notes, drawn = [], [], read_roi(path)
     for name in names:
-        roi = read_roi(path, [name])
-        # `unclassified` and names that begin alike: the areas of this class alone
         counts = not among(name, left_out) and (not wanted or among(name, wanted))
-        if roi.n_outside(info) == len(roi.polygons):
+        # those of this very class: of `Tumor: Positive` that is not `Tumor`
+        polygons = tuple(p for shape in drawn.shapes if shape.kind == name for p in shape.polygons)
+        if replace(drawn, polygons=polygons).n_outside(info) == len(polygons):
             notes.append(f"{path}: class {name} lies outside the slide")
-        regions.append(Region(name or UNCLASSIFIED, roi.polygons, roi.ignored, counts))
+        regions.append(Region(name, polygons, drawn.ignored, counts))
     if notes and len(notes) == len(names):
         raise ConfigError(
             f"{path} lies outside the slide of {info.size_l0[1]} x {info.size_l0[0]} px; give level-0 px of this slide"
         )
-    if not names:
-        read_roi(path)  # refuses a file without areas
+    shapes = _named(drawn.shapes)
+    if len(shapes) > MOST_SHAPES:
+        shapes = {}
+        notes.append(
+            f"{path} holds {len(drawn.shapes)} shapes, more than {MOST_SHAPES}: scored by class, not one by one"
+        )
     only = bool(wanted) or any(r.counts for r in regions)
     said = ", ".join(f"{r.name} ({'counts' if r.counts else 'left out'})" for r in regions)
-    return Regions(tuple(regions), only, (f"{path}: {said}", *notes))
+    return Regions(tuple(regions), only, (f"{path}: {said}", *notes), shapes)
+
+
+def _named(shapes: Sequence[Shape]) -> dict[str, Shape]:
+    """Each by its own name, or by its class and a number; of those that are called alike the later ones get a number too."""
+    named: dict[str, Shape] = {}
+    for shape in shapes:
+        number = sum(other.kind == shape.kind for other in named.values()) + 1
+        name, again = shape.name or f"{shape.kind} {number}", 2
+        while name in named:
+            name, again = f"{shape.name or shape.kind} ({again})", again + 1
+        named[name] = shape
+    return named
+
+
+def in_polygons(polygons: Sequence[Polygon], y: F64, x: F64) -> NDArray[np.bool_]:
+    """Which places lie in any of some polygons, bool (n,)."""
+    inside = np.zeros(len(y), bool)
+    for polygon in polygons:
+        inside |= _in_polygon(polygon, y, x)
+    return inside
 
 
 def _in_polygon(polygon: Polygon, y: F64, x: F64) -> NDArray[np.bool_]:

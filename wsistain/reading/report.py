@@ -42,6 +42,9 @@ NAMES = {
 }
 """Score to its name for people, unit and digits; others are told by their own name."""
 
+MOST_SHAPES = 40
+"""Of more shapes the scores are in the table alone."""
+
 GRADE_NAMES = ("Negative", "1+", "2+", "3+")
 VERDICT_NOTES = {
     "like training": "Colours and textures are like those of the training pictures. That says nothing of whether the stain is true.",
@@ -177,8 +180,10 @@ def _numbers(scores: Scores) -> list[dict[str, str]]:
 
 
 def _table(reading: "Reading") -> list[dict[str, Any]]:
-    """Rows of the table of scores: the slide, each drawn class, the hot spot."""
+    """Rows of the table of scores: the slide, each drawn class, of several their shapes, the hot spot."""
     rows = [("Slide (cells that count)", reading.slide), *reading.regions.items()]
+    if len(reading.regions) < len(reading.rois) <= MOST_SHAPES:
+        rows += [(f"Shape {name}", scores) for name, scores in reading.rois.items()]
     if reading.hotspot is not None:
         rows.append(("Hot spot of 1 mm²", reading.hotspot.scores))
     return [{"name": name, "scores": scores, "numbers": _numbers(scores)} for name, scores in rows]

@@ -239,7 +239,10 @@ class Hotspot:
 def find_hotspot(
     y: F64, x: F64, grade: NDArray[np.int8], membrane: F64 | None, marker: Marker, *, least: int = LEAST_HOTSPOT_CELLS
 ) -> Hotspot | None:
-    """The hot spot among squares of 1 mm2 in steps of 250 um with `least` cells or more; None where no square has them."""
+    """The hot spot among squares of 1 mm2 in steps of 250 um with `least` cells or more.
+
+    None where no square has them, and where one holds all cells: then there is no hotter place than the whole.
+    """
     adds = counted(grade, membrane, marker)
     if not len(adds):
         return None
@@ -260,6 +263,8 @@ def find_hotspot(
     row, col = np.unravel_index(best, share.shape)
     top, left = (float(row) + r0) * step, (float(col) + c0) * step
     here = (y >= top) & (y < top + 1000) & (x >= left) & (x < left + 1000)
+    if here.all():
+        return None
     return Hotspot(
         top,
         left,

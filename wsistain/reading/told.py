@@ -30,11 +30,12 @@ def write_facts(reading: "Reading") -> None:
 
 
 def score_lines(reading: "Reading") -> list[dict[str, Any]]:
-    """One line a region: the slide (the cells that count), each drawn class, the hot spot of 1 mm2."""
+    """One line a region: the slide (the cells that count), each drawn class, each drawn shape, the hot spot of 1 mm2."""
     lines = [_line(reading, "slide", reading.slide)]
     if reading.trust is not None:
         lines[0] |= {"trusted_share": _number(reading.trust.trusted), **doubted(reading)}
     lines += [_line(reading, f"class {name}", scores) for name, scores in reading.regions.items()]
+    lines += [_line(reading, f"shape {name}", scores) for name, scores in reading.rois.items()]
     if reading.hotspot is not None:
         place = {"hotspot_y_um": round(reading.hotspot.y, 1), "hotspot_x_um": round(reading.hotspot.x, 1)}
         lines.append({**_line(reading, "hot spot of 1 mm2", reading.hotspot.scores), **place})
@@ -69,6 +70,7 @@ def as_json(reading: "Reading") -> dict[str, Any]:
         "scores": {
             "slide": _scores(reading.slide),
             "classes": {name: _scores(s) for name, s in reading.regions.items()},
+            "shapes": {name: _scores(s) for name, s in reading.rois.items()},
             "hotspot": None if hot is None else {"y_um": hot.y, "x_um": hot.x, **_scores(hot.scores)},
         },
         "trust": None if reading.trust is None else {**reading.trust.facts(), **doubted(reading)},

@@ -26,6 +26,15 @@ _CROSSINGS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
+class Shape:
+    """One drawn shape of one or more polygons. kind: its class, in words; name: what whoever drew it called it, or ""."""
+
+    kind: str
+    name: str
+    polygons: tuple[Polygon, ...]
+
+
+@dataclass(frozen=True)
 class Roi:
     """Areas on a slide, level-0 px.
 
@@ -34,6 +43,7 @@ class Roi:
     ignored  : what is cut out of them, as QuPath's class `Ignore*` asks.
     classes  : the classes that were asked for; empty for all.
     notes    : sentences for the user on what was read and what was left out.
+    shapes   : the shapes that `polygons` are of, in the order of the file; empty for what nobody drew.
     """
 
     polygons: tuple[Polygon, ...]
@@ -41,6 +51,7 @@ class Roi:
     ignored: tuple[Polygon, ...] = ()
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    shapes: tuple[Shape, ...] = ()
 
     @property
     def bounds_l0(self) -> tuple[int, int, int, int]:

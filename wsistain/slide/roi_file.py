@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from wsistain.errors import ConfigError
-from wsistain.slide.roi import FAR_PX, Polygon, Ring, Roi
+from wsistain.slide.roi import FAR_PX, Polygon, Ring, Roi, Shape
 
 MOST_BYTES = 512 << 20
 """Larger files are refused, packed or not: a million detected cells take about as much."""
@@ -47,6 +47,7 @@ class _Found:
     where: str
     classes: tuple[str, ...]
     wanted: list[Polygon] = field(default_factory=list)
+    shapes: list[Shape] = field(default_factory=list)
     ignored: list[Polygon] = field(default_factory=list)
     taken: Counter[str] = field(default_factory=Counter)  # shapes that are areas, by class
     left_out: Counter[str] = field(default_factory=Counter)  # shapes that are none, by why
@@ -81,7 +82,8 @@ def read_roi(path: Path, classes: Sequence[str] = ()) -> Roi:
             f"{path} holds no area{only}; draw a polygon, rectangle or ellipse in QuPath and export the annotations again"
         )
     _check_scale(found)
-    return Roi(tuple(found.wanted), str(path), tuple(found.ignored), found.classes, _notes(found))
+    shapes = tuple(found.shapes)
+    return Roi(tuple(found.wanted), str(path), tuple(found.ignored), found.classes, _notes(found), shapes)
 
 
 def roi_classes(path: Path) -> tuple[str, ...]:
@@ -233,7 +235,12 @@ def class_name(properties: dict[str, Any]) -> str:
         held = held.get("name") or held.get("names")
     if isinstance(held, list):
         held = ": ".join(str(part) for part in held)
-    return "".join(c if c.isprintable() else "?" for c in held.strip()[:100]) if isinstance(held, str) else ""
+    return _printed(held)
+
+
+def _printed(name: Any) -> str:
+    """A name out of a file, fit to be printed; "" where it is none."""
+    return "".join(c if c.isprintable() else "?" for c in name.strip()[:100]) if isinstance(name, str) else ""
 
 
 def _parts(name: str) -> list[str]:
@@ -264,6 +271,7 @@ def _add(several: list[Any], found: _Found, properties: dict[str, Any]) -> None:
         found.other[name or UNCLASSIFIED] += 1
     else:
         found.wanted += polygons
+        found.shapes.append(Shape(name or UNCLASSIFIED, _printed(properties.get("name")), tuple(polygons)))
         found.taken[name or UNCLASSIFIED] += 1
 
 
