@@ -77,6 +77,18 @@ def test_urls_that_lead_nowhere_are_refused(url: str) -> None:
         open_slide(url)
 
 
+def test_what_a_stores_library_raises_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoCredentialsError(Exception):
+        """Of no family that Python knows, as botocore's."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setattr(tiffslide_reader.tiffslide, "TiffSlide", refuse)
+    with pytest.raises(SlideError, match=r"s3://b/x\.svs cannot be opened .*Unable to locate credentials"):
+        open_slide("s3://b/x.svs")
+
+
 def test_a_url_of_text_is_refused(remote, tmp_path: Path) -> None:
     path = tmp_path / "slide.svs"
     path.write_text("no slide")

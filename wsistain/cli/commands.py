@@ -16,6 +16,9 @@ from typer.models import OptionInfo
 from wsistain import __version__
 from wsistain.cli.panels import LEAST_OPTIONS, PANELS, TELLING
 
+WRITTEN = frozenset({"output", "root", "static"})
+"""Parameters that name what is written: whoever writes refuses a URL, and says how to send a result to one."""
+
 COMMAND_MODULES: tuple[str, ...] = (
     "run",
     "batch",
@@ -62,6 +65,9 @@ def telling(command: Callable[..., None]) -> Callable[..., None]:
     def told(*, verbose: int, quiet: bool, log_file: Path | None, **given: Any) -> None:
         from wsistain.runtime.logs import speaking
 
+        for name, value in given.items():
+            if name not in WRITTEN:
+                _refuse_urls(value)
         with speaking(verbose, quiet, log_file, __version__):
             command(**given)
 
@@ -75,6 +81,15 @@ def telling(command: Callable[..., None]) -> Callable[..., None]:
     told.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     told.__annotations__ = {p.name: p.annotation for p in parameters}
     return told
+
+
+def _refuse_urls(value: Any) -> None:
+    """ConfigError for a URL where a command takes a path; one that can do with a URL takes text."""
+    from wsistain.runtime.files import refuse_url
+
+    for path in value if isinstance(value, list) else [value]:
+        if isinstance(path, Path):
+            refuse_url(path)
 
 
 def _option_of(parameter: inspect.Parameter) -> OptionInfo | None:

@@ -1,13 +1,12 @@
 """`wsistain export`: a finished stain in other forms (OME-TIFF, DICOM, SpatialData, a state of Neuroglancer), and to a bucket."""
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from wsistain.errors import OutputError
-from wsistain.runtime.files import is_url
+from wsistain.runtime.files import is_url, refuse_url
 from wsistain.runtime.say import note, say
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ Examples:
 
   wsistain export slide.ER.ome.zarr s3://bucket/results/slide.ER.ome.zarr
 
+  wsistain export s3://bucket/results/slide.ER.ome.zarr slide.ER.ome.tif
+
   wsistain export slide.ER.ome.zarr slide.ER.json --as neuroglancer --url https://host/results/slide.ER.ome.zarr
 """
 
@@ -41,7 +42,9 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    source: Path = typer.Argument(..., metavar="OUT.ome.zarr", help="A finished stain."),
+    source: str = typer.Argument(
+        ..., metavar="OUT.ome.zarr", help="A finished stain; its URL will do, but for SpatialData and for a bucket."
+    ),
     target: str = typer.Argument(
         ...,
         metavar="OUT.ome.tif",
@@ -70,6 +73,8 @@ def export(
 
     to_bucket = is_url(target) and form == "ome-tiff" and target.rstrip("/").endswith(".zarr")
     _refuse_unused(form, to_bucket, url, lossless or subsampling != "4:4:4")
+    if to_bucket or form == "spatialdata":
+        refuse_url(source)
     given = {"quality": quality, "tile": tile, "overwrite": overwrite, "threads": threads}
     if form == "neuroglancer":
         _neuroglancer(source, target, str(url), overwrite)
@@ -102,7 +107,7 @@ def _refuse_unused(form: str, to_bucket: bool, url: str | None, of_jpeg: bool) -
         raise OutputError(f"{why}; leave --lossless and --subsampling out")
 
 
-def _write(make: "Callable[..., ExportDone]", source: Path, target: str, what: str, given: dict[str, Any]) -> None:
+def _write(make: "Callable[..., ExportDone]", source: str, target: str, what: str, given: dict[str, Any]) -> None:
     """Export with a bar, and say what was written."""
     from wsistain.runtime.progress import ProgressBar
 
@@ -112,7 +117,7 @@ def _write(make: "Callable[..., ExportDone]", source: Path, target: str, what: s
     say(f"{done.path}: {done.levels} levels, {done.size / 1e6:.1f} MB")
 
 
-def _spatialdata(source: Path, target: str, overwrite: bool) -> None:
+def _spatialdata(source: str, target: str, overwrite: bool) -> None:
     from wsistain.reading.spatialdata import export_spatialdata
     from wsistain.runtime.progress import ProgressBar
 
@@ -122,7 +127,7 @@ def _spatialdata(source: Path, target: str, overwrite: bool) -> None:
     say(f"{done.path}: {done.levels} levels, {done.size / 1e6:.1f} MB")
 
 
-def _neuroglancer(source: Path, target: str, url: str, overwrite: bool) -> None:
+def _neuroglancer(source: str, target: str, url: str, overwrite: bool) -> None:
     from wsistain.output.neuroglancer import export_neuroglancer
 
     fragment = export_neuroglancer(source, target, url, overwrite=overwrite)
@@ -130,7 +135,7 @@ def _neuroglancer(source: Path, target: str, url: str, overwrite: bool) -> None:
     say(f"{target}: the state of Neuroglancer for {url}")
 
 
-def _push(source: Path, url: str, threads: int, overwrite: bool) -> None:
+def _push(source: str, url: str, threads: int, overwrite: bool) -> None:
     from wsistain.output.push import push_stain
     from wsistain.runtime.progress import ProgressBar
 

@@ -20,7 +20,7 @@ from wsistain.evaluation.tables import markdown_table
 from wsistain.markers import Marker, find_marker
 from wsistain.output.reading import read_stain
 from wsistain.output.recognise import png_of
-from wsistain.runtime.files import local_path, replacing, reporting, write_bytes, write_text
+from wsistain.runtime.files import local_path, refuse_url, replacing, reporting, write_bytes, write_text
 from wsistain.runtime.progress import OnProgress
 from wsistain.runtime.spreadsheet import csv_text
 from wsistain.slide.base import RGB, Slide
@@ -63,6 +63,8 @@ def evaluate_slides(
     if folder is not None and (folder / "results.json").exists() and not overwrite:
         raise OutputError(f"{folder} holds results already; choose another --output or pass --overwrite")
     slides = [local_place(str(s)) for s in slides]
+    for slide in slides:
+        refuse_url(slide)
     names = _names([Path(s) for s in slides])
     reports = [_evaluate_slide(Path(s), n, marker, progress) for s, n in zip(slides, names, strict=True)]
     # The real slide is opened once for all.

@@ -25,7 +25,7 @@ from wsistain.errors import OutputError
 from wsistain.output.ome_xml import ome_xml
 from wsistain.output.reading import StoredStain, open_level, read_stain, read_window
 from wsistain.runtime.ahead import in_order, thread_pool
-from wsistain.runtime.files import local_path, replacing, reporting
+from wsistain.runtime.files import is_url, local_path, replacing, reporting
 from wsistain.runtime.jpeg import SHARED, VIEWED, check_quality, encode_jpeg
 
 _WINDOW = 2048
@@ -76,7 +76,7 @@ def export_ome_tiff(
     if not target.name.lower().endswith((".tif", ".tiff")):
         raise OutputError(f"{target} does not end in .ome.tif; viewers choose their reader by that name")
     stain = read_stain(zarr_path)
-    if target.exists() and target.samefile(zarr_path):
+    if target.exists() and not is_url(zarr_path) and target.samefile(zarr_path):
         raise OutputError(f"{target} is the stain itself; choose another name for the export")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists; pass --overwrite to replace it or choose another name")

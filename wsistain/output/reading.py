@@ -1,5 +1,7 @@
 """Opening what was written: an OME-Zarr of ours as arrays and numbers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,18 +9,20 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import FsspecStore
 
-from wsistain.errors import OutputError, SlideError
+from wsistain.errors import OutputError, SlideError, WsistainError
+from wsistain.runtime.files import is_url, url_text
 from wsistain.slide.ngff import read_attributes
 from wsistain.slide.zarr_pictures import sound_array
-from wsistain.slide.zarr_store import ZARR_ERRORS, OrdinaryFiles, open_zarr
+from wsistain.slide.zarr_store import ZARR_ERRORS, open_zarr, store_of
 
 
 @dataclass(frozen=True)
 class StoredStain:
     """A finished output as its metadata tells it.
 
-    path       : its folder.
+    path       : its folder, or the URL of one.
     name       : what viewers call it.
     mpp        : um per px of level 0.
     origin_um  : (y, x) of its first pixel from the top left of the H&E, um; zeros where it says nothing.
@@ -35,10 +39,10 @@ class StoredStain:
 
 
 def open_level(path: Path | str, level: int) -> zarr.Array:
-    """One level as a zarr array (3, h, w), for reading. Raises OutputError when it is not there."""
+    """One level as a zarr array (3, h, w), for reading; of a folder or a URL. Raises OutputError when it is not there."""
     try:
-        store = OrdinaryFiles(Path(path), read_only=True)
-        array = sound_array(zarr.open_array(store, path=str(level), mode="r"))
+        with _told(path):
+            array = sound_array(zarr.open_array(store_of(path), path=str(level), mode="r"))
     except ZARR_ERRORS as error:
         raise OutputError(f"{path} has no level {level} that can be read ({error}); is the run finished?") from error
     return array
@@ -49,20 +53,49 @@ def read_window(array: zarr.Array, y: int, x: int, height: int, width: int) -> N
 
     Raises OutputError when a chunk is damaged.
     """
+    place, hint = str(array.store_path), ""
+    if isinstance(array.store, FsspecStore):
+        place = f"{array.store.fs.unstrip_protocol(array.store.path)}/{array.path}"
+        hint = ", or its server does not answer requests of ranges"
     try:
-        planes = np.asarray(array[:, y : y + height, x : x + width])
+        with _told(place if hint else ""):
+            planes = np.asarray(array[:, y : y + height, x : x + width])
     except ZARR_ERRORS as error:
-        raise OutputError(f"{array.store_path}: a chunk near y {y}, x {x} is damaged ({error})") from error
+        raise OutputError(f"{place}: a chunk near y {y}, x {x} is damaged{hint} ({error})") from error
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
+_OF_ZARR = (WsistainError, FileNotFoundError, LookupError, ValueError, RuntimeError, TypeError)
+"""What is no word of a store's but of what lies there."""
+
+
+@contextmanager
+def _told(place: Path | str) -> Iterator[None]:
+    """What the store behind a URL raises as one sentence; its libraries have errors of many families."""
+    try:
+        yield
+    except ImportError as error:
+        raise OutputError(f"{place} needs a package ({error}); pip install 'wsistain[remote]'") from None
+    except Exception as error:
+        if not is_url(place) or isinstance(error, _OF_ZARR):
+            raise
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise OutputError(f"{place} cannot be read: {said}; look at the address and your credentials") from error
+
+
 def read_stain(path: Path | str) -> StoredStain:
-    """What a finished output holds. Raises OutputError when `path` is not a finished RGB OME-Zarr in (c, y, x)."""
+    """What a finished output holds, in a folder or behind a URL that fsspec opens.
+
+    Raises OutputError when `path` is not a finished RGB OME-Zarr in (c, y, x), or its store refuses.
+    """
     # The folder as OME-Zarr, finished.
-    if not Path(path).exists():
+    if is_url(path):
+        path = url_text(path)
+    elif not Path(path).exists():
         raise OutputError(f"{path} does not exist; give the .ome.zarr folder that `wsistain run` wrote")
     try:
-        attributes = open_zarr(path).attrs.asdict()
+        with _told(path):
+            attributes = open_zarr(path).attrs.asdict()
     except ZARR_ERRORS as error:
         said = " ".join(str(error).split())[:200]
         hint = "the run is unfinished, continue it with --resume" if (Path(path) / ".wsistain").is_dir() else said

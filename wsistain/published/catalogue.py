@@ -11,6 +11,7 @@ from pathlib import Path
 from wsistain.config import MIST_MPP
 from wsistain.errors import WeightsError
 from wsistain.published.places import home_folder
+from wsistain.runtime.files import refuse_url
 
 _USIGAN_PAGE = "https://huggingface.co/BairdXiong/USIGAN"
 _USIGAN_LICENCE = "CC BY-NC-SA 4.0 (stated by the authors' repository): not for commercial use"
@@ -207,6 +208,7 @@ def find_published(name: str) -> PublishedGenerator:
     """The published generator called `name`; WeightsError with the nearest names otherwise."""
     if name in CATALOGUE:
         return CATALOGUE[name]
+    refuse_url(name)
     near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else "see 'wsistain weights list'"
     raise WeightsError(f"no published weights are called {name!r}; {hint}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import google_crc32c
 
-from wsistain.errors import OutputError
+from wsistain.errors import ConfigError, OutputError
 
 PART = ".part"
 """Ending of a file that is still being written."""
@@ -43,15 +43,28 @@ def is_url(path: Path | str) -> bool:
     return _URL.match(str(path)) is not None
 
 
+def url_text(path: Path | str) -> str:
+    """A URL as it was given: made a path, `s3://bucket/x` has lost a slash."""
+    return re.sub(r":/+", "://", str(path), count=1)
+
+
+def refuse_url(path: Path | str) -> None:
+    """ConfigError for a URL of what is read from local and mounted folders only."""
+    if is_url(path):
+        raise ConfigError(
+            f"{url_text(path)} is a URL, and here a file or folder on this machine is wanted; copy it first ('aws s3 sync', "
+            "'rclone copy', 'curl -O') and name the copy"
+        )
+
+
 def local_path(path: Path | str) -> Path:
     """`path` of something to write. OutputError for a URL: results are written to local and mounted folders only.
 
     As a path `s3://bucket/x` would be a folder called `s3:` in the current one.
     """
     if is_url(path):
-        text = re.sub(r":/+", "://", str(path), count=1)
         raise OutputError(
-            f"{text} is a URL, and results are written to local folders only; write to a folder here (or a mounted bucket) "
+            f"{url_text(path)} is a URL, and results are written to local folders only; write to a folder here (or a mounted bucket) "
             "and copy it there: 'wsistain export slide.ER.ome.zarr URL' for a finished stain, 'aws s3 sync' or 'rclone copy' for a folder"
         )
     return Path(path)

@@ -10,10 +10,11 @@ from typing import Any
 
 import imagecodecs
 import zarr
-from zarr.abc.store import RangeByteRequest
-from zarr.storage import LocalStore
+from zarr.abc.store import RangeByteRequest, Store
+from zarr.storage import FsspecStore, LocalStore
 
 from wsistain.errors import SlideError
+from wsistain.runtime.files import is_url, url_text
 
 MOST_METADATA = 16 * 2**20
 MOST_CHUNK = 4 * 2**30
@@ -147,6 +148,16 @@ def _streams_past(reader: Any, packed: bytes, most: int) -> bool:
     return count > most
 
 
-def open_zarr(path: Path | str) -> zarr.Group:
-    """The root group of a local folder, for reading. Raises one of ZARR_ERRORS."""
-    return zarr.open_group(OrdinaryFiles(Path(path), read_only=True), mode="r", use_consolidated=False)
+def store_of(place: Path | str) -> Store:
+    """The read-only store of a local folder, or behind a URL that fsspec opens (`wsistain[remote]`)."""
+    if not is_url(place):
+        return OrdinaryFiles(Path(place), read_only=True)
+    from wsistain.slide.tiffslide_reader import storage_options
+
+    url = url_text(place)
+    return FsspecStore.from_url(url, storage_options=storage_options(url), read_only=True)
+
+
+def open_zarr(place: Path | str) -> zarr.Group:
+    """The root group of a local folder or URL, for reading. Raises one of ZARR_ERRORS; of a URL anything that its store does."""
+    return zarr.open_group(store_of(place), mode="r", use_consolidated=False)

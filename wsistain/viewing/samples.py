@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsistain.errors import OutputError
+from wsistain.runtime.files import refuse_url
 from wsistain.slide.place import local_place
 from wsistain.viewing.frame import Frame
 from wsistain.viewing.results import Result, find_results, find_slide
@@ -55,6 +56,8 @@ def make_wanted(
 ) -> Wanted:
     """What a user named, as paths; `file://` addresses are paths too. OutputError, ConfigError for what is not there."""
     for text in (*paths, *slides, reference, roi, cells):
+        if text is not None:
+            refuse_url(local_place(str(text)))
         if text is not None and not Path(local_place(str(text))).exists():
             raise OutputError(f"{text} does not exist; give results, slides and files that are on this machine")
     local = [tuple(Path(local_place(str(p))) for p in group) for group in (paths, slides)]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from wsistain.errors import WeightsError
 from wsistain.published.catalogue import installed_folder
+from wsistain.runtime.files import refuse_url
 from wsistain.weights.file import SUFFIX, read_header
 
 LAST, BEST = "weights.safetensors", "weights.best.safetensors"
@@ -71,6 +72,7 @@ def find_weights(name: str, marker: str, direction: str = "he-to-ihc") -> Path:
     installed = _installed(name, marker)
     if installed is not None:
         return installed
+    refuse_url(name)
     raise WeightsError(
         f"weights {name!r} were not found: no such file or folder, not built in (demo, identity), not installed; "
         "see 'wsistain weights list'"
