@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--markers", nargs="+", default=list(MARKERS), choices=list(MARKERS))
     parser.add_argument("--seed", type=int, default=9800, help="of the first slide")
     parser.add_argument("--slides", type=int, default=8)
-    parser.add_argument("--px", type=int, default=1280, help="edge of a slide, at 0.5 um per px")
+    parser.add_argument("--px", type=int, default=1024, help="edge of a slide, at 0.5 um per px")
     parser.add_argument("--hot-spots", action="store_true", help="hot spots in place of scores; slides wider than 1 mm")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()

@@ -5,14 +5,19 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tifffile
 
+from tests.pipeline.slides import small_config
 from tests.reading.made import MPP, tissue
 from wsistain.errors import ConfigError, OutputError, SlideError
+from wsistain.output.reading import read_stain
+from wsistain.pipeline.run import run
 from wsistain.reading.project import make_project
 from wsistain.reading.read import read
+from wsistain.slide.roi import parse_region
 
 
 def test_the_files_of_a_reading_agree(reading):
@@ -60,6 +65,21 @@ def test_drawn_shapes_and_classes_are_scored_by_the_cells_inside_them(stained, r
     }  # fmt: skip
     assert list(json.loads(found.files["facts"].read_text())["scores"]["shapes"]) == ["nest", "Tumor 2", "Necrosis 1"]
     assert "Shape nest" in found.files["report"].read_text()
+
+
+def test_of_a_part_of_a_slide_its_cells_alone_are_read_and_as_those_of_the_whole(stained, reading, tmp_path):
+    part = run(stained[0], "ER", tmp_path, config=small_config(), region=parse_region("96,64,150,180"))[0].output
+    (top, left), (height, width) = read_stain(part).origin_um, read_stain(part).levels[0]
+    found = read([part], trust=False)[0]
+    here, whole = (pq.read_table(r.files["table"]) for r in (found, reading))
+    y, x = (whole[name].to_numpy() for name in ("y_px", "x_px"))
+    inside = (y * MPP >= top) & (x * MPP >= left) & (y < top / MPP + height) & (x < left / MPP + width)
+    inside = whole.filter(pa.array(inside))
+    assert found.slide.not_read == 0 and 10 < found.n_cells == inside.num_rows < reading.n_cells
+    assert all(here[name].equals(inside[name]) for name in ("id", "area_um2", "geometry"))
+    y, x = here["y_um"].to_numpy() - top, here["x_um"].to_numpy() - left
+    far = (np.minimum(y, x) > 5) & (y < height * MPP - 5) & (x < width * MPP - 5)  # the stain ends at its edge
+    assert far.any() and np.array_equal(here["dab_od"].to_numpy()[far], inside["dab_od"].to_numpy()[far])
 
 
 def test_cells_lie_where_the_phantom_s_do(reading):

@@ -127,8 +127,15 @@ def summary(reading: "Reading") -> str:
     unread = f", {reading.slide.not_read} not read" if reading.slide.not_read else ""
     return (
         f"{reading.files['scores']}: {reading.slide.n_cells} cells{unread} in {reading.seconds:.1f} s, "
-        f"{', '.join(numbers)}{category}{_trust(reading)}"
+        f"{', '.join(numbers)}{category}{_verdict(reading)}{_trust(reading)}"
     )
+
+
+def _verdict(reading: "Reading") -> str:
+    """What the run said of the slide, where that is no reason for confidence."""
+    trust = reading.result.stain.provenance.get("trust")
+    words = trust.get("verdict") if isinstance(trust, dict) else None
+    return f"; slide {words}" if words in ("unlike training", "partly unlike training") else ""
 
 
 def _trust(reading: "Reading") -> str:

@@ -51,6 +51,28 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Cover:
+    """Where there is a stain to be read. rectangles : (y, x, height, width) of each, um from the corner of the slide."""
+
+    rectangles: tuple[tuple[float, float, float, float], ...]
+
+    def holds(self, y: F64, x: F64) -> NDArray[np.bool_]:
+        """Which places, um, lie under any of them."""
+        inside = np.zeros(len(y), bool)
+        for top, left, height, width in self.rectangles:
+            inside |= (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+        return inside
+
+    def touches(self, box: Box, mpp: float) -> bool:
+        """Whether a window of a grid of `mpp` um per px lies under any of them."""
+        ends = (box.y + box.height) * mpp, (box.x + box.width) * mpp
+        return any(
+            box.y * mpp < top + height and ends[0] > top and box.x * mpp < left + width and ends[1] > left
+            for top, left, height, width in self.rectangles
+        )
+
+
+@dataclass(frozen=True)
 class Grid:
     """The grid of one slide.
 

@@ -15,7 +15,7 @@ from wsistain import __version__
 from wsistain.errors import OutputError
 from wsistain.output.names import READ_ENDINGS
 from wsistain.reading.cells import Nuclei, measure_nuclei
-from wsistain.reading.grid import BLOCK_PX, Box, Grid, make_grid
+from wsistain.reading.grid import BLOCK_PX, Box, Cover, Grid, make_grid
 from wsistain.reading.nuclei import LEAST_UM2, haematoxylin
 from wsistain.reading.qupath import object_writer
 from wsistain.reading.regions import Regions, in_polygons, read_regions
@@ -133,6 +133,8 @@ def read(
     block     : edge of a block, um; the cells do not depend on it.
     progress  : called with (blocks done, of how many); progress_trust: with (strips of the trust maps done, of how many).
 
+    Cells that lie under none of the stains, where a part of the slide was stained, are not looked for.
+
     An interrupted reading is gone on with by the same call; its result is that of an unbroken one. Until then nothing of it
     lies among the results but the folder `<stem>.read.work`. Raises WsistainError children.
     """
@@ -145,16 +147,17 @@ def read(
         regions = read_regions(roi, roi_class, without, opened.info) if roi is not None else Regions()
         grid = make_grid(opened.info, block=block)
         tissue = find_tissue(opened).dilated(TISSUE_MARGIN_UM / opened.info.mpp)
-        blocks = list(grid.blocks(tissue))
+        cover = Cover(tuple((*r.stain.origin_um, *(n * r.stain.mpp for n in r.stain.levels[0])) for r in results))
+        blocks = [box for box in grid.blocks(tissue) if cover.touches(box, grid.mpp)]
         source = make_source(opened, grid, tissue, blocks, cells, cells_mpp)
         facts = _facts(opened, grid, source, roi, roi_class, without, regions)
-        choices = {name: facts[name] for name in ("roi", "roi_class", "without")}
+        choices = {**{name: facts[name] for name in ("roi", "roi_class", "without")}, "cover": cover.rectangles}
         keys = [key_of(result, opened.info, grid, source.key, choices) for result in results]
         work = stack.enter_context(kept_blocks(results, keys))
         asked = (trust_features, trust_jitter)
         maps = _trust_maps(opened, results, weights, asked, threads, progress_trust) if trust else [None] * len(results)
         readers = [StainReader(r.stain, r.marker, grid) for r in results]
-        found = read_blocks(opened, grid, tissue, source.cells, readers, regions, blocks, threads, work)
+        found = read_blocks(opened, grid, tissue, source.cells, readers, regions, blocks, threads, work, cover)
         told = [_told_of(result, facts) for result in results]
         kept = _write_cells(results, told, found, maps, opened.info.mpp, len(blocks), progress)
         if not any(len(y) for y in kept[0].y):
@@ -257,10 +260,12 @@ def read_blocks(
     blocks: Sequence[Box],
     threads: int = 1,
     kept: KeptBlocks | None = None,
+    cover: Cover | None = None,
 ) -> Iterator[list[Rows]]:
     """The cells of each block, one `Rows` a stain; each cell in the block that holds its centre, once.
 
-    kept : blocks that are there already are taken from it, the others put into it.
+    kept  : blocks that are there already are taken from it, the others put into it.
+    cover : cells elsewhere are left out; None: none are.
     """
 
     def one(box: Box) -> list[Rows]:
@@ -269,6 +274,8 @@ def read_blocks(
         rgb = read_window(slide, grid.sampling, wide.y, wide.x, wide.height, wide.width)
         nuclei = measure_nuclei(labels, haematoxylin(rgb), wide, grid)
         nuclei = nuclei.take(_here(nuclei, box, grid, tissue))
+        if cover is not None:
+            nuclei = nuclei.take(cover.holds(nuclei.y, nuclei.x))
         y, x = nuclei.y / grid.um_l0, nuclei.x / grid.um_l0
         region, counted = regions.of(y, x)
         return [Rows(nuclei, reader.read(nuclei, labels, wide), region, counted) for reader in readers]
