@@ -8,9 +8,12 @@ from skimage.io import imread
 from tests.pairing.made import MPP, tissue, wavy, write_pair
 from wsistain.data.layouts import list_patches
 from wsistain.errors import ConfigError, DataError, OutputError, SlideError
+from wsistain.markers import DAB
 from wsistain.pairing.folder import read_rows
-from wsistain.pairing.run import PairJob, make_pair
+from wsistain.pairing.run import PairJob, make_pair, stain_notes
+from wsistain.pairing.sections import look_at_slide
 from wsistain.pairing.transform import load_transform
+from wsistain.slide.reader import open_slide
 
 
 def job_of(he, ihc, **more) -> PairJob:
@@ -105,6 +108,16 @@ def test_unlike_tissue_is_refused_with_what_was_seen_and_leaves_nothing(tmp_path
     ):
         make_pair(job_of(*slides), tmp_path / "out")
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*"))
+
+
+def test_slides_named_the_wrong_way_round_are_refused_and_two_of_one_stain_are_noted(tmp_path):
+    he, ihc = write_pair(tmp_path, wavy()[0])
+    with pytest.raises(DataError, match=r"it is the second that is pink with eosin .* name them the other way round"):
+        make_pair(job_of(ihc, he), tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*"))
+    sides = [look_at_slide(open_slide(p, mpp=MPP), dye) for p, dye in ((he, DAB), (ihc, None), (he, None), (ihc, DAB))]
+    told = [" ".join(stain_notes(side)) for side in sides]
+    assert "looks like H&E" in told[0] and "does not look like H&E" in told[1] and told[2:] == ["", ""]
 
 
 def test_what_cannot_be_cut_is_refused_before_the_work(tmp_path):

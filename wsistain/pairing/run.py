@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsistain.config import MIST_MPP
 from wsistain.data.layouts import slide_of
 from wsistain.errors import ConfigError, DataError
-from wsistain.markers import Marker, find_marker
+from wsistain.markers import DAB, Marker, find_marker
 from wsistain.pairing.align import Placed, charts_of, place_pieces
 from wsistain.pairing.cut import Cutter, Patch
 from wsistain.pairing.fit import FIT_MPP, STEP_UM, Fit, measure_fit
@@ -31,6 +31,8 @@ from wsistain.slide.resample import choose_sampling, read_window
 
 _SHOWN, _SHOWN_PX, _OVERVIEW_PX = 12, 320, 1100
 _FIT_PX = 16_000_000
+_SWAPPED, _LEAST_PINK, _MOST_PINK = 0.05, 0.04, 0.1
+"""Of the pinkness: by how much an IHC slide may have more than the H&E, what H&E has at least, and DAB at most."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def register_slides(
     if transform is not None:
         pieces, facts = _given(transform, he.info, ihc.info)
     else:
+        _check_stains(sides[0], sides[1])
         placed = place_pieces(sides[0], sides[1])
         pieces, facts = {}, []
         for k, one in enumerate(placed, 1):
@@ -158,6 +161,30 @@ def register_slides(
         fits[key] = fit = measure_fit(charts[0], charts[1], pieces[key])
         section |= _fit_facts(fit)
     return Registered(sides[0], sides[1], pieces, fits, facts)
+
+
+def _check_stains(he: Side, ihc: Side) -> None:
+    """DataError where the slide named as H&E is the IHC, and the other way round."""
+    if he.pinkness is not None and ihc.pinkness is not None and ihc.pinkness - he.pinkness > _SWAPPED:
+        raise DataError(
+            f"{he.slide.info.path} is named as the H&E slide and {ihc.slide.info.path} as the IHC, but it is the second that is "
+            f"pink with eosin ({ihc.pinkness:.2f} against {he.pinkness:.2f}); name them the other way round"
+        )
+
+
+def stain_notes(side: Side) -> list[str]:
+    """A sentence where a slide does not look like what it is named as; both may be H&E, or both IHC."""
+    if side.pinkness is None:
+        return []
+    if side.chromogen is None and side.pinkness < _LEAST_PINK:
+        return [
+            f"this does not look like H&E: hardly any eosin (pinkness {side.pinkness:.2f}, on H&E mostly 0.1 to 0.25)"
+        ]
+    if side.chromogen == DAB and side.pinkness > _MOST_PINK:
+        return [
+            f"this looks like H&E, not like DAB (pinkness {side.pinkness:.2f}, with DAB mostly below {_LEAST_PINK})"
+        ]
+    return []
 
 
 def _piece(side: Side, number: int) -> Any:
@@ -236,7 +263,7 @@ def _side_facts(side: Side) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
         "pieces": len(side.pieces),
         "unreadable_tiles": side.slide.unreadable_tiles,
-        "notes": list(info.notes),
+        "notes": [*info.notes, *stain_notes(side)],
     }
 
 

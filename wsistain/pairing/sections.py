@@ -34,6 +34,7 @@ _MARGIN_UM = 200.0
 _PALE_OD = 0.015  # mean of the channels; glass has 0.003 at most once it is smoothed
 _BAND = 512
 _MOST_OD = 2.5
+_MOST_SEEN, _LEAST_SEEN, _STAINED_OD = 200_000, 100, 0.25
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Side:
     """One of the two slides, and what its thumbnail shows.
 
     glass     : float (3,), colour of clear glass. chromogen : the dye beside haematoxylin; None for eosin.
+    pinkness  : of the tissue, see `pinkness_of`; None where nothing is dark enough to tell.
     pieces    : of tissue, largest first. labels : their numbers on the mask's pixels, 0 elsewhere.
     """
 
@@ -58,6 +60,7 @@ class Side:
     fold: TissueMask
     glass: F32
     chromogen: Chromogen | None
+    pinkness: float | None
     pieces: tuple[Piece, ...]
     labels: NDArray[np.uint8]
 
@@ -83,7 +86,22 @@ def look_at_slide(slide: Slide, chromogen: Chromogen | None) -> Side:
     folded = folds(thumbnail, found & ~shown.pen, mpp) if found.any() else found
     pieces, labels = _pieces_of(found, mpp)
     tissue, fold = (TissueMask(mask, mpp / slide.info.mpp) for mask in (found, folded))
-    return Side(slide, tissue, fold, glass, chromogen, pieces, labels)
+    pinkness = pinkness_of(thumbnail[shown.tissue & ~shown.pen], glass)
+    return Side(slide, tissue, fold, glass, chromogen, pinkness, pieces, labels)
+
+
+def pinkness_of(pixels: RGB, glass: F32) -> float | None:
+    """By how much green is absorbed beyond both red and blue, as a share of all that is absorbed: the median of pixels
+    uint8 (n, 3) that are stained at all; None where fewer than a hundred are.
+
+    Eosin makes it: 0.07 to 0.40 on 20 H&E slides and tiles of many laboratories, -0.13 to 0.03 on 7 of haematoxylin with DAB.
+    """
+    some = pixels[:: max(1, len(pixels) // _MOST_SEEN)].astype(np.float32)
+    od = np.log10(np.maximum(glass, 1) / np.maximum(some, 1))
+    od = od[od.sum(axis=1) > _STAINED_OD]
+    if len(od) < _LEAST_SEEN:
+        return None
+    return float(np.median((od[:, 1] - np.maximum(od[:, 0], od[:, 2])) / od.sum(axis=1)))
 
 
 def _with_pale(thumbnail: RGB, shown: Segmented, glass: F32) -> Mask:
