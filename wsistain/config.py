@@ -50,7 +50,12 @@ class TilingConfig(Strict):
         None, ge=0, le=2048, description="shared band of neighbouring cores; None: the generator's"
     )
     halo: int | None = Field(None, ge=0, le=2048, description="margin read and thrown away; None: the generator's")
-    block: int = Field(4096, ge=32, le=65536, description="edge of the unit of work; a multiple of shard and stride")
+    block: int | None = Field(
+        None,
+        ge=32,
+        le=65536,
+        description="edge of the unit of work, a multiple of shard and stride; None: 4096, or 2048 for many stains at once",
+    )
 
 
 BESIDE: dict[str, Any] = {"beside": True}

@@ -33,14 +33,31 @@ def test_a_tile_with_its_halo_equals_one_pass_and_a_smaller_halo_does_not():
     assert not torch.allclose(less, whole, atol=1e-6)
 
 
-@pytest.mark.parametrize(("height", "cut"), [(300, 0), (300, 40), (128, 16), (128, 60)])
-def test_the_first_layers_in_strips_are_what_they_are_at_once(height, cut):
+@pytest.mark.parametrize(("height", "first", "early"), [(300, 0, 0), (300, 3, 9), (128, 0, 4), (132, 10, 15)])
+def test_the_layers_of_full_size_in_strips_are_what_they_are_at_once(height, first, early):
+    """Heights that are one strip, more than one, and one with four rows left over."""
     torch.manual_seed(0)
     network = ContextResnet(2, 4, (5,), 9).eval().double()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean)
     x = torch.rand(2, 3, height, 132, dtype=torch.float64) * 2 - 1
     with torch.no_grad():
-        for at_once, in_strips in zip(network._begun(x, cut), network._begun_in_strips(x, cut), strict=True):
+        begun = network._begun(x, first, early)
+        for at_once, in_strips in zip(begun, network._begun_in_strips(x, first, early), strict=True):
             torch.testing.assert_close(in_strips, at_once, rtol=0, atol=1e-12)
+        full, half, _ = begun
+        in_strips = network.read_in_strips(half, full, network.last[:2], network.last[3:], 0)
+        torch.testing.assert_close(in_strips, network.last(network.at_full(half, full)), rtol=0, atol=1e-12)
+
+
+def test_a_layer_of_the_full_size_is_whole_where_nothing_is_left_out():
+    """The trust map takes it with a hook: of a picture longer than one strip it must not see the first strip alone."""
+    network, seen = ContextResnet(2, 4, (5,), 9).eval(), []
+    network.last[2].register_forward_hook(lambda module, given, out: seen.append(tuple(out.shape)))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 300, 64))
+    assert seen == [(1, 4, 302, 66)]
 
 
 @pytest.mark.parametrize(("windows", "far"), [((41,), 3), ((), 41)])

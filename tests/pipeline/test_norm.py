@@ -17,6 +17,7 @@ from wsistain.networks.receptive_field import receptive_radius
 from wsistain.networks.resnet import ResnetGenerator
 from wsistain.networks.slide_norm import NormField, norm_layers, pooled_statistics
 from wsistain.pipeline.norm_file import load_norm
+from wsistain.pipeline.planning import BLOCK_PX
 from wsistain.pipeline.run import run
 from wsistain.tiling.plan import make_tiling
 from wsistain.weights.file import Header, save_weights
@@ -181,5 +182,5 @@ def test_a_wide_halo_gets_a_longer_stride_that_blocks_are_made_of(radius, stride
         overlap=spec.overlap,
         halo=spec.halo,
         size_multiple=multiple,
-        block=RunConfig().tiling.block,
+        block=BLOCK_PX,
     )

@@ -7,7 +7,7 @@ blocks, means over a wide window of what the network itself has found, each weig
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,13 +41,17 @@ class WeightedMean(nn.Module):
         self.value = nn.Conv2d(channels, channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cut: int = 0) -> Tensor:
+        """cut : cells at each edge that are looked at and left out."""
+        rows, columns = (range(cut, n - cut) for n in x.shape[2:])
         weight, value = torch.sigmoid(pointwise(self.weight, x)), pointwise(self.value, x)
         with torch.autocast(x.device.type, enabled=False):
             weight = _at_least_float32(weight)
-            value = torch.unflatten(_at_least_float32(value), 1, (HEADS, -1))
-            found = _window_mean((value * weight[:, :, None]).flatten(1, 2), self.window)
-            mean = torch.unflatten(found, 1, (HEADS, -1)) / (_window_mean(weight, self.window) + 1e-3)[:, :, None]
+            value = torch.unflatten(_at_least_float32(value), 1, (HEADS, -1)) * weight[:, :, None]
+            found = _window_mean(value.flatten(1, 2), self.window, rows, columns)
+            del value
+            weight = _window_mean(weight, self.window, rows, columns)
+            mean = torch.unflatten(found, 1, (HEADS, -1)) / (weight + 1e-3)[:, :, None]
         return pointwise(self.out, mean.flatten(1, 2))
 
 
@@ -106,84 +110,150 @@ class ContextResnet(nn.Module):
     def forward(self, x: Tensor, margin: int = 0) -> Tensor:
         """The stain of `x` without `margin` px at each edge, which are looked at and not painted."""
         cut = max(0, margin // SIZE_MULTIPLE - 1)  # the last convolution looks one px further
-        out: Tensor = self.last(self.features(x, cut)[1])
+        _, half, full = self.features(x, cut)
+        if self.goes_in_strips(x, cut):
+            out = self.read_in_strips(half, full, self.last[:2], self.last[3:], cut)
+        else:
+            out = inside(self.last(self.at_full(half, full)), SIZE_MULTIPLE * self.rest(cut))
         return inside(out, margin - SIZE_MULTIPLE * cut)
 
-    def features(self, x: Tensor, cut: int = 0, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the last layers read: float (b, 4 ngf, h / 4, w / 4) after the blocks, and (b, ngf, h, w) at full size.
+    def features(self, x: Tensor, cut: int = 0, told: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What the last layers read: (b, 4 ngf, h / 4, w / 4) after the blocks, and what `at_full` makes the full size of.
 
-        cut : cells of 4 px at each edge that are left out of both; what they would have been is not computed where nothing
-              else needs it. The rest is what it is with 0.
+        cut  : cells of 4 px at each edge that are left out in the end; what they would have been is not computed where
+               nothing else needs it. The rest is what it is with 0.
         told : (b, 4 ngf, h / 4, w / 4) of another network, which the blocks read too.
         """
         # Down, and what is seen from afar: all of the picture, for its edges tell the middle of their surroundings.
-        early = max(0, cut - self._near)
-        in_strips = x.device.type == "cpu" and not self.training
-        full, half, seen = (self._begun_in_strips if in_strips else self._begun)(x, 4 * early)
-        out: Tensor = self.down[1](half) + self._context(seen)
-        half = _kept(half, 2 * early)
-        out = self.before(out if told is None else out + told)
-        out = _kept(out + self.neighbours(out), early)
+        early = cut - self.rest(cut)
+        first = max(0, early - self.far // 2 - 2 * len(self.before))
+        full, half, out = (self._begun_in_strips if self._may_go_in_strips(x) else self._begun)(x, first, early)
+        out = self.before(out if told is None else out + inside(told, first))
+        round_it = self.neighbours(out, early - first)
+        out = _kept(out, early - first) + round_it
+        del round_it
 
         # From here on each place is told by its near ones.
         cells = self.after(out)
-        out = self.up[0](cells).add_(half)
-        del half
-        out = self.up[1](out).add_(full)
-        return inside(cells, cut - early), inside(out, 4 * (cut - early))
+        del out
+        return inside(cells, cut - early), self.up[0](cells).add_(half), full
 
-    @property
-    def _near(self) -> int:
-        """Cells that the layers after the far look reach to each side: two a block, and three on the way up."""
-        return 2 * len(self.after) + 3
+    def rest(self, cut: int) -> int:
+        """Of `cut` cells those that the layers after the far look reach to: two a block, and three on the way up."""
+        return min(cut, 2 * len(self.after) + 3)
+
+    def _may_go_in_strips(self, x: Tensor) -> bool:
+        return x.device.type == "cpu" and not self.training and not torch.is_grad_enabled()
+
+    def goes_in_strips(self, x: Tensor, cut: int) -> bool:
+        """Whether the full size is read in strips: of tiles of a run. Where nothing is left out, a layer may be asked for."""
+        return cut > 0 and self._may_go_in_strips(x)
+
+    def at_full(self, half: Tensor, full: Tensor) -> Tensor:
+        """The sum of `full` (b, ngf, h, w) and of `half` (b, 2 ngf, h / 2, w / 2) at twice its size; `features` has both."""
+        out: Tensor = self.up[1](half).add_(full)
+        return out
+
+    def read_in_strips(
+        self, half: Tensor, full: Tensor, look: nn.Module, read: Callable[[Tensor], Tensor], cut: int
+    ) -> Tensor:
+        """What is read of `at_full`, a few rows at a time, so that it never is whole; without `cut` cells at each edge.
+
+        look : of each place: norm and activation.
+        read : (b, ngf, h + 2, w + 2) of that, reflected at the edge, to (b, n, h, w).
+        """
+        height, found = full.shape[2], []
+        for top in range(0, height, _ROWS):
+            rows = range(top, min(top + _ROWS, height))
+            low, high = max(top - 1, 0), min(rows.stop + 1, height)
+            strip = look(_doubled(self.up[1], half, range(low, high)).add_(full[:, :, low:high]))
+            found.append(read(F.pad(strip, (1, 1, int(top == 0), int(rows.stop == height)), mode="reflect")))
+        return inside(torch.cat(found, dim=2), SIZE_MULTIPLE * self.rest(cut))
 
     def _context(self, seen: Tensor) -> Tensor:
         norm, first, relu, last = self.context
         return pointwise(last, relu(pointwise(first, norm(seen))))
 
-    def _begun(self, x: Tensor, cut: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The first convolution without `cut` px at each edge, the first halving of all of it, and its statistics."""
-        full = self.first(x)
-        return _kept(full, cut), self.down[0](full), self._seen_round([_statistics(full)])
+    def _seen_round(self, cells: Tensor, rows: range, columns: range) -> Tensor:
+        """Statistics beside their means over each window: (b, 2c (1 + windows), rows, columns)."""
+        here = cells[:, :, rows.start : rows.stop, columns.start : columns.stop]
+        return torch.cat([here, *(_window_mean(cells, window, rows, columns) for window in self.windows)], dim=1)
 
-    def _begun_in_strips(self, x: Tensor, cut: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _begun(self, x: Tensor, first: int, early: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first convolution and halving without `early` cells at each edge, and the cells without `first`."""
+        full = self.first(x)
+        half = self.down[0](full)
+        cells = _statistics(full)
+        rows, columns = (range(first, n - first) for n in cells.shape[2:])
+        out = inside(self.down[1](half), first) + self._context(self._seen_round(cells, rows, columns))
+        return _kept(full, 4 * early), _kept(half, 2 * early), out
+
+    def _begun_in_strips(self, x: Tensor, first: int, early: int) -> tuple[Tensor, Tensor, Tensor]:
         """As `_begun`, a few rows at a time: at full size these layers are what a tile takes most memory for.
 
         The first convolution in float32, since bfloat16 would take most of what makes it differ from here.
         """
-        pad, conv = self.first
-        norm, relu, down = self.down[0].children()
-        if not isinstance(conv, nn.Conv2d) or not isinstance(down, nn.Conv2d):
-            raise TypeError("the first layers are no convolutions")
-        is_half = torch.is_autocast_enabled(x.device.type)
-        kept_as = torch.get_autocast_dtype(x.device.type) if is_half else x.dtype
-        padded, (b, _, height, width) = pad(x), x.shape
-        full = _empty(x, (b, conv.out_channels, height - 2 * cut, width - 2 * cut), kept_as)
-        half = _empty(x, (b, down.out_channels, height // 2, width // 2), kept_as)
+        _, conv = self.first
+        if not isinstance(conv, nn.Conv2d):
+            raise TypeError("the first layer is no convolution")
+        kept_as = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        b, _, height, width = x.shape
+        c = conv.out_channels
+        full = _empty(x, (b, c, height - 8 * early, width - 8 * early), kept_as)
+        half = _empty(x, (b, 2 * c, height // 2 - 4 * early, width // 2 - 4 * early), kept_as)
+        out = _empty(x, (b, 4 * c, height // 4 - 2 * first, width // 4 - 2 * first), kept_as)
         found = []
         for top in range(0, height, _ROWS):
-            above = min(top, 1)  # the halving looks one row up; over the first it sees zeros
-            with torch.autocast(x.device.type, enabled=False):
-                strip = conv(padded[:, :, top - above : top + _ROWS + 2 * (conv.kernel_size[0] // 2)])
-            looked_at = relu(norm(strip.to(kept_as)))
-            looked_at = F.pad(looked_at, (0, 0, 1 - above, 0))
-            half[:, :, top // 2 : (top + _ROWS) // 2] = F.conv2d(looked_at, down.weight, stride=2, padding=(0, 1))
-            strip = strip[:, :, above:]
-            found.append(_statistics(strip))
-            first, last = max(cut, top), min(height - cut, top + _ROWS)
-            if first < last:
-                full[:, :, first - cut : last - cut] = strip[:, :, first - top : last - top, cut : width - cut]
-        del padded
-        return full, half, self._seen_round(found)
-
-    def _seen_round(self, found: list[Tensor]) -> Tensor:
-        """Statistics, given in strips, beside their means over each window: (b, 2c (1 + windows), h / 4, w / 4)."""
+            # From one cell above on, which the halvings look at.
+            more = min(top, SIZE_MULTIPLE)
+            strip = _padded_rows(x, range(top - more, min(top + _ROWS, height)), conv.kernel_size[0] // 2)
+            with torch.autocast("cpu", enabled=False):
+                strip = conv(strip)
+            found.append(_statistics(strip[:, :, more:]))
+            _put(full, strip[:, :, more:], top, 4 * early)
+            strip = self.down[0](strip.to(kept_as))
+            _put(half, strip[:, :, more // 2 :], top // 2, 2 * early)
+            _put(out, self.down[1](strip)[:, :, more // 4 :], top // 4, first)
         cells = torch.cat(found, dim=2)
-        return torch.cat([cells, *(_window_mean(cells, window) for window in self.windows)], dim=1)
+        del found, strip
+
+        # What is seen from afar, of what is kept.
+        n_rows, columns = cells.shape[2] - first, range(first, cells.shape[3] - first)
+        for top in range(first, n_rows, _BAND):
+            rows = range(top, min(top + _BAND, n_rows))
+            out[:, :, top - first : rows.stop - first] += self._context(self._seen_round(cells, rows, columns))
+        return full, half, out
 
 
 def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _padded_rows(x: Tensor, rows: range, reach: int) -> Tensor:
+    """The `rows` of (b, c, h, w) with `reach` px more at each side, reflected at the picture's edge."""
+    low, high = max(rows.start - reach, 0), min(rows.stop + reach, x.shape[2])
+    lacking = (reach, reach, low - (rows.start - reach), rows.stop + reach - high)
+    return F.pad(x[:, :, low:high], lacking, mode="reflect")
+
+
+def _put(whole: Tensor, strip: Tensor, top: int, cut: int) -> None:
+    """Lay rows from `top` on of a picture into `whole`, which has `cut` px less at each edge."""
+    height = whole.shape[2] + 2 * cut
+    low, high = max(top, cut), min(top + strip.shape[2], height - cut)
+    if low < high:
+        part = strip[:, :, low - top : high - top]
+        whole[:, :, low - cut : high - cut] = part[..., cut : part.shape[3] - cut]
+
+
+def _doubled(up: nn.Module, x: Tensor, rows: range) -> Tensor:
+    """The `rows` of what `up` (norm, activation, convolution of 3 px, doubling) makes of `x` (b, c, h, w)."""
+    norm, relu, conv, double = up.children()
+    # The doubling looks one row up and down, and so does the convolution, which sees zeros beyond the edge.
+    low, high = max(rows.start // 2 - 1, 0), min((rows.stop + 3) // 2, x.shape[2])
+    above, below = min(low, 1), min(x.shape[2] - high, 1)
+    strip = conv(relu(norm(x[:, :, low - above : high + below])))[:, :, above : high - low + above]
+    out: Tensor = double(strip)[:, :, rows.start - 2 * low : rows.stop - 2 * low]
+    return out
 
 
 def _statistics(first: Tensor) -> Tensor:
@@ -221,22 +291,26 @@ def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
     return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 
-def _window_mean(cells: Tensor, window: int) -> Tensor:
+def _window_mean(cells: Tensor, window: int, rows: range | None = None, columns: range | None = None) -> Tensor:
     """Mean over a square window, cut off at the edge: products with bands of ones, along each direction.
+
+    rows, columns : of the means that are wanted; all by default.
 
     A few rows or columns at a time, since beyond the window a band holds zeros.
     """
     x = cells.permute(0, 2, 3, 1)
-    for dim in (1, 2):
-        x = torch.cat([_band_product(x, dim, start, window) for start in range(0, x.shape[dim], _BAND)], dim=dim)
+    for dim, wanted in ((1, rows), (2, columns)):
+        wanted = range(x.shape[dim]) if wanted is None else wanted
+        starts = range(wanted.start, wanted.stop, _BAND)
+        parts = [_band_product(x, dim, start, min(start + _BAND, wanted.stop), window) for start in starts]
+        x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
     return x.permute(0, 3, 1, 2)
 
 
-def _band_product(x: Tensor, dim: int, start: int, window: int) -> Tensor:
-    """Means along `dim` (1 or 2) of (b, h, w, c), of the `_BAND` places from `start` on."""
+def _band_product(x: Tensor, dim: int, start: int, stop: int, window: int) -> Tensor:
+    """Means along `dim` (1 or 2) of (b, h, w, c), of the places from `start` to `stop`."""
     n, reach = x.shape[dim], window // 2
-    stop, low = min(start + _BAND, n), max(start - reach, 0)
-    high = min(stop + reach, n)
+    low, high = max(start - reach, 0), min(stop + reach, n)
     place = torch.arange(start, stop)
     near = ((place[:, None] - torch.arange(low, high)).abs() <= reach).double()
     band = (near / near.sum(dim=1, keepdim=True)).to(x)

@@ -55,12 +55,20 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor, maps: Sequence[int], cut: int = 0) -> Tensor:
         """cut : cells of 4 px at each edge that are looked at and left out."""
         early = max(0, cut - 1)  # the read-outs look one cell further
-        cells, full = self.body.features(x, early, self._told(x))
-        cells, full = self.at_cells(cells), self.at_full(full)
         pick = list(maps)
+
+        def read(full: Tensor) -> Tensor:
+            return F.conv2d(full, self.read_full.weight[pick])
+
+        cells, half, full = self.body.features(x, early, self._told(x))
+        if self.body.goes_in_strips(x, early):
+            fine = self.body.read_in_strips(half, full, self.at_full, read, early)
+        else:
+            whole = F.pad(self.at_full(self.body.at_full(half, full)), (1, 1, 1, 1), mode="reflect")
+            fine = inside(read(whole), SIZE_MULTIPLE * self.body.rest(early))
+        del half, full
         bias = self.read_cells.bias
-        coarse = F.conv2d(cells, self.read_cells.weight[pick], None if bias is None else bias[pick])
-        fine = F.conv2d(F.pad(full, (1, 1, 1, 1), mode="reflect"), self.read_full.weight[pick])
+        coarse = F.conv2d(self.at_cells(cells), self.read_cells.weight[pick], None if bias is None else bias[pick])
         out = F.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False) + fine
         return inside(out, 4 * (cut - early))
 

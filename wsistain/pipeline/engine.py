@@ -20,7 +20,8 @@ LOCAL_THREADS = 3
 """Tasks at once in one process: one generates, one writes, one waits to generate. Each may use all the job's threads."""
 
 LOCAL_AHEAD = LOCAL_THREADS
-"""Blocks that may be generated and not yet written in one process. Each holds its pixels, 50 MB a marker."""
+"""Blocks that may be generated and not yet written in one process. Each holds its pixels: 50 MB for
+one stain, at most 128 MiB for all of a pass (`planning.default_block`)."""
 
 _LOG = logging.getLogger(__name__)
 

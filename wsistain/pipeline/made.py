@@ -63,7 +63,8 @@ class MadeWith:
     def as_config(self, config: RunConfig, plan: RunPlan) -> RunConfig:
         """`config` with what was resolved in place of what was wished: it makes the same stain again."""
         t = plan.tiling
-        tiling = config.tiling.model_copy(update={"stride": t.stride, "overlap": t.overlap, "halo": t.halo})
+        sizes = {"stride": t.stride, "overlap": t.overlap, "halo": t.halo, "block": t.block}
+        tiling = config.tiling.model_copy(update=sizes)
         known = {n: v for n, v in asdict(self).items() if n in RunConfig.model_fields and v is not None}
         return config.model_copy(update={**known, "tiling": tiling})
 

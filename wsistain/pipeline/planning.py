@@ -22,6 +22,9 @@ NO_TISSUE = "shows no tissue"
 TISSUE_MARGIN_UM = 16.0
 """The mask is grown by this much, so that faint edges of tissue are not cut."""
 
+BLOCK_PX, BLOCK_BYTES = 4096, 128 << 20
+"""Edge of a block, and the most that its pixels may take together: two blocks are held at once, of every stain of a pass."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -58,6 +61,17 @@ def make_spec(config: RunConfig, marker: str) -> GeneratorSpec:
     return with_tiling(spec, stride=t.stride, overlap=t.overlap, halo=t.halo)
 
 
+def default_block(channels: int, stride: int, shard: int) -> int:
+    """Edge of blocks of `channels` bytes a px, of all stains of a pass: halved while they take too much.
+
+    As long as stride and shard go into the half; the stored bytes are the same.
+    """
+    edge = BLOCK_PX
+    while edge * edge * channels > BLOCK_BYTES and edge % (2 * stride) == 0 and edge % (2 * shard) == 0:
+        edge //= 2
+    return edge
+
+
 def plan_groups(
     slide: Slide, specs: Sequence[GeneratorSpec], config: RunConfig, roi: Roi | None, *, crop: bool
 ) -> list[Group]:
@@ -84,9 +98,9 @@ def plan_groups(
         by_grid.setdefault((spec.mpp, spec.stride, spec.overlap, spec.halo, spec.size_multiple), []).append(spec)
     groups = []
     for (mpp, stride, overlap, halo, multiple), members in by_grid.items():
-        tiling = make_tiling(
-            stride=stride, overlap=overlap, halo=halo, size_multiple=multiple, block=config.tiling.block
-        )
+        channels = sum(spec.channels for spec in members)
+        block = config.tiling.block or default_block(channels, stride, config.output.shard)
+        tiling = make_tiling(stride=stride, overlap=overlap, halo=halo, size_multiple=multiple, block=block)
         plan = plan_run(info, choose_sampling(info, mpp), tissue, tiling, roi, crop=crop, unscanned=unscanned)
         if not plan.n_tiles:
             raise SlideError(f"{info.path} {NO_TISSUE} in the region; pass --all-tiles if there is some all the same")

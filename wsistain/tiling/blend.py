@@ -179,7 +179,7 @@ def _tail_below(pieces: Pieces, frame: Frame) -> NDArray[np.uint16]:
 
 
 class BlockBlender:
-    """Blends the tiles of one block as they come, row by row from the top, holding two rows of cores at a time.
+    """Blends the tiles of one block as they come, row by row from the top, holding one row of cores at a time.
 
     edges_only: nothing but the tails is wanted; the block's pixels are not made.
     """
@@ -218,10 +218,10 @@ class BlockBlender:
                 corner=np.full((o, o, frame.channels), GLASS, np.uint8) if end is None else end[s:, s:].copy(),
             )
 
-        # What it completes of the block itself; of the row only its cores are kept, for the next one.
+        # What it completes of the block itself; of its cores only what the next row overlaps is kept.
         if self._pixels is not None:
             _assemble_row(self._pixels, pieces, frame, i)
-        self._above = dict(cores)
+        self._above = {j: v[s:].copy() for j, v in cores.items()}
         self._next += 1
 
     @property
@@ -251,8 +251,11 @@ def blend_pieces(pieces: Pieces, frame: Frame, *, edges_only: bool = False) -> B
 
 
 def _assemble_row(out: RGB, pieces: Pieces, frame: Frame, i: int) -> None:
-    """Write tile row `i` into the block: a body is a copy, an edge blends two tiles, a corner four."""
-    s, o, core = frame.stride, frame.overlap, frame.stride + frame.overlap
+    """Write tile row `i` into the block: a body is a copy, an edge blends two tiles, a corner four.
+
+    Of the pieces above only the last `overlap` rows are read, and need be there.
+    """
+    s, o = frame.stride, frame.overlap
     wx = np.repeat(ramp(o), frame.channels)[None, :]
     wy = ramp(o)[:, None]
     for j in range(frame.n):
@@ -278,10 +281,10 @@ def _assemble_row(out: RGB, pieces: Pieces, frame: Frame, i: int) -> None:
         if i and not (piece is None and (i - 1, j) not in pieces):
             above, here = _glass_piece(pieces, (i - 1, j), frame), _glass_piece(pieces, (i, j), frame)
             cols = slice(0 if j == 0 and frame.is_left else o, s)
-            band = _mix(np.ascontiguousarray(above[s:, cols]), np.ascontiguousarray(here[:o, cols]), wy)
+            band = _mix(np.ascontiguousarray(above[-o:, cols]), np.ascontiguousarray(here[:o, cols]), wy)
             out[y : y + o, x + cols.start : x + s] = band
         if i and j and not all(k not in pieces for k in ((i, j), (i - 1, j), (i, j - 1), (i - 1, j - 1))):
-            head, tail = slice(0, o), slice(s, core)
+            head, tail = slice(0, o), slice(-o, None)
             out[y : y + o, x : x + o] = settle(
                 _part(pieces, frame, i, j, head, head)
                 + _part(pieces, frame, i - 1, j, tail, head)
