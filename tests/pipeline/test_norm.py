@@ -9,7 +9,6 @@ import torch
 import wsistain.systems
 from tests.pipeline.slides import level0, small_config, tree_hash, write_slide
 from tests.pipeline.toy_system import generator_network
-from wsistain.config import RunConfig
 from wsistain.generators.load import build_generator, find_generator
 from wsistain.generators.network import NetworkGenerator
 from wsistain.generators.tiling import exact_tiling
