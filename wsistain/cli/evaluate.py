@@ -89,94 +89,113 @@ def evaluate(
 ) -> None:
     """Measure weights or slides; see HELP for the help text."""
     from wsistain.errors import ConfigError
-    from wsistain.runtime.progress import ProgressBar
 
-    # One thing at a time: patches, slides, or earlier results side by side.
-    if more and not (weights or slides):
-        strays = [name for name in more if not Path(name.removesuffix("@best").removesuffix("@last")).exists()]
-        if strays:
-            raise ConfigError(
-                f"{strays[0]!r} belongs to no option, and no run lies there; weights come after --weights, slides after --slides"
-            )
-        weights, more = more, None
     # What is not said is that of the run whose weights are named.
+    weights, more = _named(weights, more, slides)
     run: dict[str, Any] = _of_run(weights[0]) if weights and not (slides or board or grid) else {}
     data = run.get("data") if data is None else data
-    of_layout: str = layout or run.get("layout", "mist")
     of_marker: str = marker or run.get("marker", "ER")
-    of_split: str = split or run.get("split", "val")
-    shown = [int(p) for p in pictures or [] if p.isdigit()]
-    folders = [p for p in pictures or [] if not p.isdigit()]
+    # One thing at a time: patches, slides, or earlier results side by side.
     jobs = [name for name, given in (("--data", data), ("--slides", slides), ("--leaderboard", board)) if given]
     if len(jobs) != 1:
         found = " and ".join(jobs) or "none of them"
         raise ConfigError(f"give one of --data (with --weights), --slides or --leaderboard; found {found}")
-    # Finished slides, each by itself and against a real one.
     if slides:
-        from wsistain.evaluation.slides import evaluate_slides
-
-        with ProgressBar("rows") as progress:
-            report = evaluate_slides(
-                [*slides, *(more or [])],
-                reference=reference,
-                output=output,
-                marker=of_marker,
-                mpp=mpp,
-                overwrite=overwrite,
-                progress=progress,
-            )
-        say(_slide_line(report))
+        _measure_slides(
+            [*slides, *(more or [])], reference=reference, output=output, marker=of_marker, mpp=mpp, overwrite=overwrite
+        )
     elif board:
         from wsistain.evaluation.leaderboard import leaderboard
 
         merged = leaderboard(board, output, overwrite=overwrite)
         say(f"{len(merged['systems'])} rows")
     else:
-        from wsistain.evaluation.report import evaluate as evaluate_patches
-
-        if not weights and grid is None and not folders:
-            raise ConfigError("--weights is missing; name weights, or 'identity' for the baselines alone")
-        if data is None:
-            raise ConfigError("--data is missing; name the folder of the patches")
-        # Patches: one list of weights, or the rows of a grid, marker by marker, into folders of their own.
-        root, sampling = data, _sampling(sets or [])
-
-        def measure(names: list[str], of: str, folder: Path) -> dict[str, Any]:
-            with ProgressBar("patches") as progress:
-                return evaluate_patches(
-                    names,
-                    root,
-                    layout=of_layout,
-                    marker=of,
-                    split=of_split,
-                    output=folder,
-                    nets=nets,
-                    device=device,
-                    size=size,
-                    mpp=mpp,
-                    val_share=val_share,
-                    split_seed=split_seed,
-                    limit=limit,
-                    pictures=shown[-1] if shown else 6,
-                    given=folders,
-                    workers=workers,
-                    seed=seed,
-                    sampling=sampling,
-                    overwrite=overwrite,
-                    progress=progress,
-                )
-
-        if grid is not None:
-            from wsistain.evaluation.grid_table import evaluate_grid
-
-            if weights:
-                raise ConfigError("give --weights or --grid, not both")
-            text, missing = evaluate_grid(grid, output, measure)
-            say(text)
-            say(f"table: {output / 'table.md'}" + (f" ({len(missing)} rows are not trained yet)" if missing else ""))
+        shown = [int(p) for p in pictures or [] if p.isdigit()]
+        is_table = _measure_patches(
+            [*(weights or []), *(more or [])],
+            data,
+            grid,
+            output,
+            marker=of_marker,
+            layout=layout or run.get("layout", "mist"),
+            split=split or run.get("split", "val"),
+            nets=nets,
+            device=device,
+            size=size,
+            mpp=mpp,
+            val_share=val_share,
+            split_seed=split_seed,
+            limit=limit,
+            pictures=shown[-1] if shown else 6,
+            given=[p for p in pictures or [] if not p.isdigit()],
+            workers=workers,
+            seed=seed,
+            sampling=_sampling(sets or []),
+            overwrite=overwrite,
+        )
+        if is_table:
             return
-        _print_results(measure([*(weights or []), *(more or [])], of_marker, output))
     say(f"report: {output / 'report.html'}")
+
+
+def _named(
+    weights: list[str] | None, more: list[str] | None, slides: list[str] | None
+) -> tuple[list[str] | None, list[str] | None]:
+    """Weights, and the names without an option: runs without `--weights` are weights. ConfigError for what is neither."""
+    from wsistain.errors import ConfigError
+
+    if not more or weights or slides:
+        return weights, more
+    strays = [name for name in more if not Path(name.removesuffix("@best").removesuffix("@last")).exists()]
+    if strays:
+        raise ConfigError(
+            f"{strays[0]!r} belongs to no option, and no run lies there; weights come after --weights, slides after --slides"
+        )
+    return more, None
+
+
+def _measure_slides(slides: list[str], **given: Any) -> None:
+    """Finished slides, each by itself and against a real one; `given` is for `evaluate_slides`."""
+    from wsistain.evaluation.slides import evaluate_slides
+    from wsistain.runtime.progress import ProgressBar
+
+    with ProgressBar("rows") as progress:
+        report = evaluate_slides(slides, progress=progress, **given)
+    say(_slide_line(report))
+
+
+def _measure_patches(
+    weights: list[str], data: Path | None, grid: Path | None, output: Path, *, marker: str, **given: Any
+) -> bool:
+    """One list of weights, or the rows of a grid, marker by marker, into folders of their own; whether it was a grid.
+
+    `given` is for `evaluation.report.evaluate`.
+    """
+    from wsistain.errors import ConfigError
+    from wsistain.evaluation.report import evaluate as evaluate_patches
+    from wsistain.runtime.progress import ProgressBar
+
+    if not weights and grid is None and not given["given"]:
+        raise ConfigError("--weights is missing; name weights, or 'identity' for the baselines alone")
+    if data is None:
+        raise ConfigError("--data is missing; name the folder of the patches")
+    root = data
+
+    def measure(names: list[str], of: str, folder: Path) -> dict[str, Any]:
+        with ProgressBar("patches") as progress:
+            return evaluate_patches(names, root, marker=of, output=folder, progress=progress, **given)
+
+    if grid is None:
+        _print_results(measure(weights, marker, output))
+        return False
+    from wsistain.evaluation.grid_table import evaluate_grid
+
+    if weights:
+        raise ConfigError("give --weights or --grid, not both")
+    text, missing = evaluate_grid(grid, output, measure)
+    say(text)
+    say(f"table: {output / 'table.md'}" + (f" ({len(missing)} rows are not trained yet)" if missing else ""))
+    return True
 
 
 def _of_run(name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -110,10 +110,8 @@ def run(
     from wsistain.cli.defaults import settle
 
     # The configuration: what is there by default, file, --set, options.
-    if ngff is not None:
-        overrides = [*overrides, f"output.ngff='{ngff}'"]
-    if formats is not None:
-        overrides = [*overrides, f"output.formats='{formats}'"]
+    stored = {"output.ngff": ngff, "output.formats": formats}
+    overrides = [*overrides, *(f"{key}='{value}'" for key, value in stored.items() if value is not None)]
     settled = settle(
         config,
         overrides,
@@ -139,52 +137,31 @@ def run(
 
     # Where: all of the slide, a rectangle, or drawn shapes.
     rectangle, shapes = read_regions(region, roi, settings.roi_class)
-    for sentence in shapes.notes if shapes else ():
-        note(f"Note: {sentence}", err=plan_only)  # the plan is JSON on stdout
-    for sentence in settled.told:
-        note(sentence, err=plan_only)
+    for sentence in (*(f"Note: {told}" for told in (shapes.notes if shapes else ())), *settled.told):
+        note(sentence, err=plan_only)  # the plan is JSON on stdout
     if plan_only:
         _print_plan(slide, marker, settings, rectangle, shapes)
         return
-    from wsistain.generators.load import find_generator
     from wsistain.markers import parse_markers
-    from wsistain.pipeline.run import run as run_slide
-    from wsistain.runtime.event import STAINING, RunEvent
     from wsistain.runtime.heap import share_arenas
-    from wsistain.runtime.progress import ProgressBar
 
-    # What is about to happen.
     markers = [m.name for m in parse_markers(marker)]
-    note(f"Staining {slide} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
-    notes = (find_generator(settings.weights, m, direction=settings.direction).note for m in markers)
-    for sentence in dict.fromkeys(filter(None, notes)):
-        note(f"Note: {sentence}")
+    _announce(slide, markers, output, settings)
     share_arenas()  # before the progress bar and the page start their threads
     with _watched(slide, markers, output, settings) if view else nullcontext() as served:
-        with ProgressBar("tiles") as bar:
-
-            def show(event: RunEvent) -> None:
-                if event.note:
-                    bar.say(event.note)
-                elif event.stage == STAINING:
-                    bar(event.stage, event.tiles, event.total_tiles, f"block {event.done} of {event.total}")
-                else:
-                    bar(event.stage, event.done, event.total, unit="parts")
-
-            reports = run_slide(
-                slide,
-                markers,
-                output,
-                config=settings,
-                region=rectangle,
-                roi=shapes,
-                resume=resume,
-                overwrite=overwrite,
-                scheduler=scheduler,
-                workers=workers,
-                settings_from=settled.origins,
-                on_event=show,
-            )
+        reports = _stain(
+            slide,
+            markers,
+            output,
+            config=settings,
+            region=rectangle,
+            roi=shapes,
+            resume=resume,
+            overwrite=overwrite,
+            scheduler=scheduler,
+            workers=workers,
+            settings_from=settled.origins,
+        )
         _tell(slide, output, reports)
         if settings.read:
             from wsistain.cli.read import read_after_run
@@ -195,6 +172,35 @@ def run(
             )
         if served is not None:
             _stay(served)
+
+
+def _announce(slide: str, markers: list[str], output: Path, settings: "RunConfig") -> None:
+    """What is about to happen, and what is to be known of the weights."""
+    from wsistain.generators.load import find_generator
+
+    note(f"Staining {slide} for {', '.join(markers)} with weights '{settings.weights}' into {output}")
+    notes = (find_generator(settings.weights, m, direction=settings.direction).note for m in markers)
+    for sentence in dict.fromkeys(filter(None, notes)):
+        note(f"Note: {sentence}")
+
+
+def _stain(slide: str, markers: list[str], output: Path, **given: Any) -> "list[RunReport]":
+    """The run itself, with a bar; `given` is for `pipeline.run.run`."""
+    from wsistain.pipeline.run import run as run_slide
+    from wsistain.runtime.event import STAINING, RunEvent
+    from wsistain.runtime.progress import ProgressBar
+
+    with ProgressBar("tiles") as bar:
+
+        def show(event: RunEvent) -> None:
+            if event.note:
+                bar.say(event.note)
+            elif event.stage == STAINING:
+                bar(event.stage, event.tiles, event.total_tiles, f"block {event.done} of {event.total}")
+            else:
+                bar(event.stage, event.done, event.total, unit="parts")
+
+        return run_slide(slide, markers, output, on_event=show, **given)
 
 
 def _tell(slide: str, output: Path, reports: "list[RunReport]") -> None:

@@ -91,32 +91,50 @@ def train(
         import tensorboard  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(f"training needs {error.name}: pip install 'wsistain[train]'") from None
-    is_first = os.environ.get("RANK", "0") == "0"  # one line, not one a process
 
-    # A grid: its rows one after another.
     if grid is not None and chosen is not None:
-        from wsistain.training.grid import train_grid
-
         if resume and overwrite:
             raise ConfigError("--resume and --overwrite exclude each other")
-        tell = note if is_first else (lambda text: None)
-        changes = overrides or ()
-        trained = train_grid(
-            chosen, folder, overrides=changes, only=rows or (), tiny=tiny, overwrite=overwrite, tell=tell
-        )
-        if is_first:
-            say(
-                f"{len(trained)} rows in {folder}; put them into a table: wsistain evaluate --grid {folder} --data DATA"
-            )
+        _train_grid(chosen, folder, overrides or [], rows or [], tiny=tiny, overwrite=overwrite)
         return
+    _train_runs(config, chosen, folder, markers, overrides or [], tiny=tiny, resume=resume, overwrite=overwrite)
 
-    # A single run, or one for each marker.
+
+def _is_first() -> bool:
+    """Whether this process speaks for all of a run: one line, not one a process."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _train_grid(
+    grid: Path, folder: Path, overrides: list[str], rows: list[str], *, tiny: bool, overwrite: bool
+) -> None:
+    """The rows of a grid, one after another."""
+    from wsistain.training.grid import train_grid
+
+    tell = note if _is_first() else (lambda text: None)
+    trained = train_grid(grid, folder, overrides=overrides, only=rows, tiny=tiny, overwrite=overwrite, tell=tell)
+    if _is_first():
+        say(f"{len(trained)} rows in {folder}; put them into a table: wsistain evaluate --grid {folder} --data DATA")
+
+
+def _train_runs(
+    config: Path | None,
+    chosen: Path | None,
+    folder: Path,
+    markers: str | None,
+    overrides: list[str],
+    *,
+    tiny: bool,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """A single run, or one for each marker; TrainingError at the end where some markers failed."""
     from wsistain.config import keys_of
     from wsistain.errors import TrainingError
     from wsistain.training.loop import train as run_training
 
     failed = []
-    for place, extra in _runs(folder, markers, overrides or []):
+    for place, extra in _runs(folder, markers, overrides):
         cfg, changes, is_own = _settings(config, chosen, place, extra, resume=resume, tiny=tiny)
         is_tiny = tiny and not is_own  # the run's own settings are those of a smoke run already, if it is one
         try:
@@ -126,7 +144,7 @@ def train(
                 raise
             failed.append(f"{place} ({error})")
             continue
-        if is_first:
+        if _is_first():
             say(f"weights: {weights}")
     if failed:
         raise TrainingError(f"{len(failed)} markers failed: {'; '.join(failed)}")

@@ -163,6 +163,45 @@ def _strips(
         del strip, pixels  # a strip of a wide slide is large: never hold two
 
 
+def _write_page(
+    tiff: tifffile.TiffWriter,
+    tiles: Iterator[bytes],
+    level: _Level,
+    mpp: float,
+    compression: Compression,
+    description: str | None,
+    *,
+    is_reduced: bool,
+) -> None:
+    """One level of encoded tiles."""
+    tiff.write(
+        tiles,
+        shape=(*level.shape, 3),
+        dtype=np.uint8,
+        tile=(level.tile_px, level.tile_px),
+        subfiletype=int(is_reduced),
+        resolution=(1e4 / mpp, 1e4 / mpp),
+        resolutionunit="CENTIMETER",
+        description=description,
+        metadata=None,
+        software=False,
+        **_TAGS[compression],
+    )
+
+
+def _write_thumbnail(tiff: tifffile.TiffWriter, pixels: RGB, description: str) -> None:
+    """In an Aperio file the second picture is a stripped thumbnail, never a level."""
+    tiff.write(
+        pixels,
+        rowsperstrip=16,
+        photometric="rgb",
+        compression="lzw",
+        description=description.split("|")[0],
+        metadata=None,
+        software=False,
+    )
+
+
 def write_pyramid(
     path: str | Path,
     shape: tuple[int, int],
@@ -237,29 +276,12 @@ def write_pyramid(
             big = shape[0] * shape[1] * (3 if compression in ("none", "deflate", "lzw") else 1) > 2**31
             with tifffile.TiffWriter(part, bigtiff=big) as tiff:
                 for k, level in enumerate(chain):
-                    um_per_px = mpp * shape[0] / level.shape[0]
-                    tiff.write(
-                        tiles_l0() if k == 0 else level.kept(),
-                        shape=(*level.shape, 3),
-                        dtype=np.uint8,
-                        tile=(tile_px, tile_px),
-                        subfiletype=0 if k == 0 or is_aperio else 1,  # SVS files do not mark their levels
-                        resolution=(1e4 / um_per_px, 1e4 / um_per_px),
-                        resolutionunit="CENTIMETER",
-                        description=description,
-                        metadata=None,
-                        software=False,
-                        **_TAGS[compression],
+                    tiles = tiles_l0() if k == 0 else level.kept()
+                    mpp_here = mpp * shape[0] / level.shape[0]
+                    # SVS files do not mark their levels.
+                    _write_page(
+                        tiff, tiles, level, mpp_here, compression, description, is_reduced=k > 0 and not is_aperio
                     )
                     if k == 0 and is_aperio:
-                        # In an Aperio file the second picture is a stripped thumbnail, never a level.
-                        tiff.write(
-                            np.concatenate(thumbnail),
-                            rowsperstrip=16,
-                            photometric="rgb",
-                            compression="lzw",
-                            description=(description or "").split("|")[0],
-                            metadata=None,
-                            software=False,
-                        )
+                        _write_thumbnail(tiff, np.concatenate(thumbnail), str(description))
     return path
