@@ -44,7 +44,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def slide(
-    folder: Path = typer.Argument(..., metavar="DIR", help="Folder to fill; made if absent."),
+    root: Path = typer.Argument(..., metavar="DIR", help="Folder to fill; made if absent."),
     size: str = typer.Option("4096", "--size", help="Edge, px, or WIDTHxHEIGHT."),
     marker: str = typer.Option("ER", "--marker", help="What the IHC shows ('wsistain markers' lists them)."),
     seed: int = typer.Option(0, "--seed", help="Same seed, same bytes."),
@@ -76,17 +76,17 @@ def slide(
     }  # fmt: skip
     config = validate(PhantomConfig, values, "phantom slide")
     note(
-        f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, {version}, into {folder}"
+        f"phantom slide: {width} x {height} px at {mpp} um per px, {config.marker}, seed {seed}, {version}, into {root}"
     )
     with ProgressBar("parts") as show:
-        facts = make_slide(folder, config, workers=workers, progress=show, overwrite=overwrite, he_only=he_only)
+        facts = make_slide(root, config, workers=workers, progress=show, overwrite=overwrite, he_only=he_only)
     truth = facts["truth"]
     if truth is None:
-        say(f"{folder}: he_a.tiff and manifest.json")
+        say(f"{root}: he_a.tiff and manifest.json")
         return
     auc = "none (one class only)" if truth["attainable_auc"] is None else f"{truth['attainable_auc']:.3f}"
     say(
-        f"{folder}: he_a.tiff, ihc_b.tiff, ihc_a.tiff, cell tables and manifest.json; "
+        f"{root}: he_a.tiff, ihc_b.tiff, ihc_a.tiff, cell tables and manifest.json; "
         f"{truth['tumour_cells']} tumour cells, best attainable AUC {auc}"
     )
 
