@@ -58,6 +58,10 @@ def test_only_reports_on_the_same_pictures_stand_side_by_side(root: Path, tmp_pa
     for name in ("a", "b"):
         evaluate([], root, given=[_made(root, tmp_path / name)], output=board / name, device="cpu", workers=1)
     assert set(leaderboard(board, tmp_path / "o")["systems"]) >= {"a", "b", "identity"}
+    elsewhere = json.loads((board / "b" / "results.json").read_text())  # another processor: another last digit
+    elsewhere["systems"]["identity"]["metrics"]["ssim"]["value"] += 1e-9
+    (board / "b" / "results.json").write_text(json.dumps(elsewhere))
+    assert "b" in leaderboard(board, tmp_path / "o", overwrite=True)["systems"]
     other = make_mist(tmp_path / "other", n_train=2, n_val=3)
     picture = sorted((other / "ER" / "TrainValAB" / "valB").iterdir())[0]
     pixels = np.array(Image.open(picture))
