@@ -60,6 +60,15 @@ Example:
 
   wsistain weights bank runs/cut data/MIST/ER/TrainValAB/trainA --output runs/cut-banked.safetensors
 """
+SET_HELP = """
+Change an option of trained weights that says how they stain, in a copy of the file; nothing is trained again.
+
+Of LPStain: widest_um, the edge (um) of the square over which what is as sure a nucleus takes no DAB; 0: it does.
+
+Example:
+
+  wsistain weights set runs/lpstain widest_um=13 --output runs/lpstain-narrow.safetensors
+"""
 PUSH_HELP = """
 Prepare a folder for a hub repository: the weights and their model card. Nothing is sent anywhere.
 
@@ -77,6 +86,7 @@ def register(app: typer.Typer) -> None:
     group.command("fetch", help=FETCH_HELP)(fetch)
     group.command("push", help=PUSH_HELP)(push)
     group.command("bank", help=BANK_HELP)(bank)
+    group.command("set", help=SET_HELP)(set_)
     app.add_typer(group, name="weights", help=HELP)
 
 
@@ -203,6 +213,20 @@ def bank(
     path = _file_of(name)
     looks, features = add_bank(path, pictures, output)
     say(f"{output or path}: {looks} squares by their looks, {features} by what the network sees")
+
+
+def set_(
+    name: str = typer.Argument(
+        ..., metavar="WEIGHTS", help="A weights file, the folder of a run, or an installed name."
+    ),
+    changes: list[str] = typer.Argument(..., metavar="KEY=VALUE...", help="What is to be changed."),
+    output: Path = typer.Option(..., "--output", "-o", help="The file to write."),
+) -> None:
+    """Set options; see SET_HELP."""
+    from wsistain.weights.adjust import set_options
+
+    set_options(_file_of(name), changes, output)
+    say(f"{output}: {', '.join(changes)}")
 
 
 def push(

@@ -160,6 +160,15 @@ class Sampled(Protocol):
 
 
 @runtime_checkable
+class Adjustable(Protocol):
+    """A system's module some of whose options say how trained weights stain, not what they learned."""
+
+    def adjusted(self, options: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+        """Header `options` with `changes`; ConfigError for those that cannot be changed after training, or not so."""
+        ...
+
+
+@runtime_checkable
 class FrozenBase(Protocol):
     """A system around a large base that does not train; the loop has it kept in the precision that it computes in."""
 

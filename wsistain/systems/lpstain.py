@@ -11,8 +11,10 @@ IHC and held (`optics/dyes.py`), haematoxylin h of the H&E in the amounts of the
 invent expression. Several markers share one trunk. No published paper; docs/systems/lpstain.md is ours.
 """
 
+import logging
 import math
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from wsistain.config import Strict, preset_of
-from wsistain.errors import DataError
+from wsistain.errors import ConfigError, DataError
 from wsistain.losses.adversarial import lsgan_d, lsgan_g
 from wsistain.losses.windows import best_shift, share_loss, shifted
 from wsistain.markers import Marker, find_marker, require_dab
@@ -37,6 +39,11 @@ from wsistain.optics.stains import to_unit
 from wsistain.published.places import file_sha256
 from wsistain.published.tensors import load_into, read_published
 from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen, weighted_sum
+
+_LOG = logging.getLogger(__name__)
+
+AFTER_TRAINING = ("widest_um",)
+"""Options that say how trained weights stain: they change nothing that was learned."""
 
 
 class Weights(Strict):
@@ -236,6 +243,26 @@ def generator_network(options: dict[str, Any]) -> ExpressionNet:
     return _network(options, None if facts is None else FrozenEncoder(facts["width_divisor"]))
 
 
+def adjusted(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Header `options` with `changes` of `AFTER_TRAINING`; ConfigError for others and for values that cannot be."""
+    for name in changes:
+        if name not in AFTER_TRAINING:
+            raise ConfigError(
+                f"{name} cannot be changed in trained weights of lpstain; what can: {', '.join(AFTER_TRAINING)}"
+            )
+    checked = preset_of(Config, {}, dict(changes), "options of lpstain")
+    return {**options, **{name: getattr(checked, name) for name in changes}}
+
+
+@cache
+def _say_no_limit() -> None:
+    """Once a process: how to give weights of before the limit that they lack."""
+    _LOG.warning(
+        "these weights of lpstain set no limit to the width of nuclei, so dense cytoplasm and keratin may turn brown; "
+        "'wsistain weights set WEIGHTS widest_um=13 --output NEW.safetensors' sets one"
+    )
+
+
 def _facts_of(encoder: FrozenEncoder, path: str) -> dict[str, object]:
     """What the header keeps of the encoder: how it is built, and which file it came from."""
     file = Path(path).expanduser()
@@ -244,6 +271,8 @@ def _facts_of(encoder: FrozenEncoder, path: str) -> dict[str, object]:
 
 def _network(options: dict[str, Any], encoder: FrozenEncoder | None) -> ExpressionNet:
     dyes = {name: Dyes.model_validate(values) for name, values in options["dyes"].items()}
+    if "widest_um" not in options:
+        _say_no_limit()
     return ExpressionNet(
         dyes,
         options["compartments"],
@@ -254,6 +283,6 @@ def _network(options: dict[str, Any], encoder: FrozenEncoder | None) -> Expressi
         windows=options["windows"],
         far=options["far"],
         width=options["width"],
-        widest_um=options.get("widest_um", 0.0),  # weights of before have no such limit
+        widest_um=options.get("widest_um", 0.0),
         encoder=encoder,
     )
