@@ -29,6 +29,6 @@ def set_options(weights: Path, changes: Sequence[str], output: Path) -> None:
 
     # How far the network looks may have changed with them.
     tensors = load_tensors(weights)
-    network = described_network(lambda: module.generator_network(options), tensors, str(weights))  # type: ignore[attr-defined]
+    network = described_network(lambda: module.generator_network(options), tensors, str(weights))
     update = {"options": options, "halo_px": stated_halo(facts_of(network).halo_px)}
     save_weights(output, header.model_copy(update=update), tensors)
