@@ -72,6 +72,16 @@ def test_the_truth_scores_as_the_truth_and_the_he_does_not(scored):
     assert rows["identity"]["entry"]["budget"] == "none"
 
 
+def test_a_row_carries_the_same_places_and_the_identitys_what_is_the_same_for_all(scored):
+    _, rows = scored
+    oracle, identity = rows["oracle"]["sights"], rows["identity"]["sights"]
+    assert [(s["name"], s["y"], s["x"]) for s in oracle] == [(s["name"], s["y"], s["x"]) for s in identity]
+    assert all(set(s) == {"name", "y", "x", "stain"} for s in oracle)
+    assert all(set(s) == {"name", "y", "x", "stain", "he", "truth", "other"} for s in identity)
+    assert [s["stain"] for s in identity] == [s["he"] for s in identity]
+    assert [s["stain"] for s in oracle] == [s["truth"] for s in identity]  # the oracle gave the truth, losslessly
+
+
 def test_the_papers_metrics_are_those_of_evaluate(scored, first):
     folder, rows = scored
     found = evaluate([], TASK.folder(first[0], "test"), nets=folder / "nets", workers=1, given=[folder / "truth"])

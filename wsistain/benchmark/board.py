@@ -13,6 +13,7 @@ from wsistain import __version__
 from wsistain.benchmark.compare import DRAWS, RANKED, Row, System, ranks, system_of, told_apart
 from wsistain.benchmark.entry import Entry
 from wsistain.benchmark.score import FORMAT, arrays_of
+from wsistain.benchmark.sights import check_sights, shown_places
 from wsistain.config import validate
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.evaluation.metrics import METRICS
@@ -94,6 +95,7 @@ def _row(path: Path) -> Row:
                 raise TypeError(name)
         if not isinstance(row["metrics"], dict) or not isinstance(row["attainable"], dict):
             raise TypeError("metrics")
+        check_sights(row.get("sights", []))
         return {**row}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, ConfigError):
@@ -305,4 +307,40 @@ def _shown(board: Board) -> dict[str, Any]:
         "rows": rows,
         "notes": board.notes,
         "reach": reach(board),
+        "places": shown_places([(_caption(s), _first(s)) for s in board.systems]),
+        "ranking": _ranking(board),
     }
+
+
+def _first(system: System) -> Row:
+    return min(system.rows, key=lambda row: row["entry"]["seed"] or 0)
+
+
+def _caption(system: System) -> str:
+    value = _text(system, RANKED[0])
+    seed = _first(system)["entry"]["seed"]
+    return f"{label(system)}{'' if seed is None else f', seed {seed}'}: {value}"
+
+
+def _ranking(board: Board) -> dict[str, Any] | None:
+    """The first ranked metric of all systems with its interval and range of seeds, as shares of an axis; None where none has it."""
+    m = RANKED[0]
+    seen = [s for s in board.systems if np.isfinite(s.value[m])]
+    if not seen:
+        return None
+    spans = [s.interval(m) or (s.value[m], s.value[m]) for s in seen]
+    best = board.attainable["cell_auc"]
+    low = min(0.5, *(a for a, _ in spans), *(s.spread[m][0] for s in seen))
+    high = max(*(b for _, b in spans), *(s.spread[m][1] for s in seen), best or 0.0, low + 0.05)
+    low, high = float(np.floor(low * 20) / 20), float(np.ceil(high * 20) / 20)
+
+    def at(value: float) -> float:
+        return round((value - low) / (high - low), 4)
+
+    lines = [
+        {"name": label(s), "value": at(s.value[m]), "low": at(a), "high": at(b), "text": _text(s, m)}
+        | {"seeds": [at(r["metrics"][m]["value"]) for r in s.rows if r["metrics"][m]["value"] is not None]}
+        for s, (a, b) in zip(seen, spans, strict=True)
+    ]
+    ticks = [(at(v), f"{v:.2f}") for v in np.arange(low, high + 1e-9, 0.05 if high - low <= 0.4 else 0.1)]
+    return {"lines": lines, "ticks": ticks, "best": None if best is None else at(best), "what": METRICS[m].label}

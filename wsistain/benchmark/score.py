@@ -15,8 +15,9 @@ from wsistain import __version__
 from wsistain.benchmark.edition import V0, Condition, Edition
 from wsistain.benchmark.entry import Entry, read_entry
 from wsistain.benchmark.make import made
+from wsistain.benchmark.sights import places_of, sights
 from wsistain.data.layouts import PatchRef, list_patches
-from wsistain.data.pictures import SUFFIXES, read_grey
+from wsistain.data.pictures import SUFFIXES, read_grey, read_picture
 from wsistain.errors import DataError, OutputError
 from wsistain.evaluation.chances import BINS, calibration_error, errors_by_coverage, information, recalibrated
 from wsistain.evaluation.deep import load_deep
@@ -117,6 +118,9 @@ def score(
         "cutoff": task.known().positive_cell_od,
         "pictures": {"names": [r.name for r in refs], "slides": slides, **by_picture},
         "cells": cells,
+        "sights": sights(
+            places_of(truth, refs), refs, lambda ref: _picture_of(stainer, ref), whole=str(pictures) == "identity"
+        ),
     }
     row = {name: finite(value) for name, value in row.items()}
     with reporting(path, retry="run again"):
@@ -139,6 +143,15 @@ def _stainer(asked: Asked, refs: Sequence[PatchRef], root: Path, task: Condition
         return mean_colour(learn, f"training of {task.name}")
     _files(Path(asked.pictures), refs)
     return GivenPictures("entry", Path(asked.pictures), refs)
+
+
+def _picture_of(stainer: Stainer, ref: PatchRef) -> NDArray[np.uint8]:
+    if ref.he is None:
+        raise DataError(f"the test patch {ref.name} has no H&E")
+    he = read_picture(ref.he)
+    if isinstance(stainer, GivenPictures):
+        return stainer.picture(ref, he.shape[0], he.shape[1], None)
+    return stainer.stain(he)
 
 
 def _files(folder: Path, refs: Sequence[PatchRef]) -> dict[str, Path]:
