@@ -138,6 +138,16 @@ def test_glass_alone_is_refused(tmp_path):
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
+def test_a_stain_that_is_glass_throughout_says_so(tmp_path):
+    pixels = np.full((300, 400, 3), 255, np.uint8)
+    pixels[:, :200] = tissue_picture(300, 200)
+    case = write_slide(tmp_path / "case.tiff", pixels)
+    region = parse_region("260,100,20,20")  # the tile to the left of it reaches into it
+    (report,) = run(case, "ER", tmp_path / "out", config=small_config(), region=region)
+    assert report.tiles_planned and not report.shards_written
+    assert report.warnings == ["the stain is glass throughout: no tissue lies in what was stained, only beside it"]
+
+
 def test_frozen_norm_is_refused_where_there_is_none(slide, tmp_path):
     with pytest.raises(ConfigError, match="instance norm"):
         run(slide, "ER", tmp_path, config=small_config(norm="slide"))

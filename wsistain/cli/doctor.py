@@ -17,7 +17,18 @@ Examples:
   wsistain doctor --device cuda
 """
 
-_LIBRARIES = ("torch", "numpy", "zarr", "tifffile", "imagecodecs", "openslide-python", "tiffslide", "dask", "pydantic")
+_LIBRARIES = (
+    "torch",
+    "numpy",
+    "zarr",
+    "tensorstore",
+    "tifffile",
+    "imagecodecs",
+    "openslide-python",
+    "tiffslide",
+    "dask",
+    "pydantic",
+)
 _EXTRAS = {
     "train": ("accelerate", "diffusers", "transformers", "peft", "ot"),
     "batch": ("snakemake",),

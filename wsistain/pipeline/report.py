@@ -157,12 +157,14 @@ def make_report(
     megapixels = plan.canvas[2] * plan.canvas[3] / 1e6
     share = tally.blocks / max(len(blocks), 1)  # what an earlier session finished is not this one's speed
     seam = stain.seams.score
+    shards = sum(b.shards_written for b in blocks) + pyramid_shards
+    blank = () if shards else ("the stain is glass throughout: no tissue lies in what was stained, only beside it",)
     return RunReport(
         output=stain.output.path,
         marker=stain.spec.marker,
         tiles_planned=plan.n_tiles,
         tiles_generated=stain.n_tiles,
-        shards_written=sum(b.shards_written for b in blocks) + pyramid_shards,
+        shards_written=shards,
         bytes_written=sum(b.bytes_written for b in blocks),
         blocks=len(blocks),
         resumed_blocks=resumed,
@@ -176,7 +178,7 @@ def make_report(
         peak_rss_mb=round(max([peak_rss_mb(), *tally.peaks.values()]), 1),
         seam_score=None if seam is None else round(seam, 4),
         quality=None if about.quality is None else about.quality.describe(),
-        warnings=list(about.warnings),
+        warnings=[*about.warnings, *blank],
         plan=plan.describe(),
         provenance=source,
     )
