@@ -147,7 +147,7 @@ def read(
         regions = read_regions(roi, roi_class, without, opened.info) if roi is not None else Regions()
         grid = make_grid(opened.info, block=block)
         tissue = find_tissue(opened).dilated(TISSUE_MARGIN_UM / opened.info.mpp)
-        cover = Cover(tuple((*r.stain.origin_um, *(n * r.stain.mpp for n in r.stain.levels[0])) for r in results))
+        cover = Cover(tuple(r.place_um for r in results))
         blocks = [box for box in grid.blocks(tissue) if cover.touches(box, grid.mpp)]
         source = make_source(opened, grid, tissue, blocks, cells, cells_mpp)
         facts = _facts(opened, grid, source, roi, roi_class, without, regions)
@@ -372,7 +372,8 @@ def _scored(
 
     def inside(shape: Shape) -> NDArray[np.bool_]:
         um_l0 = float(facts["slide"]["mpp"])
-        return in_polygons(shape.polygons, y / um_l0, x / um_l0) & (region == shape.kind)
+        of_kind: NDArray[np.bool_] = region == shape.kind
+        return in_polygons(shape.polygons, y / um_l0, x / um_l0) & of_kind
 
     names = [r.name for r in regions.regions]
     return Reading(

@@ -29,6 +29,12 @@ class Result:
     marker: Marker
     stem: str
 
+    @property
+    def place_um(self) -> tuple[float, float, float, float]:
+        """(y, x, height, width) of the stain, um from the corner of the slide."""
+        (y, x), (height, width) = self.stain.origin_um, self.stain.levels[0]
+        return y, x, height * self.stain.mpp, width * self.stain.mpp
+
     def beside(self, ending: str) -> Path:
         """The file with this ending beside the stain."""
         return Path(self.stain.path).with_name(f"{self.stem}.{ending}")
