@@ -130,6 +130,18 @@ def test_a_missing_package_names_the_extra(name, monkeypatch):
         load_detector(name)
 
 
+def test_a_package_that_does_not_start_is_no_model_that_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "cellpose").mkdir()
+    (tmp_path / "cellpose" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("cellpose", "cellpose.models"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(
+        ConfigError, match=r"installed and does not start: RuntimeError: .*nms .*torchvision is of the same build"
+    ):
+        load_detector("cellpose")
+
+
 def test_what_a_detector_answers_is_checked(packages, picture, monkeypatch):
     monkeypatch.setattr(CellposeModel, "eval", lambda self, x, channel_axis: (np.zeros((3, 3)), [], []))
     with pytest.raises(ConfigError, match="shape"):

@@ -63,14 +63,22 @@ def load_detector(cells: str) -> Detector:
     Raises ConfigError where the package or the model is not there.
     """
     name, _, model = cells.partition(":")
-    package, usual, load = _LOADERS[name]
+    package, module, usual, load = _LOADERS[name]
     model = model or usual
+    missing = f"--cells {name} needs the package {{}}; pip install 'wsistain[{name}]'"
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise ConfigError(missing.format(error.name or package)) from None
+    except Exception as error:  # as torchvision's, beside another build of torch than its own
+        raise ConfigError(
+            f"{name} is installed and does not start: {_short(error)}; give it an environment in which `import {module}` works, "
+            "as one whose torchvision is of the same build as its torch"
+        ) from error
     try:
         label = load(model)
     except ImportError as error:
-        raise ConfigError(
-            f"--cells {name} needs the package {error.name or package}; pip install 'wsistain[{name}]'"
-        ) from None
+        raise ConfigError(missing.format(error.name or package)) from None
     except ConfigError:
         raise
     except Exception as error:
@@ -136,12 +144,12 @@ def _instanseg(model: str) -> Labels:
     return label
 
 
-_LOADERS: dict[str, tuple[str, str, Callable[[str], Labels]]] = {
-    "stardist": ("stardist", "2D_versatile_he", _stardist),
-    "cellpose": ("cellpose", "cpsam", _cellpose),
-    "instanseg": ("instanseg-torch", "brightfield_nuclei", _instanseg),
+_LOADERS: dict[str, tuple[str, str, str, Callable[[str], Labels]]] = {
+    "stardist": ("stardist", "stardist.models", "2D_versatile_he", _stardist),
+    "cellpose": ("cellpose", "cellpose.models", "cpsam", _cellpose),
+    "instanseg": ("instanseg-torch", "instanseg", "brightfield_nuclei", _instanseg),
 }
-"""Name to package, usual model, and what loads it."""
+"""Name to package, its module, usual model, and what loads it."""
 
 
 def _short(error: Exception) -> str:
