@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,9 @@ import torch
 
 from wsistain.config import TrainConfig, load_config
 from wsistain.errors import ConfigError, DataError
+from wsistain.generators.load import find_generator
+from wsistain.generators.network import NetworkGenerator
+from wsistain.generators.spec import PRECISIONS
 from wsistain.markers import find_marker
 from wsistain.networks.expression import ExpressionNet
 from wsistain.optics.dyes import Dyes
@@ -273,3 +277,19 @@ def test_a_step_of_the_shipped_real_size_network_is_finite_on_a_small_crop():
     assert all(torch.isfinite(value) for value in logs.values())
     moved = (system.G.trunk.read_cells.weight.detach() - before).abs().amax(dim=(1, 2, 3)) > 0
     assert moved[3:].all() and not moved[1:3].any()  # HER2 and nuclei; PR and Ki67 were not in the batch
+
+
+def test_bfloat16_on_a_processor_is_the_blocks_alone_and_moves_a_picture_by_a_grey_level_at_most():
+    spec = replace(find_generator("identity", "ER"), name="lpstain", weights="none", norm="frozen", probability=True)
+    network = LPStain(_config(ngf=8, n_blocks=4), find_marker("ER")).G
+    tiles = (torch.rand(1, 96, 96, 3) * 255).byte().numpy()
+    wide, short = (
+        NetworkGenerator(network, spec, device="cpu", precision=p).stain(tiles, [(0, 0)]) for p in PRECISIONS[:2]
+    )
+    assert np.abs(wide[..., :3].astype(int) - short[..., :3]).max() <= 1
+    x = torch.rand(1, 3, 96, 96) * 2 - 1
+    with torch.no_grad():
+        of_short = network.stain_and_tell(x, ["ER"])[0][1]
+        network.shorten(None)
+        of_wide = network.stain_and_tell(x, ["ER"])[0][1]
+    assert 0 < (of_short - of_wide).abs().max() < 0.01

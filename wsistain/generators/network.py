@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wsistain.errors import ConfigError, WeightsError, WsistainError
 from wsistain.generators.spec import PRECISIONS, GeneratorSpec, without_margin
-from wsistain.networks.facts import ManyMarkers, TellsChance, facts_of
+from wsistain.networks.facts import ManyMarkers, ShortensItself, TellsChance, facts_of
 from wsistain.networks.slide_norm import NormField, Where, freeze, norm_layers, pooled_statistics
 from wsistain.runtime.heap import keep_freed_memory
 
@@ -98,6 +98,12 @@ class NetworkGenerator:
         self.network = network.eval().requires_grad_(False).to(self._device)
         facts = facts_of(network)
         self._takes_positions, self._takes_margin = facts.takes_positions, facts.takes_margin
+        # Under autocast every layer is short; a network that knows better keeps what would be seen in float32.
+        dtype = None if precision == "float32" else getattr(torch, precision)
+        shortens = self._device.type == "cpu" and isinstance(network, ShortensItself)
+        if isinstance(network, ShortensItself):
+            network.shorten(dtype if shortens else None)
+        self._autocast = None if shortens else dtype
         self._where: Where | None = None
         self._threads = _Threads()
         if self._device.type == "cpu":
@@ -194,7 +200,7 @@ class NetworkGenerator:
         more: dict[str, Any] = {"margin": margin} if self._takes_margin else {}
         if self._where is not None:
             self._where.boxes = [(y, x0, tiles.shape[1], tiles.shape[2]) for y, x0 in positions]
-        with torch.autocast(self._device.type, getattr(torch, self.precision), enabled=self.precision != "float32"):
+        with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
             if self.spec.probability:
                 stained = tuple(_with_chance(y, p) for y, p in self._call(x, list(markers), **more))
             elif self._is_panel:

@@ -76,6 +76,7 @@ class ContextResnet(nn.Module):
         if any(window < 3 or window % 2 == 0 for window in (*windows, far)):
             raise ValueError(f"windows {tuple(windows)} and {far}: wanted odd numbers of cells from 3 up")
         self.n_blocks, self.windows, self.far = n_blocks, tuple(windows), far
+        self.short: torch.dtype | None = None
         # Down to a quarter of the size, with the statistics of wide windows beside it.
         self.first = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, ngf, 7, bias=False))
         self.down = nn.ModuleList(
@@ -128,15 +129,27 @@ class ContextResnet(nn.Module):
         early = cut - self.rest(cut)
         first = max(0, early - self.far // 2 - 2 * len(self.before))
         full, half, out = (self._begun_in_strips if self._may_go_in_strips(x) else self._begun)(x, first, early)
-        out = self.before(out if told is None else out + inside(told, first))
+        out = self._through(self.before, out if told is None else out + inside(told, first))
         round_it = self.neighbours(out, early - first)
         out = _kept(out, early - first) + round_it
         del round_it
 
         # From here on each place is told by its near ones.
-        cells = self.after(out)
+        cells = self._through(self.after, out)
         del out
         return inside(cells, cut - early), self.up[0](cells).add_(half), full
+
+    def shorten(self, dtype: torch.dtype | None) -> None:
+        """Let the residual blocks, most of the work, compute in `dtype`. In bfloat16 a picture moves by a grey level at most;
+        with all layers in bfloat16 it is three (docs/systems/lpstain.md)."""
+        self.short = dtype
+
+    def _through(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        if self.short is None or self.training:
+            out: Tensor = blocks(x)
+            return out
+        with torch.autocast(x.device.type, self.short):
+            return _at_least_float32(blocks(x))
 
     def rest(self, cut: int) -> int:
         """Of `cut` cells those that the layers after the far look reach to: two a block, and three on the way up."""

@@ -163,6 +163,10 @@ class ExpressionNet(nn.Module):
         """How far the picture looks round a place on the maps of the trunk, px."""
         return max(layer.ring_px for layer in self.dye_layers()) // 2 + self.pool * self.widest_px
 
+    def shorten(self, dtype: torch.dtype | None) -> None:
+        """Let the residual blocks of the trunk compute in `dtype`."""
+        self.trunk.body.shorten(dtype)
+
     def dye_layers(self) -> list[DyeLayer]:
         """The physics of each marker, in the order of `markers`."""
         return [layer for layer in self.layers if isinstance(layer, DyeLayer)]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 NormKind = Literal["instance", "tile", "frozen"]
@@ -73,6 +74,15 @@ class AroundBase(Protocol):
 
     def load_trained(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Take over the trained tensors alone; WeightsError naming `where` and what does not fit."""
+        ...
+
+
+@runtime_checkable
+class ShortensItself(Protocol):
+    """A network that knows which of its layers may compute in a shorter precision on a CPU; the rest stays in float32."""
+
+    def shorten(self, dtype: torch.dtype | None) -> None:
+        """Compute those layers in `dtype` from now on where the network stains; None: in the precision of its input."""
         ...
 
 
