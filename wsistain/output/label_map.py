@@ -10,7 +10,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from wsistain.errors import OutputError
 from wsistain.output.reading import StoredStain
 from wsistain.runtime.files import PART, reporting
+from wsistain.slide.ngff import read_attributes
 from wsistain.slide.zarr_pictures import sound_array
 from wsistain.slide.zarr_store import ZARR_ERRORS, open_zarr
 
@@ -38,7 +40,7 @@ def map_folder(stain: Path | str, name: str = TRUST) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class StoredMap:
-    """A map that was read.
+    """A map that was read: `read_map` fills all of it, `read_values` all but parts.
 
     values, parts, cell_um, corner_um, facts : as `write_map` takes them.
     """
@@ -50,19 +52,51 @@ class StoredMap:
     facts: dict[str, Any]
 
 
+def read_values(stain: Path | str, name: str = TRUST) -> StoredMap:
+    """The map `name` of the stain at a path, by whomever it was written. OutputError where it cannot be read."""
+    place = map_folder(stain, name)
+    try:
+        return _placed(open_zarr(place), str(place))
+    except ZARR_ERRORS as error:
+        raise OutputError(f"{place} is no {name} map that can be read ({error})") from None
+
+
 def read_map(stain: StoredStain, name: str = TRUST) -> StoredMap | None:
     """The map `name` of a stain as `write_map` wrote it; None where there is none, or none of ours that can be read."""
+    place = map_folder(stain.path, name)
     try:
-        group = open_zarr(map_folder(stain.path, name))
-        told: Any = group.attrs.asdict()["wsistain"]
-        values, stack = (sound_array(group[path]) for path in ("0", PARTS))
-        if values.dtype != np.uint8 or stack.shape != (len(told[PARTS]), *values.shape) or values.size > MOST_CELLS:
+        group = open_zarr(place)
+        found = _placed(group, str(place))
+        stack = sound_array(group[PARTS])
+        if stack.shape != (len(found.facts[PARTS]), *found.values.shape):
             return None
-        parts = dict(zip(told[PARTS], np.asarray(stack[...]), strict=True))
-        corner = (float(told["corner_um"][0]), float(told["corner_um"][1]))
-        return StoredMap(np.asarray(values[...]), parts, float(told["cell_um"]), corner, dict(told))
-    except ZARR_ERRORS:
+        parts = dict(zip(found.facts[PARTS], np.asarray(stack[...]), strict=True))
+        return replace(found, parts=parts, cell_um=float(found.facts["cell_um"]))
+    except (*ZARR_ERRORS, OutputError):
         return None
+
+
+def _placed(group: zarr.Group, place: str) -> StoredMap:
+    """The first level of a map and where it lies. Raises OutputError or one of ZARR_ERRORS."""
+    attributes = group.attrs.asdict()
+    image = read_attributes(attributes, place).multiscales[0]
+    array = sound_array(group[image.datasets[0].path])
+    n_axes = len(array.shape)
+    scale, shift = image.scale(0, n_axes), image.translation(0, n_axes) or [0.0] * n_axes
+    if scale is None or int(np.prod(array.shape[-2:])) > MOST_CELLS or array.dtype != np.uint8:
+        raise OutputError(f"{place} is no map: wanted uint8 with a scale, at most {MOST_CELLS / 1e6:.0f} MP")
+    facts = attributes.get("wsistain")
+    facts = facts if isinstance(facts, dict) else {}
+    corner = _corner(facts) or (shift[-2], shift[-1])
+    return StoredMap(np.asarray(array[(0,) * (n_axes - 2)]), {}, scale[-1], corner, facts)
+
+
+def _corner(facts: dict[str, Any]) -> tuple[float, float] | None:
+    """(y, x) um of the corner of a map of ours; None where it says nothing: its translation is that of a centre."""
+    corner = facts.get("corner_um")
+    if not isinstance(corner, list) or len(corner) != 2 or not all(isinstance(v, int | float) for v in corner):
+        return None
+    return float(corner[0]), float(corner[1])
 
 
 def write_map(

@@ -2,17 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from wsistain.errors import OutputError
-from wsistain.slide.ngff import read_attributes
-from wsistain.slide.zarr_store import ZARR_ERRORS, open_zarr
-
-MOST_PX = 64_000_000
+from wsistain.output.label_map import map_folder, read_values
 
 
 @dataclass(frozen=True)
@@ -38,33 +32,10 @@ class TrustMap:
 
 def has_trust(path: Path) -> bool:
     """Whether a result has a trust map, by its look."""
-    return (path / "labels" / "trust").is_dir()
+    return map_folder(path).is_dir()
 
 
 def read_trust(path: Path) -> TrustMap:
     """The map of a result. OutputError where it cannot be read."""
-    place = path / "labels" / "trust"
-    try:
-        group = open_zarr(place)
-        image = read_attributes(group.attrs.asdict(), str(place)).multiscales[0]
-        array = group[image.datasets[0].path]
-        if not isinstance(array, zarr.Array):
-            raise OutputError(f"{place} is no trust map: its first level is no array")
-        n_axes = len(array.shape)
-        scale, shift = image.scale(0, n_axes), image.translation(0, n_axes) or [0.0] * n_axes
-        if scale is None or int(np.prod(array.shape[-2:])) > MOST_PX or array.dtype != np.uint8:
-            raise OutputError(f"{place} is no trust map: wanted uint8 with a scale, at most {MOST_PX / 1e6:.0f} MP")
-        values = np.asarray(array[(0,) * (n_axes - 2)])
-        y_um, x_um = _corner(group.attrs.asdict()) or (shift[-2], shift[-1])
-    except ZARR_ERRORS as error:
-        raise OutputError(f"{place} is no trust map that can be read ({error})") from None
-    return TrustMap(values, scale[-1], y_um, x_um)
-
-
-def _corner(attributes: dict[str, Any]) -> tuple[float, float] | None:
-    """(y, x) um of the corner of a map of ours; None where it says nothing: its translation is that of a centre."""
-    told = attributes.get("wsistain")
-    corner = told.get("corner_um") if isinstance(told, dict) else None
-    if not isinstance(corner, list) or len(corner) != 2 or not all(isinstance(v, int | float) for v in corner):
-        return None
-    return float(corner[0]), float(corner[1])
+    found = read_values(path)
+    return TrustMap(found.values, found.cell_um, *found.corner_um)
