@@ -13,6 +13,7 @@ from wsistain.config import MIST_MPP
 from wsistain.data.layouts import slide_of
 from wsistain.errors import ConfigError, DataError
 from wsistain.markers import DAB, Marker, find_marker
+from wsistain.optics.pinkness import LEAST_PINK, MOST_PINK, SWAPPED
 from wsistain.pairing.align import Placed, charts_of, place_pieces
 from wsistain.pairing.cut import Cutter, Patch
 from wsistain.pairing.fit import FIT_MPP, STEP_UM, Fit, measure_fit
@@ -31,8 +32,6 @@ from wsistain.slide.resample import choose_sampling, read_window
 
 _SHOWN, _SHOWN_PX, _OVERVIEW_PX = 12, 320, 1100
 _FIT_PX = 16_000_000
-_SWAPPED, _LEAST_PINK, _MOST_PINK = 0.05, 0.04, 0.1
-"""Of the pinkness: by how much an IHC slide may have more than the H&E, what H&E has at least, and DAB at most."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def register_slides(
 
 def _check_stains(he: Side, ihc: Side) -> None:
     """DataError where the slide named as H&E is the IHC, and the other way round."""
-    if he.pinkness is not None and ihc.pinkness is not None and ihc.pinkness - he.pinkness > _SWAPPED:
+    if he.pinkness is not None and ihc.pinkness is not None and ihc.pinkness - he.pinkness > SWAPPED:
         raise DataError(
             f"{he.slide.info.path} is named as the H&E slide and {ihc.slide.info.path} as the IHC, but it is the second that is "
             f"pink with eosin ({ihc.pinkness:.2f} against {he.pinkness:.2f}); name them the other way round"
@@ -176,14 +175,12 @@ def stain_notes(side: Side) -> list[str]:
     """A sentence where a slide does not look like what it is named as; both may be H&E, or both IHC."""
     if side.pinkness is None:
         return []
-    if side.chromogen is None and side.pinkness < _LEAST_PINK:
+    if side.chromogen is None and side.pinkness < LEAST_PINK:
         return [
             f"this does not look like H&E: hardly any eosin (pinkness {side.pinkness:.2f}, on H&E mostly 0.1 to 0.25)"
         ]
-    if side.chromogen == DAB and side.pinkness > _MOST_PINK:
-        return [
-            f"this looks like H&E, not like DAB (pinkness {side.pinkness:.2f}, with DAB mostly below {_LEAST_PINK})"
-        ]
+    if side.chromogen == DAB and side.pinkness > MOST_PINK:
+        return [f"this looks like H&E, not like DAB (pinkness {side.pinkness:.2f}, with DAB mostly below {LEAST_PINK})"]
     return []
 
 

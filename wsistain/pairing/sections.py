@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsistain.markers import EOSIN, HAEMATOXYLIN, Chromogen
+from wsistain.optics.pinkness import pinkness_of
 from wsistain.slide.base import RGB, Slide
 from wsistain.slide.glass import glass_colour, optical_density
 from wsistain.slide.quality import folds
@@ -34,7 +35,6 @@ _MARGIN_UM = 200.0
 _PALE_OD = 0.015  # mean of the channels; glass has 0.003 at most once it is smoothed
 _BAND = 512
 _MOST_OD = 2.5
-_MOST_SEEN, _LEAST_SEEN, _STAINED_OD = 200_000, 100, 0.25
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,6 @@ def look_at_slide(slide: Slide, chromogen: Chromogen | None) -> Side:
     tissue, fold = (TissueMask(mask, mpp / slide.info.mpp) for mask in (found, folded))
     pinkness = pinkness_of(thumbnail[shown.tissue & ~shown.pen], glass)
     return Side(slide, tissue, fold, glass, chromogen, pinkness, pieces, labels)
-
-
-def pinkness_of(pixels: RGB, glass: F32) -> float | None:
-    """By how much green is absorbed beyond both red and blue, as a share of all that is absorbed: the median of pixels
-    uint8 (n, 3) that are stained at all; None where fewer than a hundred are.
-
-    Eosin makes it: 0.07 to 0.40 on 20 H&E slides and tiles of many laboratories, -0.13 to 0.03 on 7 of haematoxylin with DAB.
-    """
-    some = pixels[:: max(1, len(pixels) // _MOST_SEEN)].astype(np.float32)
-    od = np.log10(np.maximum(glass, 1) / np.maximum(some, 1))
-    od = od[od.sum(axis=1) > _STAINED_OD]
-    if len(od) < _LEAST_SEEN:
-        return None
-    return float(np.median((od[:, 1] - np.maximum(od[:, 0], od[:, 2])) / od.sum(axis=1)))
 
 
 def _with_pale(thumbnail: RGB, shown: Segmented, glass: F32) -> Mask:

@@ -14,6 +14,7 @@ from wsistain.data.filter import filter_patches
 from wsistain.data.layouts import PatchRef, split_report
 from wsistain.data.patches import Look, check_patches, load_patches, read_pair
 from wsistain.data.pictures import resize_short
+from wsistain.data.sides import check_sides
 from wsistain.data.stated import mpp_of, stated_version
 from wsistain.data.unused import Unused, by_reason, unused_files
 from wsistain.errors import ConfigError, DataError
@@ -95,6 +96,7 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Material
     sizes = usable_sizes(cfg, options, patches, output / f"unreadable{rank or ''}.txt")
     for marker in markers:
         own = [p for p in patches if p.marker == marker.name]
+        check_sides(own, marker)
         options = options.measured(marker, _some_pairs(cfg, own), network_mpp(cfg, sizes))
     report = {
         **split_report(patches, held_out),
