@@ -147,7 +147,7 @@ def cell_auc(weights: Path, refs: list[PatchRef], truth: PhantomTruth, s: float)
     told = summarise_cells(
         score[ok], yes[ok], seen[ok], [r.slide for r in refs], cutoff=marker.positive_cell_od, seed=0
     )["cell_auc"]  # fmt: skip
-    return {"cell_auc": told.value, "ci_low": told.ci_low, "ci_high": told.ci_high, "n_cells": int(ok.sum())}
+    return {"cell_auc": told.value, "ci_low": told.low, "ci_high": told.high, "n_cells": int(ok.sum())}
 
 
 def point(args: argparse.Namespace, system: str, what: str, value: float) -> dict[str, Any]:
