@@ -113,7 +113,7 @@ class ContextResnet(nn.Module):
         cut = max(0, margin // SIZE_MULTIPLE - 1)  # the last convolution looks one px further
         _, half, full = self.features(x, cut)
         if self.goes_in_strips(x, cut):
-            out = self.read_in_strips(half, full, self.last[:2], self.last[3:], cut)
+            out = self.read_in_strips(x, half, self.last[:2], self.last[3:], cut)
         else:
             out = inside(self.last(self.at_full(half, full)), SIZE_MULTIPLE * self.rest(cut))
         return inside(out, margin - SIZE_MULTIPLE * cut)
@@ -128,7 +128,10 @@ class ContextResnet(nn.Module):
         # Down, and what is seen from afar: all of the picture, for its edges tell the middle of their surroundings.
         early = cut - self.rest(cut)
         first = max(0, early - self.far // 2 - 2 * len(self.before))
-        full, half, out = (self._begun_in_strips if self._may_go_in_strips(x) else self._begun)(x, first, early)
+        if self._may_go_in_strips(x):
+            full, half, out = self._begun_in_strips(x, first, early, keeps=not self.goes_in_strips(x, cut))
+        else:
+            full, half, out = self._begun(x, first, early)
         out = self._through(self.before, out if told is None else out + inside(told, first))
         round_it = self.neighbours(out, early - first)
         out = _kept(out, early - first) + round_it
@@ -163,23 +166,30 @@ class ContextResnet(nn.Module):
         return cut > 0 and self._may_go_in_strips(x)
 
     def at_full(self, half: Tensor, full: Tensor) -> Tensor:
-        """The sum of `full` (b, ngf, h, w) and of `half` (b, 2 ngf, h / 2, w / 2) at twice its size; `features` has both."""
+        """The sum of `full` (b, ngf, h, w) and of `half` (b, 2 ngf, h / 2, w / 2) at twice its size; `features` has both.
+
+        Not of what `goes_in_strips`, whose `full` is empty.
+        """
         out: Tensor = self.up[1](half).add_(full)
         return out
 
     def read_in_strips(
-        self, half: Tensor, full: Tensor, look: nn.Module, read: Callable[[Tensor], Tensor], cut: int
+        self, x: Tensor, half: Tensor, look: nn.Module, read: Callable[[Tensor], Tensor], cut: int
     ) -> Tensor:
         """What is read of `at_full`, a few rows at a time, so that it never is whole; without `cut` cells at each edge.
+
+        The first convolution of the picture `x` is made once more: to keep it would be a third of a tile's memory.
 
         look : of each place: norm and activation.
         read : (b, ngf, h + 2, w + 2) of that, reflected at the edge, to (b, n, h, w).
         """
-        height, found = full.shape[2], []
+        px = SIZE_MULTIPLE * (cut - self.rest(cut))
+        height, columns, found = 2 * half.shape[2], range(px, x.shape[3] - px), []
         for top in range(0, height, _ROWS):
             rows = range(top, min(top + _ROWS, height))
             low, high = max(top - 1, 0), min(rows.stop + 1, height)
-            strip = look(_doubled(self.up[1], half, range(low, high)).add_(full[:, :, low:high]))
+            strip = _doubled(self.up[1], half, range(low, high))
+            strip = look(strip.add_(self._first(x, range(low + px, high + px), columns)))
             found.append(read(F.pad(strip, (1, 1, int(top == 0), int(rows.stop == height)), mode="reflect")))
         return inside(torch.cat(found, dim=2), SIZE_MULTIPLE * self.rest(cut))
 
@@ -201,29 +211,36 @@ class ContextResnet(nn.Module):
         out = inside(self.down[1](half), first) + self._context(self._seen_round(cells, rows, columns))
         return _kept(full, 4 * early), _kept(half, 2 * early), out
 
-    def _begun_in_strips(self, x: Tensor, first: int, early: int) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_begun`, a few rows at a time: at full size these layers are what a tile takes most memory for.
-
-        The first convolution in float32, since bfloat16 would take most of what makes it differ from here.
-        """
-        _, conv = self.first
+    def _first(self, x: Tensor, rows: range, columns: range) -> Tensor:
+        """The first convolution of a part, in float32: in bfloat16 it would make most of what differs."""
+        conv = self.first[1]
         if not isinstance(conv, nn.Conv2d):
             raise TypeError("the first layer is no convolution")
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = conv(_with_reach(x, rows, columns, conv.kernel_size[0] // 2))
+        return out
+
+    def _begun_in_strips(
+        self, x: Tensor, first: int, early: int, *, keeps: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_begun`, a few rows at a time: at full size these layers are what a tile takes most memory for.
+
+        keeps : the first convolution too; else that is empty.
+        """
         kept_as = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         b, _, height, width = x.shape
-        c = conv.out_channels
-        full = _empty(x, (b, c, height - 8 * early, width - 8 * early), kept_as)
+        c = self.first[1].out_channels
+        full = _empty(x, (b, c, height - 8 * early, width - 8 * early) if keeps else (b, c, 0, 0), kept_as)
         half = _empty(x, (b, 2 * c, height // 2 - 4 * early, width // 2 - 4 * early), kept_as)
         out = _empty(x, (b, 4 * c, height // 4 - 2 * first, width // 4 - 2 * first), kept_as)
         found = []
         for top in range(0, height, _ROWS):
             # From one cell above on, which the halvings look at.
             more = min(top, SIZE_MULTIPLE)
-            strip = _padded_rows(x, range(top - more, min(top + _ROWS, height)), conv.kernel_size[0] // 2)
-            with torch.autocast("cpu", enabled=False):
-                strip = conv(strip)
+            strip = self._first(x, range(top - more, min(top + _ROWS, height)), range(width))
             found.append(_statistics(strip[:, :, more:]))
-            _put(full, strip[:, :, more:], top, 4 * early)
+            if keeps:
+                _put(full, strip[:, :, more:], top, 4 * early)
             strip = self.down[0](strip.to(kept_as))
             _put(half, strip[:, :, more // 2 :], top // 2, 2 * early)
             _put(out, self.down[1](strip)[:, :, more // 4 :], top // 4, first)
@@ -242,11 +259,14 @@ def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=torch.channels_last)
 
 
-def _padded_rows(x: Tensor, rows: range, reach: int) -> Tensor:
-    """The `rows` of (b, c, h, w) with `reach` px more at each side, reflected at the picture's edge."""
-    low, high = max(rows.start - reach, 0), min(rows.stop + reach, x.shape[2])
-    lacking = (reach, reach, low - (rows.start - reach), rows.stop + reach - high)
-    return F.pad(x[:, :, low:high], lacking, mode="reflect")
+def _with_reach(x: Tensor, rows: range, columns: range, reach: int) -> Tensor:
+    """A part of (b, c, h, w) with `reach` px more at each side, reflected at the picture's edge."""
+    top, bottom = max(rows.start - reach, 0), min(rows.stop + reach, x.shape[2])
+    left, right = max(columns.start - reach, 0), min(columns.stop + reach, x.shape[3])
+    lacking = (left - columns.start + reach, columns.stop + reach - right)
+    lacking += (top - rows.start + reach, rows.stop + reach - bottom)
+    part = x[:, :, top:bottom, left:right]
+    return F.pad(part, lacking, mode="reflect") if any(lacking) else part
 
 
 def _put(whole: Tensor, strip: Tensor, top: int, cut: int) -> None:

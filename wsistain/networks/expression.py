@@ -62,7 +62,7 @@ class Trunk(nn.Module):
 
         cells, half, full = self.body.features(x, early, self._told(x))
         if self.body.goes_in_strips(x, early):
-            fine = self.body.read_in_strips(half, full, self.at_full, read, early)
+            fine = self.body.read_in_strips(x, half, self.at_full, read, early)
         else:
             whole = F.pad(self.at_full(self.body.at_full(half, full)), (1, 1, 1, 1), mode="reflect")
             fine = inside(read(whole), SIZE_MULTIPLE * self.body.rest(early))
