@@ -7,7 +7,7 @@
 
 misfit : section B lies 4 um below A, undeformed, and is shifted by exactly so many um, each slide in a direction of its own.
 slides : one patch from each of so many slides, as the edition has them (its own 40, then further ones of its seed).
-stain  : weights of the edition's own 40 patches; haematoxylin of the test H&E times e^s, eosin times e^-s.
+stain  : weights of the edition's own 40 patches, or those of --weights; haematoxylin of the test H&E times e^s, eosin times e^-s.
 
     python benchmarks/sensitivity.py plot --output FILE.json --figure docs/images/sensitivity.svg
 
@@ -153,6 +153,8 @@ def cell_auc(weights: Path, refs: list[PatchRef], truth: PhantomTruth, s: float)
 def point(args: argparse.Namespace, system: str, what: str, value: float) -> dict[str, Any]:
     """One point of a curve."""
     refs, truth = read_test(args.data, args.test)
+    if args.weights:
+        return {**cell_auc(Path(args.weights), refs, truth, value), "test_patches": len(refs)}
     if what == "stain":
         root, name = TASK.folder(args.data, "learn"), "own"
     else:
@@ -223,6 +225,9 @@ def main() -> None:
     options.add_argument("--at", type=float, nargs="+", help="points of the curve")
     options.add_argument("--crops", type=float, default=6400, help="of 128 px, a point")
     options.add_argument("--rate", type=float, help="learning rate; the middle of the benchmark's search without")
+    options.add_argument(
+        "--weights", help="of the stain curve: weights that one system's run of `entries.py` left, instead of training"
+    )
     options.add_argument("--slides", type=int, default=V0.train, help="training slides of the misfit curve")
     options.add_argument("--test", type=int, help="test patches; all without")
     options.add_argument("--seed", type=int, default=0)
@@ -233,11 +238,15 @@ def main() -> None:
         return
     if args.data is None:
         options.error("--data is needed")
+    if args.weights and (args.what != "stain" or len(args.systems) != 1):
+        options.error("--weights are of one system, for the stain curve: misfit and slides are trained")
     output = args.output or args.work / "sensitivity.json"
     known = json.loads(output.read_text()) if output.is_file() else {}
     for system in args.systems:
         for value in args.at or AT[args.what]:
-            key = f"{args.what} {value:g} {system} c{args.crops:g} n{args.slides} s{args.seed}"
+            key = f"{args.what} {value:g} {system} c{args.crops:g} n{args.slides} s{args.seed}" + (
+                " given" if args.weights else ""
+            )
             if key in known:
                 print(f"{key}: there already", flush=True)
                 continue
