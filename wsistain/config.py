@@ -54,7 +54,7 @@ class TilingConfig(Strict):
         None,
         ge=32,
         le=65536,
-        description="edge of the unit of work, a multiple of shard and stride; None: 4096, or 2048 for many stains at once",
+        description="edge of the unit of work, a multiple of shard and stride; None: 4096, or 2048 for weights of many markers",
     )
 
 

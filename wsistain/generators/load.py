@@ -99,6 +99,7 @@ def find_generator(
         weights=str(path.resolve()),
         weights_hash=file_hash(path),
         marker=marker,
+        panel=len(header.markers),
         mpp=header.mpp,
         tile_px=header.tile_px,
         radius=header.halo_px,

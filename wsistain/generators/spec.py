@@ -33,6 +33,7 @@ class GeneratorSpec:
     training_data : what it was trained on.
     note          : a sentence that is printed with every run and kept in the provenance; may be empty.
     seed          : of the noise of a diffusion model; None: the one in the weights.
+    panel         : markers that its weights stain, which are often wanted in one pass.
     probability   : its tiles have a fourth channel: 255 less 255 p, p the chance that a place is positive.
     sampling      : JSON of how a diffusion model samples where that differs from the weights' header; "": it does not.
     """
@@ -55,6 +56,7 @@ class GeneratorSpec:
     note: str = ""
     seed: int | None = None
     sampling: str = ""
+    panel: int = 1
     probability: bool = False
 
     @property

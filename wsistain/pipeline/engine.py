@@ -21,7 +21,7 @@ LOCAL_THREADS = 3
 
 LOCAL_AHEAD = LOCAL_THREADS
 """Blocks that may be generated and not yet written in one process. Each holds its pixels: 50 MB for
-one stain, at most 128 MiB for all of a pass (`planning.default_block`)."""
+one stain, at most 128 MiB for all of one file of weights (`planning.default_block`)."""
 
 _LOG = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ TISSUE_MARGIN_UM = 16.0
 """The mask is grown by this much, so that faint edges of tissue are not cut."""
 
 BLOCK_PX, BLOCK_BYTES = 4096, 128 << 20
-"""Edge of a block, and the most that its pixels may take together: two blocks are held at once, of every stain of a pass."""
+"""Edge of a block, and the most that the pixels of all stains of its weights may take: two blocks and more are held at once."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,10 @@ def make_spec(config: RunConfig, marker: str) -> GeneratorSpec:
 
 
 def default_block(channels: int, stride: int, shard: int) -> int:
-    """Edge of blocks of `channels` bytes a px, of all stains of a pass: halved while they take too much.
+    """Edge of blocks of `channels` bytes a px, of all that the weights stain: halved while they take too much.
 
-    As long as stride and shard go into the half; the stored bytes are the same.
+    As long as stride and shard go into the half; the stored bytes are the same. Not of the markers that one run is asked
+    for: another run that goes on with some of its outputs must come to the same blocks.
     """
     edge = BLOCK_PX
     while edge * edge * channels > BLOCK_BYTES and edge % (2 * stride) == 0 and edge % (2 * shard) == 0:
@@ -95,11 +96,10 @@ def plan_groups(
     # One plan a tile grid; a slide without a single tile in it is refused, not written as glass.
     by_grid: dict[tuple[Any, ...], list[GeneratorSpec]] = {}
     for spec in specs:
-        by_grid.setdefault((spec.mpp, spec.stride, spec.overlap, spec.halo, spec.size_multiple), []).append(spec)
+        block = config.tiling.block or default_block(spec.channels * spec.panel, spec.stride, config.output.shard)
+        by_grid.setdefault((spec.mpp, spec.stride, spec.overlap, spec.halo, spec.size_multiple, block), []).append(spec)
     groups = []
-    for (mpp, stride, overlap, halo, multiple), members in by_grid.items():
-        channels = sum(spec.channels for spec in members)
-        block = config.tiling.block or default_block(channels, stride, config.output.shard)
+    for (mpp, stride, overlap, halo, multiple, block), members in by_grid.items():
         tiling = make_tiling(stride=stride, overlap=overlap, halo=halo, size_multiple=multiple, block=block)
         plan = plan_run(info, choose_sampling(info, mpp), tissue, tiling, roi, crop=crop, unscanned=unscanned)
         if not plan.n_tiles:
