@@ -211,11 +211,15 @@ class ContextResnet(nn.Module):
         out = inside(self.down[1](half), first) + self._context(self._seen_round(cells, rows, columns))
         return _kept(full, 4 * early), _kept(half, 2 * early), out
 
-    def _first(self, x: Tensor, rows: range, columns: range) -> Tensor:
-        """The first convolution of a part, in float32: in bfloat16 it would make most of what differs."""
+    def _convolution(self) -> nn.Conv2d:
         conv = self.first[1]
         if not isinstance(conv, nn.Conv2d):
             raise TypeError("the first layer is no convolution")
+        return conv
+
+    def _first(self, x: Tensor, rows: range, columns: range) -> Tensor:
+        """The first convolution of a part, in float32: in bfloat16 it would make most of what differs."""
+        conv = self._convolution()
         with torch.autocast(x.device.type, enabled=False):
             out: Tensor = conv(_with_reach(x, rows, columns, conv.kernel_size[0] // 2))
         return out
@@ -229,7 +233,7 @@ class ContextResnet(nn.Module):
         """
         kept_as = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         b, _, height, width = x.shape
-        c = self.first[1].out_channels
+        c = self._convolution().out_channels
         full = _empty(x, (b, c, height - 8 * early, width - 8 * early) if keeps else (b, c, 0, 0), kept_as)
         half = _empty(x, (b, 2 * c, height // 2 - 4 * early, width // 2 - 4 * early), kept_as)
         out = _empty(x, (b, 4 * c, height // 4 - 2 * first, width // 4 - 2 * first), kept_as)
@@ -263,8 +267,8 @@ def _with_reach(x: Tensor, rows: range, columns: range, reach: int) -> Tensor:
     """A part of (b, c, h, w) with `reach` px more at each side, reflected at the picture's edge."""
     top, bottom = max(rows.start - reach, 0), min(rows.stop + reach, x.shape[2])
     left, right = max(columns.start - reach, 0), min(columns.stop + reach, x.shape[3])
-    lacking = (left - columns.start + reach, columns.stop + reach - right)
-    lacking += (top - rows.start + reach, rows.stop + reach - bottom)
+    across = (left - columns.start + reach, columns.stop + reach - right)
+    lacking = (*across, top - rows.start + reach, rows.stop + reach - bottom)
     part = x[:, :, top:bottom, left:right]
     return F.pad(part, lacking, mode="reflect") if any(lacking) else part
 
