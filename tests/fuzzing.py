@@ -9,6 +9,7 @@ tests/test_fuzz.py and benchmarks/fuzz.py. The process imports everything once a
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -384,7 +385,9 @@ def fuzz(cases: int, seed: int, kinds: list[str], data: Path | None, keep: Path)
         }
         (home / "seeds").mkdir()
         if {"slide", "folder"} & set(kinds):
-            seeds["slide"] = seeds["folder"] = slides(home / "seeds", data)
+            # In a process of its own: what is written there loads TensorStore, and no child forked off after that may.
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                seeds["slide"] = seeds["folder"] = pool.apply(slides, (home / "seeds", data))
         if "checkpoint" in kinds:
             seeds["checkpoint"] = checkpoints(home / "seeds")
         if "weights" in kinds:

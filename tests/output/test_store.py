@@ -3,6 +3,8 @@
 import errno
 import os
 import struct
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -241,6 +243,26 @@ def test_what_is_encoded_does_not_stay_in_memory(tmp_path: Path) -> None:
     taken = [encoder.begin(0, 0, 0, planes)() for _ in range(2)]
     assert taken[0] == taken[1] != [b""]
     assert encoder.begin(0, 0, 0, np.full_like(planes, 255))() == [b""]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_process_forked_off_one_that_had_written_is_told_so_and_does_not_end_without_a_word(tmp_path: Path) -> None:
+    code = f"""
+import os, sys
+from wsistain.errors import OutputError
+from wsistain.output.layout import OutputSpec
+from wsistain.output.shard import Encoder
+spec = OutputSpec({str(tmp_path / "o")!r}, 64, 64, 0.5)
+Encoder(spec, 1)
+if not os.fork():
+    try:
+        Encoder(spec, 1)
+    except OutputError as error:
+        os._exit(2 if "spawn" in str(error) else 1)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 2
 
 
 def test_threads_below_one_are_refused() -> None:

@@ -9,6 +9,8 @@ Source: Zarr v3 core specification, codec "sharding_indexed" 1.0; Zarr v2 specif
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from wsistain.errors import OutputError
 from wsistain.output.codec import compress_piece
 from wsistain.output.layout import Layer, OutputSpec
 from wsistain.output.metadata import level_documents
@@ -27,6 +30,18 @@ from wsistain.runtime.files import FileDone, remove_file, write_file
 
 if TYPE_CHECKING:
     from tensorstore import KvStore, TensorStore
+
+_is_forked_off = False
+
+
+def _forked() -> None:
+    global _is_forked_off
+    _is_forked_off = "tensorstore" in sys.modules
+
+
+# TensorStore ends a process that was forked off one that had loaded it: it is asked here, before, in words.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 Planes = NDArray[np.uint8]
 """uint8 (c, h, w): red, green, blue; or one channel."""
@@ -44,9 +59,16 @@ class Encoder:
     """The levels of a layer as arrays in memory, out of which the bytes of each file are taken.
 
     threads : that encode, together; the bytes do not depend on it.
+
+    OutputError in a process that was forked off one which had written before: threads do not outlive a fork.
     """
 
     def __init__(self, spec: OutputSpec, threads: int) -> None:
+        if _is_forked_off:
+            raise OutputError(
+                f"{spec.path}: this process was forked off one that had loaded TensorStore, which does not work in it; "
+                "start it by 'spawn' or 'forkserver' (multiprocessing.get_context)"
+            )
         import tensorstore as ts  # half a second, for those alone who write
 
         self._spec = spec
