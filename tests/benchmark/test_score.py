@@ -72,6 +72,11 @@ def test_the_truth_scores_as_the_truth_and_the_he_does_not(scored):
     assert rows["identity"]["entry"]["budget"] == "none"
 
 
+def test_a_row_names_no_folder_of_the_machine_it_was_scored_on(scored):
+    folder, rows = scored
+    assert rows["oracle"]["missing"] and str(folder.parent) not in (folder / "rows" / "oracle.json").read_text()
+
+
 def test_a_row_carries_the_same_places_and_the_identitys_what_is_the_same_for_all(scored):
     _, rows = scored
     oracle, identity = rows["oracle"]["sights"], rows["identity"]["sights"]

@@ -20,7 +20,7 @@ from wsistain.data.layouts import PatchRef, list_patches
 from wsistain.data.pictures import SUFFIXES, read_grey, read_picture
 from wsistain.errors import DataError, OutputError
 from wsistain.evaluation.chances import BINS, calibration_error, errors_by_coverage, information, recalibrated
-from wsistain.evaluation.deep import load_deep
+from wsistain.evaluation.deep import find_nets, load_deep
 from wsistain.evaluation.given import GivenPictures
 from wsistain.evaluation.pathology import cell_od
 from wsistain.evaluation.report import Runs, finite, results_of
@@ -90,9 +90,8 @@ def score(
     maps = {"chance": _maps(asked.chances, refs), "trust": _maps(asked.trust, refs)}
 
     # The pictures, as `wsistain evaluate` measures them, then their cells.
-    runs = Runs(
-        refs, task.known(), load_deep(None if nets is None else Path(nets), device), truth, None, workers, progress, 0
-    )
+    folder = None if nets is None else Path(nets)
+    runs = Runs(refs, task.known(), load_deep(folder, device), truth, None, workers, progress, 0)
     runs.add([stainer], [], device, edition.mpp)
     if runs.unusable:
         raise DataError(f"{runs.unusable[0].name} of the test patches cannot be used: {runs.unusable[0].why}")
@@ -113,7 +112,11 @@ def score(
             **results["systems"][stainer.name]["metrics"],
             **cell_metrics(cells, slides, task.known().positive_cell_od),
         },
-        "missing": {name: lack["reason"] for name, lack in results["missing"].items()},
+        # A row is sent to others: without the name of a folder of this machine.
+        "missing": {
+            name: lack["reason"].replace(str(find_nets(folder)[1]), "the folder of networks")
+            for name, lack in results["missing"].items()
+        },
         "attainable": attainable(truth, refs, results["truth"]),
         "cutoff": task.known().positive_cell_od,
         "pictures": {"names": [r.name for r in refs], "slides": slides, **by_picture},
