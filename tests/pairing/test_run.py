@@ -3,16 +3,20 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from skimage.io import imread
 
 from tests.pairing.made import MPP, tissue, wavy, write_pair
 from wsistain.data.layouts import list_patches
+from wsistain.data.stated import stated_version
 from wsistain.errors import ConfigError, DataError, OutputError, SlideError
 from wsistain.markers import DAB
 from wsistain.pairing.folder import read_rows
 from wsistain.pairing.run import PairJob, make_pair, stain_notes
 from wsistain.pairing.sections import look_at_slide
 from wsistain.pairing.transform import load_transform
+from wsistain.slide.inside import KEY, phantom_text
 from wsistain.slide.reader import open_slide
 
 
@@ -41,6 +45,10 @@ def turned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("turned")
     place, inverse = wavy(97, face_down=True)
     slides = write_pair(folder, place)
+    text = PngInfo()  # as if the phantom had painted it
+    text.add_text(KEY, phantom_text({"kind": "slide", "version": "v1", "visibility": 0.5}))
+    with Image.open(slides[0]) as picture:
+        picture.save(slides[0], pnginfo=text, compress_level=1)
     facts = make_pair(job_of(*slides, patient="P7"), folder / "out")
     return folder / "out", slides, inverse, facts
 
@@ -68,6 +76,10 @@ def test_patches_lie_over_each_other_and_every_one_has_its_line(turned):
     whole = imread(out.parent / "he.png")[..., :3]
     cut = whole[int(row["y_l0"]) :, int(row["x_l0"]) :][:128, :128]
     assert np.abs(cut.astype(int) - he).mean() < 8  # JPEG
+
+
+def test_patches_of_a_phantom_slide_are_synthetic_too(turned):
+    assert stated_version(list_patches("mist", turned[0], "ER", "train")) == "v1"
 
 
 def test_manifest_and_page_say_what_was_done(turned):

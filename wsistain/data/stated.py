@@ -13,6 +13,7 @@ from wsistain.config import MIST_MPP
 from wsistain.data.layouts import PatchRef
 from wsistain.errors import ConfigError, DataError
 from wsistain.markers import Marker, find_marker
+from wsistain.slide.inside import phantom_of
 
 BCI_MPP = 0.46
 """um per px of BCI's patches: about that, not stated exactly."""
@@ -80,6 +81,9 @@ def stated_version(refs: Sequence[PatchRef]) -> str | None:
     said: dict[str | None, Path] = {}
     for place in {ref.he.parent: ref.he for ref in refs if ref.he is not None}.values():
         manifest, stated = _stated(place)
+        inside = phantom_of(place)  # goes along where patches are copied without their manifest
+        if inside is not None:
+            manifest, stated = place, {**inside, "kind": "patches"}
         phantom = stated.get("kind") == "patches" and "visibility" in stated
         said.setdefault(str(stated.get("version", "v0")) if phantom else None, manifest)
     if len(said) > 1:

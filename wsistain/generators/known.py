@@ -1,6 +1,5 @@
 """What weights know of the pictures that they were trained on, and how far cells of 32 um of another picture lie from them."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,10 +51,13 @@ class Known:
             found["features"] = self.bank.distance(self.features.of(rgb, mpp))
         return found
 
-    def never_on(self, slide: str) -> str:
-        """Why no stain of these weights can be believed on a slide, whatever it looks like; "" where that is open."""
+    def never_on(self, *, is_phantom: bool) -> str:
+        """Why no stain of these weights can be believed on a slide, whatever it looks like; "" where that is open.
+
+        is_phantom : whether the slide is synthetic tissue itself (`wsistain.slide.inside`).
+        """
         # Synthetic tissue is made to look like tissue: that a slide looks like it is no reason to believe the stain.
-        if self.synthetic and not is_phantom(slide):
+        if self.synthetic and not is_phantom:
             return "these weights have seen synthetic tissue alone, and this slide is none"
         return ""
 
@@ -96,12 +98,3 @@ def asking(known: Known, weights: str, marker: str, *, device: str = "auto") -> 
         return generator.stain(rgb[None], [(0, 0)])
 
     return replace(known, features=Features(generator.network, stain, known.bank.layer, spec.size_multiple))
-
-
-def is_phantom(slide: str) -> bool:
-    """Does the manifest of a phantom slide lie beside it?"""
-    try:
-        told = json.loads((Path(slide).parent / "manifest.json").read_text(encoding="utf-8"))
-        return bool(told["parameters"]["kind"] == "slide")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

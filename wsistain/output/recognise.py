@@ -16,37 +16,28 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from wsistain import __version__
 from wsistain.errors import SlideError
-from wsistain.slide.picture import own_bound
+from wsistain.slide.inside import (
+    DAMAGED,
+    IMAGE_DESCRIPTION,
+    KEY,
+    MOST_BYTES,
+    SOFTWARE,
+    ours,
+    texts_of_file,
+    texts_of_url,
+)
 from wsistain.slide.place import local_place
 
 DICOM_CREATOR = "wsistain virtual stain"
 """Of the private element that holds the provenance in a DICOM file."""
 
-KEY = "wsistain"
-"""Under this key the metadata of every form holds the provenance."""
-
 _PREVIEW = re.compile(r".+\.[A-Za-z0-9_-]+\.preview\.jpe?g", re.DOTALL)
-_MOST_BYTES = 16 << 20
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_DAMAGED = (
-    ImportError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    ArithmeticError,
-    SyntaxError,
-)
-_IMAGE_DESCRIPTION, _SOFTWARE = 270, 305  # Exif and TIFF tags
 
 
 def comment_of(provenance: dict[str, Any]) -> bytes:
@@ -58,8 +49,8 @@ def comment_of(provenance: dict[str, Any]) -> bytes:
 def exif_of(provenance: dict[str, Any]) -> bytes:
     """The same for programs that show Exif and drop comments."""
     exif = Image.Exif()
-    exif[_IMAGE_DESCRIPTION] = comment_of(provenance).decode("ascii")
-    exif[_SOFTWARE] = f"wsistain {__version__}"
+    exif[IMAGE_DESCRIPTION] = comment_of(provenance).decode("ascii")
+    exif[SOFTWARE] = f"wsistain {__version__}"
     return exif.tobytes()
 
 
@@ -80,14 +71,14 @@ def virtual_stain(path: Path | str) -> str | None:
     path = Path(place)
     try:
         if "://" in place:
-            found = _of_url(place)
+            found = _first(texts_of_url(place))
         elif path.is_dir():
             found = _of_zarr(path)
         elif stat.S_ISREG(path.stat().st_mode):
             found = _of_file(path)
         else:
             found = None
-    except _DAMAGED:
+    except DAMAGED:
         found = None
     if found is None:
         return None
@@ -117,38 +108,15 @@ def _of_zarr(folder: Path, depth: int = 0) -> dict[str, Any] | None:
     return None
 
 
-def _of_url(url: str) -> dict[str, Any] | None:
-    """From the description of a TIFF behind a URL; nothing else is read from there."""
-    import fsspec
-
-    from wsistain.slide.tiffslide_reader import silent_server, storage_options
-
-    try:
-        with fsspec.open(url, **storage_options(url)) as file:
-            if file.read(4) not in _TIFF:
-                return None
-            file.seek(0)
-            with tifffile.TiffFile(file, name="remote") as tiff:
-                return _of_text(str(tiff.pages.first.description))
-    except OSError as error:  # a reader would wait for as long once more
-        silent = silent_server(url, error)
-        if silent is not None:
-            raise silent from None
-        raise
-
-
 def _of_file(path: Path) -> dict[str, Any] | None:
     with path.open("rb") as file:
         head = file.read(8)
         file.seek(128)
         if file.read(4) == b"DICM":
-            return _of_dicom(file.read(_MOST_BYTES))
-    if head[:4] in _TIFF:
-        with tifffile.TiffFile(path) as tiff:
-            return _of_text(str(tiff.pages.first.description))
-    if head.startswith(b"\xff\xd8\xff") and _PREVIEW.fullmatch(path.name):
-        return _of_picture(path) or {}
-    return _of_picture(path) if head.startswith((b"\xff\xd8\xff", b"\x89PNG")) else None
+            return _of_dicom(file.read(MOST_BYTES))
+    found = _first(texts_of_file(path, head))
+    is_preview = head.startswith(b"\xff\xd8\xff") and _PREVIEW.fullmatch(path.name) is not None
+    return {} if found is None and is_preview else found
 
 
 def _of_dicom(header: bytes) -> dict[str, Any] | None:
@@ -162,23 +130,14 @@ def _of_dicom(header: bytes) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) and facts.get("virtual") is True else None
 
 
-def _of_picture(path: Path) -> dict[str, Any] | None:
-    """From the comment, Exif or text chunk of a JPEG or PNG; only its header is read."""
-    with own_bound():
-        opened = Image.open(path, formats=["JPEG", "PNG"])
-    with opened as picture:
-        texts = [picture.info.get("comment"), picture.info.get(KEY), picture.getexif().get(_IMAGE_DESCRIPTION)]
-    for text in texts:
-        words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        found = _of_text(words) if isinstance(words, str) else None
-        if found is not None:
-            return found
-    return None
+def _first(texts: list[str]) -> dict[str, Any] | None:
+    """What the first of the texts that is ours says."""
+    return next((found for text in texts if (found := _of_text(text)) is not None), None)
 
 
 def _of_text(text: str) -> dict[str, Any] | None:
     """From JSON as in our comments, or OME-XML with a map annotation of ours."""
-    if KEY not in text or len(text) > _MOST_BYTES:
+    if KEY not in text or len(text) > MOST_BYTES:
         return None
     if text.lstrip().startswith("{"):
         return _ours(json.loads(text))
@@ -191,8 +150,8 @@ def _of_text(text: str) -> dict[str, Any] | None:
 
 
 def _ours(values: Any) -> dict[str, Any] | None:
-    found = values.get(KEY) if isinstance(values, dict) else None
-    return found if isinstance(found, dict) and found.get("virtual") is True else None
+    found = ours(values)
+    return found if found is not None and found.get("virtual") is True else None
 
 
 def _small(path: Path) -> bytes | None:
@@ -203,6 +162,6 @@ def _small(path: Path) -> bytes | None:
         return None
     with os.fdopen(handle, "rb") as file:
         facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MOST_BYTES:
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > MOST_BYTES:
             return None
         return file.read()

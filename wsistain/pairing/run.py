@@ -26,6 +26,7 @@ from wsistain.runtime.files import local_path, write_bytes, write_json, write_te
 from wsistain.runtime.jpeg import LEARNT_FROM, encode_jpeg
 from wsistain.runtime.progress import OnProgress
 from wsistain.slide.base import RGB, Slide, SlideInfo
+from wsistain.slide.inside import phantom_of, phantom_text
 from wsistain.slide.mpp import MppError
 from wsistain.slide.reader import open_slide
 from wsistain.slide.resample import choose_sampling, read_window
@@ -276,12 +277,15 @@ def _cut_all(
     """Write every patch; a row for each, and some to show, spread from the best to the worst residual."""
     for side in ("A", "B"):
         (staged / side).mkdir()
+    # Patches of synthetic tissue are synthetic: weights that are trained on them must know it.
+    painted = phantom_of(job.he)
+    comment = b"" if painted is None else phantom_text({**painted, "kind": "patches"}).encode("ascii")
     rows: list[dict[str, Any]] = []
     for done, place in enumerate(places, 1):
         patch = cutter.cut(place)
         name = f"{job.slide}_{patch.col}_{patch.row}"
         for side, rgb in (("A", patch.he), ("B", patch.ihc)):
-            write_bytes(staged / side / f"{name}.jpg", encode_jpeg(rgb, LEARNT_FROM))
+            write_bytes(staged / side / f"{name}.jpg", encode_jpeg(rgb, LEARNT_FROM, comment=comment))
         rows.append({"patch": name, "part": part, "slide": job.slide, "patient": patient, **asdict(patch.measured)})
         if progress is not None:
             progress("patches", done, len(places))

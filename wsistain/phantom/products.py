@@ -27,6 +27,7 @@ from wsistain.phantom.together import Together
 from wsistain.runtime.files import local_path, write_bytes, write_json
 from wsistain.runtime.jpeg import encode_jpeg
 from wsistain.runtime.progress import OnProgress
+from wsistain.slide.inside import phantom_text
 
 RGB = NDArray[np.uint8]
 BLOCK_PX, WIDE_PX = 1024, 16_384
@@ -73,9 +74,15 @@ def _write_pictures(
         return write_pyramid(
             folder / f"{product}.tiff", config.shape, config.mpp, _never, quality=config.quality, downsample=4,
             block_px=block, block_width=config.width, map_blocks=lambda *_: iter([together.take(product)]),
+            description=told_inside(config, "slide", product),
         )  # fmt: skip
 
     together.run({p: partial(write, p) for p in products})
+
+
+def told_inside(config: PhantomConfig, kind: str, product: str) -> str:
+    """What a picture says of itself, so that it is known as synthetic without the manifest."""
+    return phantom_text({"format": FORMAT, "kind": kind, "product": product, **config.facts()})
 
 
 def _never(y: int, x: int, h: int, w: int) -> RGB:
@@ -189,6 +196,11 @@ class PatchJob:
         return found
 
 
+def _jpeg(rgb: RGB, config: PhantomConfig, product: str) -> bytes:
+    comment = told_inside(config, "patches", product).encode("ascii")
+    return encode_jpeg(rgb, config.quality, subsampling="4:2:0", comment=comment)
+
+
 def _make_patch(job: PatchJob) -> int:
     """Number of files written for one patch; those already there are kept."""
     made = 0
@@ -202,7 +214,7 @@ def _make_patch(job: PatchJob) -> int:
             continue
         rgb = phantom.render(key, job.y, job.x, job.size, job.size)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, encode_jpeg(rgb, job.config.quality, subsampling="4:2:0"))
+        write_bytes(path, _jpeg(rgb, job.config, key))
     return made
 
 

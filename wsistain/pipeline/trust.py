@@ -9,6 +9,7 @@ from wsistain.generators.known import known_of
 from wsistain.generators.spec import GeneratorSpec
 from wsistain.optics.familiar import looks_of, verdict
 from wsistain.slide.base import Slide
+from wsistain.slide.inside import phantom_of
 from wsistain.tiling.plan import RunPlan
 
 WINDOWS, WINDOW_UM = 48, 192.0
@@ -71,6 +72,6 @@ def judge(slide: Slide, plan: RunPlan, spec: GeneratorSpec) -> Trust:
     if len(found) < LEAST_SQUARES:
         return Trust("not known", squares=len(found), why="too little tissue was found to tell")
     unlike = float((found > 1).mean())
-    why = known.never_on(slide.info.path)
+    why = known.never_on(is_phantom=phantom_of(slide.info.path) is not None)
     said = "unlike training" if why else verdict(unlike)
     return Trust(said, round(unlike, 4), round(float(np.median(found)), 3), len(found), why)

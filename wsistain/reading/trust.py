@@ -37,6 +37,7 @@ from wsistain.reading.trusted import (
 from wsistain.runtime.ahead import in_order, thread_pool
 from wsistain.runtime.files import replacing, reporting, write_json
 from wsistain.slide.base import RGB, Slide
+from wsistain.slide.inside import phantom_of
 from wsistain.slide.quality import COARSEST_MPP, FOCUS_MPP, Examined, examine, focus_map
 from wsistain.slide.resample import Sampling, choose_sampling, read_window
 from wsistain.slide.tissue import TissueMask
@@ -278,7 +279,7 @@ class TrustMaker:
         wanted, reach = np.isfinite(parts["unasked"]), WINDOW * self.every
         parts = {**parts, **{name: spread(parts[name], wanted, reach) for name in self.known.parts}}
         stored = {name: as_stored(np.where(where, parts[name], np.nan)) for name in self.names}
-        never = self.known.never_on(self.slide.info.path)
+        never = self.known.never_on(is_phantom=phantom_of(self.slide.info.path) is not None)
         corner = (self.place.row * self.place.cell_um, self.place.col * self.place.cell_um)
         trust = as_stored(combine(stored, bool(never))[0])
         return TrustMap(trust, stored, self.place.cell_um, corner, never, never or self.known.why)
