@@ -17,6 +17,7 @@ its 95 % over slides. A point that is in the output is left alone, so an interru
 
 import argparse
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def shifted(k: int, um: float) -> SectionPairing:
 def make_learning(folder: Path, data: Path, n: int, misfit: float | None) -> Path:
     """A root in MIST's layout with one training patch of each of `n` slides, and the edition's validation patches."""
     base = folder / TASK.marker / "TrainValAB"
+    own = TASK.folder(data, "learn") / TASK.marker / "TrainValAB"
     for k in range(n):
         config = slide(k, None if misfit is None else shifted(k, misfit))
         (y, x), *_ = choose_places(config, V0.size, 1)
@@ -75,14 +77,19 @@ def make_learning(folder: Path, data: Path, n: int, misfit: float | None) -> Pat
             path = base / side / name
             if path.is_file():
                 continue
+            # The H&E does not depend on where the other section lies: the edition's own, where it has this slide.
+            theirs = own / side / name
+            if theirs.is_file() and (product == "he_a" or misfit is None):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.symlink_to(theirs.resolve())
+                continue
             phantom = phantom or Phantom(config)
             path.parent.mkdir(parents=True, exist_ok=True)
             rgb = phantom.render(product, y, x, V0.size, V0.size)  # type: ignore[arg-type]
             write_bytes(path, encode_jpeg(rgb, config.quality, subsampling="4:2:0"))
     for side in ("valA", "valB"):
         if not (base / side).exists():
-            own = TASK.folder(data, "learn") / TASK.marker / "TrainValAB" / side
-            (base / side).symlink_to(own.resolve())
+            (base / side).symlink_to((own / side).resolve())
     facts = {
         "kind": "patches",
         "marker": TASK.marker,
@@ -125,29 +132,42 @@ def read_test(data: Path, n: int | None) -> tuple[list[PatchRef], PhantomTruth]:
 
 
 def cell_auc(weights: Path, refs: list[PatchRef], truth: PhantomTruth, s: float) -> dict[str, Any]:
-    """Cell AUC of some weights on the test, restained by `s`, with its 95 % over slides."""
+    """Cell AUC of some weights on the test, restained by `s`, with its 95 % over slides; of their probability too, if they tell one."""
     from wsistain.evaluation.rows import Network
     from wsistain.generators.load import build_generator, find_generator
 
     marker = TASK.known()
-    network = Network("entry", build_generator(find_generator(str(weights), marker.name), device="cpu"), V0.mpp)
-    od, positive, at = [], [], []
+    spec = find_generator(str(weights), marker.name)
+    spec = replace(spec, probability=spec.name == "lpstain")
+    network = Network("entry", build_generator(spec, device="cpu"), V0.mpp)
+    read: dict[str, list[NDArray[Any]]] = {"": [], "probability_": []}
+    positive, at = [], []
     for ref in refs:
         if ref.he is None:
             continue
         he = read_picture(ref.he)
-        stain = network.stain(he if s == 0 else restained(he, s))[..., :3]
+        made = network.stain(he if s == 0 else restained(he, s))
         places, tumour = truth.places[ref.name], truth.tumour[ref.name]
-        density = stain_od(np.ascontiguousarray(stain), marker.chromogen)
-        od.append(cell_od(density, places.y, places.x, compartment=places.compartment, mpp=places.mpp)[tumour])
+        maps = {"": stain_od(np.ascontiguousarray(made[..., :3]), marker.chromogen)}
+        if spec.probability:
+            maps["probability_"] = 1 - made[..., 3].astype(np.float32) / 255
+        for name, values in maps.items():
+            told = cell_od(values, places.y, places.x, compartment=places.compartment, mpp=places.mpp)
+            read[name].append(told[tumour])
         positive.append(truth.positive[ref.name][tumour])
         at += [ref.slide or ""] * int(tumour.sum())
-    score, yes, seen = np.concatenate(od), np.concatenate(positive), np.array(at, dtype=object)
-    ok = np.isfinite(score)
-    told = summarise_cells(
-        score[ok], yes[ok], seen[ok], [r.slide for r in refs], cutoff=marker.positive_cell_od, seed=0
-    )["cell_auc"]  # fmt: skip
-    return {"cell_auc": told.value, "ci_low": told.low, "ci_high": told.high, "n_cells": int(ok.sum())}
+    found: dict[str, Any] = {}
+    yes, seen = np.concatenate(positive), np.array(at, dtype=object)
+    for name, parts in read.items():
+        if not parts:
+            continue
+        score = np.concatenate(parts)
+        ok = np.isfinite(score)
+        auc = summarise_cells(
+            score[ok], yes[ok], seen[ok], [r.slide for r in refs], cutoff=marker.positive_cell_od, seed=0
+        )["cell_auc"]  # fmt: skip
+        found |= {f"{name}cell_auc": auc.value, f"{name}ci_low": auc.low, f"{name}ci_high": auc.high}
+    return {**found, "n_cells": len(yes)}
 
 
 def point(args: argparse.Namespace, system: str, what: str, value: float) -> dict[str, Any]:
