@@ -77,9 +77,8 @@ def make_learning(folder: Path, data: Path, n: int, misfit: float | None) -> Pat
             path = base / side / name
             if path.is_file():
                 continue
-            # The H&E does not depend on where the other section lies: the edition's own, where it has this slide.
-            theirs = own / side / name
-            if theirs.is_file() and (product == "he_a" or misfit is None):
+            theirs = own / side / name  # the edition's own, where it has this slide and its sections
+            if theirs.is_file() and misfit is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.symlink_to(theirs.resolve())
                 continue
