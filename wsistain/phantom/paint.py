@@ -19,6 +19,7 @@ from wsistain.phantom.noise import F32, Floats, Grain, Texture, draw, fractal, s
 from wsistain.phantom.nuclei import NuclearMaps, paint_nuclei
 from wsistain.phantom.sections import Section
 from wsistain.phantom.stroma import foamy, straight, wavy
+from wsistain.phantom.uneven import frayed, ring_of
 
 MARGIN_UM = 16.0
 NODE_UM = 4.0
@@ -164,7 +165,8 @@ class Painter:
         around, border, plump = self._membranes(win, ground, cells, y_px, x_px, clump)
         lumen = None
         if self.version != "v0":
-            lumen = contents(self.seed, win, py, px, ground["hole"], ground["vessel"], ground["cloud"], grain)
+            hole = np.minimum(ground["hole"], -ground["vacuole"])  # a vacuole that cuts a lumen is empty too
+            lumen = contents(self.seed, win, py, px, hole, ground["vessel"], ground["cloud"], grain)
         return self._mix(win, ground, nuclei, around, border, plump, grain, lumen)
 
     def _ground(self, win: Window, py: Floats, px: Floats, grain: F32) -> dict[str, F32]:
@@ -178,12 +180,14 @@ class Painter:
         inside = win.field("inside") + 2.5 * bundle + 1.5 * cloud
         hole, nest, duct = win.field("hole"), win.field("nest"), win.field("duct")
         cleft = cleft_um(win.field("shrink"), nest)
-        vacuole = self._vacuole(win, py, px)
+        vacuole, film = self._vacuole(win, py, px), np.zeros_like(grain)
+        if self.version != "v0":
+            vacuole, film = frayed(self.seed, win, vacuole, bundle, cloud)
         epithelium = np.maximum(ramp(nest, 1.6), ramp(duct, 1.4))
         gap = np.maximum(ramp(cleft + 0.8 * cloud, 1.4), ramp(win.up(win.tear) + 2 * bundle, 2.0))
         open_ = np.maximum(ramp(hole, 1.2), gap)
         loose = win.up(fractal(self.seed, "oedema", win.nodes_y, win.nodes_x, 230.0, 3))
-        body = ramp(inside, 1.6) * (1 - open_) * (1 - ramp(vacuole, 1.0))
+        body = ramp(inside, 1.6) * (1 - open_) * (1 - ramp(vacuole, 1.0) * (1 - film))
         dead = ramp(win.field("necrosis") + 5 * cloud, 9.0) * epithelium
         if self.version == "v0":
             collagen, foam = straight(bundle, fibril, grain, loose, epithelium), np.ones_like(grain)
@@ -197,7 +201,7 @@ class Painter:
         blood = self._blood(win, py, px, vessel, hole) * ramp(inside - 6, 4) * (vacuole < -3)
         return {
             "body": body, "epithelium": epithelium, "dead": dead, "collagen": collagen, "membrane": membrane,
-            "blood": blood, "vessel": vessel, "foam": foam, "cloud": cloud, "sway": sway, "wall": np.maximum(nest, duct), "hole": hole, "immune": win.field("immune"), "lumen": ramp(hole, 3.0) * ramp(inside, 2.0),
+            "blood": blood, "vessel": vessel, "foam": foam, "cloud": cloud, "sway": sway, "wall": np.maximum(nest, duct), "hole": hole, "vacuole": vacuole, "immune": win.field("immune"), "lumen": ramp(hole, 3.0) * ramp(inside, 2.0),
         }  # fmt: skip
 
     def _blood(self, win: Window, py: Floats, px: Floats, vessel: F32, hole: F32) -> F32:
@@ -258,9 +262,11 @@ class Painter:
         if self.marker.compartment == "membranous":
             od = np.interp(level, RING_LEVELS, RING_OD).astype(np.float32)
             whole = ramp(level - np.float32(1.35) + np.float32(0.45) * clump.ravel()[where], 0.5)
-            width = np.float32(0.72) + np.float32(0.16) * sway
+            width, dense = np.float32(0.72) + np.float32(0.16) * sway, np.ones_like(sway)
+            if self.version != "v0":
+                width, dense = ring_of(some.ids[own], some.ids[which[1]], hole, sway, clump.ravel()[where])
             shape = np.exp(-((edge / width) ** 2)) * (outer > -1.2)
-            around.ravel()[where] = od * (np.float32(0.15) + np.float32(0.85) * whole) * shape
+            around.ravel()[where] = od * (np.float32(0.15) + np.float32(0.85) * whole) * shape * dense
         else:
             coarse = np.clip(1 + np.float32(0.30) * clump.ravel()[where], 0.3, 1.7)  # granules, and gaps between them
             around.ravel()[where] = level * coarse * ramp(outer + np.float32(0.6), 1.2)
