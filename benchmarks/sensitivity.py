@@ -27,6 +27,7 @@ import entries
 import numpy as np
 from numpy.typing import NDArray
 
+from wsistain.benchmark.curves import drawn, read_curves
 from wsistain.benchmark.edition import V0
 from wsistain.data.layouts import PatchRef, list_patches
 from wsistain.data.pictures import read_picture
@@ -185,55 +186,6 @@ def point(args: argparse.Namespace, system: str, what: str, value: float) -> dic
     return {**found, "crops": crops, "cpu_seconds": round(seconds, 1), "test_patches": len(refs)}
 
 
-UNITS = {"misfit": "misfit of the sections, um", "slides": "training slides", "stain": "stain shift s"}
-COLOURS = ("#8a4b16", "#2f5d8a", "#4a8a4a", "#8e44ad", "#b02020")
-
-
-def drawn(known: dict[str, Any]) -> str:
-    """The curves as an SVG: a panel for each kind of trouble, a colour a system, bars for the 95 % over slides."""
-    kinds = [what for what in AT if any(p["what"] == what for p in known.values())]
-    systems = sorted({p["system"] for p in known.values()})
-    wide, high, top = 250, 150, 24
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {70 + (wide + 60) * len(kinds)} {high + 80}" '
-        'font-family="sans-serif" font-size="11" fill="#1b1f24">'
-    ]
-    for panel, what in enumerate(kinds):
-        points = sorted((p for p in known.values() if p["what"] == what), key=lambda p: float(p["at"]))
-        values = sorted({float(p["at"]) for p in points})
-        left = 50 + panel * (wide + 60)
-
-        def x_of(value: float, left: int = left, values: list[float] = values) -> float:
-            return left + wide * (values.index(value) + 0.5) / len(values)
-
-        def y_of(value: float) -> float:
-            return top + high * (1 - (min(max(value, 0.4), 1.0) - 0.4) / 0.6)
-
-        for tick in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
-            y = y_of(tick)
-            parts.append(f'<line x1="{left}" x2="{left + wide}" y1="{y:.1f}" y2="{y:.1f}" stroke="#d9dee4"/>')
-            parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.1f}</text>')
-        for value in values:
-            parts.append(f'<text x="{x_of(value):.1f}" y="{top + high + 16}" text-anchor="middle">{value:g}</text>')
-        parts.append(f'<text x="{left + wide / 2}" y="{top + high + 34}" text-anchor="middle">{UNITS[what]}</text>')
-        for system, colour in zip(systems, COLOURS, strict=False):
-            mine = [p for p in points if p["system"] == system]
-            line = " ".join(f"{x_of(float(p['at'])):.1f},{y_of(p['cell_auc']):.1f}" for p in mine)
-            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-            for p in mine:
-                x, y = x_of(float(p["at"])), y_of(p["cell_auc"])
-                if p["ci_low"] is not None:
-                    ends = y_of(p["ci_low"]), y_of(p["ci_high"])
-                    parts.append(
-                        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}" stroke="{colour}"/>'
-                    )
-                parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
-    parts.append('<text x="50" y="14">cell AUC</text>')
-    for k, (system, colour) in enumerate(zip(systems, COLOURS, strict=False)):
-        parts.append(f'<text x="{50 + 130 * k}" y="{top + high + 52}" fill="{colour}">{system}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
 def main() -> None:
     """Measure the points that were asked for and are not there yet."""
     options = common.parser(__doc__ or "")
@@ -253,7 +205,7 @@ def main() -> None:
     options.add_argument("--figure", type=Path, help="SVG of plot")
     args = options.parse_args()
     if args.what == "plot":
-        args.figure.write_text(drawn(json.loads(args.output.read_text())))
+        args.figure.write_text(drawn(read_curves(args.output)))
         return
     if args.data is None:
         options.error("--data is needed")
@@ -270,7 +222,8 @@ def main() -> None:
                 print(f"{key}: there already", flush=True)
                 continue
             known[key] = {
-                "what": args.what, "at": value, "system": system, "seed": args.seed, "commit": entries.commit(),
+                "edition": V0.name, "condition": TASK.name, "what": args.what, "at": value, "system": system, "seed": args.seed,
+                "crops": args.crops, "commit": entries.commit(),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"), **point(args, system, args.what, value),
             }  # fmt: skip
             output.parent.mkdir(parents=True, exist_ok=True)

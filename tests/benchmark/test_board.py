@@ -7,11 +7,14 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from wsistain.benchmark.board import board_of, grouped, label, read_rows, write_board
+from wsistain.benchmark.cells import arrays_of, cell_metrics, packed
 from wsistain.benchmark.compare import told_apart
-from wsistain.benchmark.score import FORMAT, arrays_of, cell_metrics, packed
+from wsistain.benchmark.score import FORMAT
 from wsistain.cli import app
 from wsistain.errors import DataError, OutputError
 from wsistain.evaluation.pathology import area_under_curve
@@ -47,6 +50,9 @@ def row(system, seed, strength, noise_seed=None, **entry):
         "metrics": metrics, "missing": {"lpips_alex": "no network"}, "attainable": reach, "cutoff": 0.1,
         "pictures": {"names": SLIDES, "slides": SLIDES, **values}, "cells": cells,
     }  # fmt: skip
+
+
+ONE = row("A", 0, 1.0)
 
 
 def test_a_plain_difference_is_told_and_equal_systems_are_not():
@@ -102,7 +108,7 @@ def test_the_tables_are_written_with_the_same_numbers(tmp_path):
     for k, r in enumerate(rows):
         (tmp_path / f"{k}.json").write_text(json.dumps(r))
     result = CliRunner().invoke(app, ["benchmark", "table", str(tmp_path), "-o", str(tmp_path / "board")])
-    assert result.exit_code == 0 and "mist-c3-ER: 4 rows" in result.output
+    assert result.exit_code == 0 and "mist-c3-ER, edition v0: 4 rows" in result.output
     lines = list(csv.DictReader(io.StringIO((tmp_path / "board" / "leaderboard.csv").read_text())))
     mean = np.mean([r["metrics"]["cell_auc"]["value"] for r in rows[:2]])
     assert float(lines[0]["cell_auc"]) == pytest.approx(mean) and lines[0]["cell_auc_better_than"] == "B (short)"
@@ -119,6 +125,34 @@ def test_the_tables_are_written_with_the_same_numbers(tmp_path):
     assert "data-sort" in page and "rank 1" in page and "100 crops, 1 min" in page
     with pytest.raises(OutputError, match="holds a leaderboard"):
         write_board([tmp_path / "0.json"], tmp_path / "board")
+
+
+@given(
+    of=st.lists(
+        st.tuples(st.sampled_from(("v0", "v1")), st.sampled_from(("mist-c3-ER", "far-c1-ER"))), min_size=1, max_size=6
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_no_table_ever_holds_rows_of_two_editions_and_no_row_is_lost(of):
+    rows = {
+        f"{k}.json": {**ONE, "edition": edition, "condition": condition, "data_sha256": f"{edition} {condition}", "entry": {**ONE["entry"], "seed": k}}
+        for k, (edition, condition) in enumerate(of)
+    }  # fmt: skip
+    groups = grouped(rows)
+    assert all({(r["edition"], r["condition"]) for r in found} == {key} for key, found in groups.items())
+    assert sorted(r["entry"]["seed"] for found in groups.values() for r in found) == list(range(len(of)))
+
+
+def test_two_editions_are_two_tables_that_say_so(tmp_path):
+    for k, edition in enumerate(("v0", "v1")):
+        one = {**ONE, "edition": edition, "data_sha256": edition}
+        (tmp_path / f"{k}.json").write_text(json.dumps(one))
+    assert write_board([tmp_path], tmp_path / "board") == {("v0", "mist-c3-ER"): 1, ("v1", "mist-c3-ER"): 1}
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "board" / "leaderboard.csv").read_text())))
+    assert [line["edition"] for line in lines] == ["v0", "v1"]
+    for name in ("leaderboard.html", "leaderboard.md"):
+        text = (tmp_path / "board" / name).read_text()
+        assert text.count("mist-c3-ER, edition v0") == 1 == text.count("mist-c3-ER, edition v1")
 
 
 def test_rows_of_other_data_twice_the_same_run_and_no_rows_are_refused(tmp_path):

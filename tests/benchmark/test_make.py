@@ -2,6 +2,8 @@
 
 import shutil
 from dataclasses import replace
+from importlib.resources import files
+from itertools import combinations
 
 import imagecodecs
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.benchmark.conftest import SMALL, TASK
-from wsistain.benchmark.edition import V0, Condition
+from wsistain.benchmark.edition import EDITIONS, Condition, find_edition
 from wsistain.benchmark.listed import (
     ALIKE,
     PICTURES,
@@ -147,7 +149,7 @@ def test_another_folder_and_another_edition_are_left_alone(first, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "benchmark.json").write_text('{"edition": "v7", "conditions": {}}')
-    with pytest.raises(DataError, match=r"edition v7 .* wanted small"):
+    with pytest.raises(DataError, match=r"edition v7 .* wanted small; use another folder, or --edition"):
         make(other, edition=SMALL, frozen=lambda *_: first[1])
     (other / "benchmark.json").write_text("[]")
     with pytest.raises(DataError, match="no card"):
@@ -165,16 +167,30 @@ def test_conditions_are_chosen_by_their_beginnings():
         many.condition("mist-c3")
 
 
-@pytest.mark.parametrize("condition", V0.conditions, ids=lambda c: c.name)
-def test_the_package_holds_the_list_of_every_condition(condition):
-    listed = shipped(V0.name, condition.name)
-    assert isinstance(listed, Listed) and len(listed.pixels) == V0.pictures()
-    assert len(listed.cells) == V0.val + V0.test and all(c[0] > c[1] > 0 for c in listed.cells.values())
-    slides = {n.rsplit("/", 1)[1].split("_")[0]: n.split("/")[0] for n in listed.pixels}
-    assert len(slides) == V0.train + V0.val + V0.test
+@pytest.mark.parametrize("edition", EDITIONS.values(), ids=EDITIONS)
+def test_the_package_holds_the_list_of_every_condition_and_of_no_other(edition):
+    for condition in edition.conditions:
+        listed = shipped(edition.name, condition.name)
+        assert isinstance(listed, Listed) and len(listed.pixels) == edition.pictures()
+        assert len(listed.cells) == edition.val + edition.test and all(c[0] > c[1] > 0 for c in listed.cells.values())
+        slides = {n.rsplit("/", 1)[1].split("_")[0]: n.split("/")[0] for n in listed.pixels}
+        assert len(slides) == edition.train + edition.val + edition.test
+    kept = {p.stem for p in (files("wsistain.benchmark") / "frozen" / edition.name).iterdir()}
+    assert kept == {c.name for c in edition.conditions}
+
+
+def test_no_two_editions_share_a_slide_so_that_pictures_of_one_are_refused_by_the_other():
+    of = {
+        name: {n.rsplit("/", 1)[1].split("_")[0] for c in e.conditions for n in shipped(name, c.name).pixels}
+        for name, e in EDITIONS.items()
+    }
+    assert len(of) > 1 and all(not of[a] & of[b] for a, b in combinations(of, 2))
+    assert [find_edition(name) for name in of] == list(EDITIONS.values())
 
 
 def test_the_command_refuses_what_is_no_condition(tmp_path):
     result = CliRunner().invoke(app, ["benchmark", "make", str(tmp_path / "x"), "--only", "mist-c9"])
     assert isinstance(result.exception, ConfigError) and "mist-c9" in str(result.exception)
+    result = CliRunner().invoke(app, ["benchmark", "make", str(tmp_path / "x"), "--edition", "v7"])
+    assert isinstance(result.exception, ConfigError) and "one of v0, v1" in str(result.exception)
     assert not (tmp_path / "x").exists()

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from wsistain import __version__
+from wsistain.benchmark.cells import arrays_of
 from wsistain.benchmark.compare import DRAWS, RANKED, Row, System, ranks, system_of, told_apart
+from wsistain.benchmark.curves import Point, drawn, read_curves
 from wsistain.benchmark.entry import Entry
-from wsistain.benchmark.score import FORMAT, arrays_of
+from wsistain.benchmark.score import FORMAT
 from wsistain.benchmark.sights import check_sights, shown_places
 from wsistain.config import validate
 from wsistain.errors import ConfigError, DataError, OutputError
@@ -24,11 +27,11 @@ from wsistain.runtime.files import local_path, reporting, write_text
 from wsistain.runtime.spreadsheet import csv_text
 
 COLUMNS = (
-    *RANKED, "information", "calibration_error", "error_at_80", "ssim_truth", "ssim", "psnr", "lpips_alex", "stlpips_alex",
-    "fid", "r_c", "r_p",
+    *RANKED, "information", "calibration_error", "error_at_100", "error_at_80", "ssim_truth", "ssim", "psnr", "lpips_alex",
+    "stlpips_alex", "fid", "r_c", "r_p",
 )  # fmt: skip
 INTERVALS = (
-    *RANKED, "information", "calibration_error", "ssim_truth", "ssim", "psnr", "lpips_alex", "stlpips_alex", "r_c"
+    *RANKED, "information", "calibration_error", "error_at_100", "error_at_80", "ssim_truth", "ssim", "psnr", "lpips_alex", "stlpips_alex", "r_c"
 )  # fmt: skip
 NAMES = {"identity": "Identity (H&E)", "mean_colour": "Mean-colour transfer"}
 
@@ -46,28 +49,40 @@ class Board:
     notes: list[str]
 
 
-def write_board(paths: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> dict[str, int]:
-    """Condition to its number of rows, after leaderboard.html, .csv and .md were written into `output`.
+Of = tuple[str, str]
+"""(edition, condition): rows of two editions never stand in one table."""
 
-    paths : rows of `score`, or folders in which every `*.json`, also below, is one.
 
-    Raises DataError for what is no row, rows of other data, and two rows of one run.
+def write_board(
+    paths: Sequence[str | Path], output: str | Path, *, curves: str | Path | None = None, overwrite: bool = False
+) -> dict[Of, int]:
+    """(edition, condition) to its number of rows, after leaderboard.html, .csv and .md were written into `output`.
+
+    paths  : rows of `score`, or folders in which every `*.json`, also below, is one.
+    curves : file of points of sensitivity, which the page draws below the table of their edition and condition.
+
+    Raises DataError for what is no row, rows of other data, two rows of one run, and points of what has no row.
     """
     folder = local_path(output)
     if (folder / "leaderboard.html").exists() and not overwrite:
         raise OutputError(f"{folder} holds a leaderboard already; choose another --output or pass --overwrite")
     groups = grouped(read_rows(paths))
-    boards = [board_of(name, rows) for name, rows in sorted(groups.items())]
+    points = [] if curves is None else read_curves(Path(curves))
+    if lost := sorted({(p.edition, p.condition) for p in points} - groups.keys()):
+        raise DataError(
+            f"{curves} holds points of {lost[0][1]}, edition {lost[0][0]}, which has no row here; add its rows"
+        )
+    boards = [board_of(condition, rows) for (_, condition), rows in sorted(groups.items())]
     texts = {
         "leaderboard.csv": to_csv(boards),
         "leaderboard.md": to_markdown(boards),
-        "leaderboard.html": to_html(boards),
+        "leaderboard.html": to_html(boards, points),
     }
     with reporting(folder, retry="run again"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             write_text(folder / name, text)
-    return {name: len(rows) for name, rows in groups.items()}
+    return {of: len(rows) for of, rows in groups.items()}
 
 
 def read_rows(paths: Iterable[str | Path]) -> dict[str, Row]:
@@ -103,25 +118,26 @@ def _row(path: Path) -> Row:
         raise DataError(f"{path} is no row of 'wsistain benchmark score' ({type(error).__name__}: {error})") from None
 
 
-def grouped(rows: dict[str, Row]) -> dict[str, list[Row]]:
-    """Condition to rows. Raises DataError where they were not scored on the same pictures, or one run is there twice."""
-    found: dict[str, list[tuple[str, Row]]] = {}
+def grouped(rows: dict[str, Row]) -> dict[Of, list[Row]]:
+    """(edition, condition) to rows. DataError where they were not scored on the same pictures, or one run is there twice."""
+    found: dict[Of, list[tuple[str, Row]]] = {}
     runs: dict[tuple[Any, ...], str] = {}
     for path, row in rows.items():
-        others = found.setdefault(row["condition"], [])
-        for key in ("edition", "data_sha256", "cutoff"):
+        of = (row["edition"], row["condition"])
+        others = found.setdefault(of, [])
+        for key in ("data_sha256", "cutoff"):
             if others and others[0][1][key] != row[key]:
                 raise DataError(
                     f"{path} and {others[0][0]} were not scored on the same data ({key} differs); keep them apart"
                 )
         if others and others[0][1]["pictures"]["slides"] != row["pictures"]["slides"]:
             raise DataError(f"{path} and {others[0][0]} were not scored on the same pictures; score one of them again")
-        run = (row["condition"], row["entry"]["system"], row["entry"]["budget"], row["entry"]["seed"])
+        run = (*of, row["entry"]["system"], row["entry"]["budget"], row["entry"]["seed"])
         if run in runs:
-            raise DataError(f"{path} and {runs[run]} are both seed {run[3]} of {run[1]} ({run[2]}); keep one of them")
+            raise DataError(f"{path} and {runs[run]} are both seed {run[4]} of {run[2]} ({run[3]}); keep one of them")
         runs[run] = path
         others.append((path, row))
-    return {condition: [row for _, row in pairs] for condition, pairs in found.items()}
+    return {of: [row for _, row in pairs] for of, pairs in found.items()}
 
 
 def board_of(condition: str, rows: Sequence[Row]) -> Board:
@@ -167,15 +183,16 @@ def better_than(board: Board, metric: str, k: int) -> list[str]:
 
 
 def to_csv(boards: Sequence[Board]) -> str:
-    """One row a condition, system and budget."""
-    columns = ["condition", "system", "budget", "runs"]
+    """One row an edition, condition, system and budget."""
+    columns = ["edition", "condition", "system", "budget", "runs"]
     for m in COLUMNS:
         columns += [m, f"{m}_ci_low", f"{m}_ci_high", f"{m}_least", f"{m}_most"]
         columns += [f"{m}_rank", f"{m}_rank_low", f"{m}_rank_high", f"{m}_better_than"] if m in RANKED else []
     rows = []
     for board in boards:
         for k, s in enumerate(board.systems):
-            row: dict[str, Any] = {"condition": board.name, "system": s.name, "budget": s.budget, "runs": len(s.rows)}
+            row: dict[str, Any] = {"edition": board.edition, "condition": board.name}
+            row |= {"system": s.name, "budget": s.budget, "runs": len(s.rows)}
             for m in s.value:
                 if not np.isfinite(s.value[m]):
                     continue
@@ -257,15 +274,21 @@ def reach(board: Board) -> str:
     )
 
 
-def to_html(boards: Sequence[Board]) -> str:
-    """The page: a table for each condition, to be sorted by any column."""
+def to_html(boards: Sequence[Board], points: Sequence[Point] = ()) -> str:
+    """The page: a table for each condition, to be sorted by any column, and its curves."""
     return render(
         "leaderboard.html",
         title="Leaderboard of the phantom benchmark",
         how=HOW,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
-        boards=[_shown(board) for board in boards],
+        boards=[
+            {
+                **_shown(board),
+                "curves": Markup(drawn([p for p in points if (p.edition, p.condition) == (board.edition, board.name)])),
+            }
+            for board in boards
+        ],
         conventions=[(METRICS[m].label, METRICS[m].convention) for m in COLUMNS],
     )
 

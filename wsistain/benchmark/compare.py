@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsistain.benchmark.score import arrays_of
-from wsistain.evaluation.chances import BINS, bins_of, entropy, recalibrated, surprise
+from wsistain.benchmark.cells import arrays_of, calls
+from wsistain.evaluation.chances import BINS, COVERAGES, bins_of, entropy, errors_by_coverage, recalibrated, surprise
 from wsistain.evaluation.metrics import METRICS
 from wsistain.evaluation.summary import SlideBootstrap, weighted_auc
 
@@ -26,6 +26,9 @@ Row = dict[str, Any]
 DRAWS = 2000
 RANKED = ("cell_auc", "information_od", "cell_h_error")
 """By which systems are ranked; the first decides their order."""
+
+ABSTENTION = {f"error_at_{round(100 * share)}": share for share in COVERAGES}
+"""Metric to the share of cells that are kept."""
 
 
 def drawn(row: Row, metric: str, boot: SlideBootstrap, cells: dict[str, NDArray[Any]]) -> Values:
@@ -40,6 +43,15 @@ def drawn(row: Row, metric: str, boot: SlideBootstrap, cells: dict[str, NDArray[
         weights = boot.weights_of(at, slides)[:, order]
         od, positive = cells["od"][order], cells["positive"][order]
         return np.array([weighted_auc(od, positive, w) for w in weights])
+    if metric in ABSTENTION:
+        told = calls(cells, row["cutoff"])
+        if told is None:
+            return none
+        rank = np.unique(told[1], return_inverse=True)[1].astype(
+            np.float64
+        )  # once, so that no draw sorts floats of its own
+        weights = boot.weights_of(at, slides)
+        return np.array([errors_by_coverage(told[0], rank, w)[ABSTENTION[metric]] for w in weights])
     chance = recalibrated(cells["od"], cells["positive"], at) if metric == "information_od" else cells.get("chance")
     if chance is None or metric not in ("information_od", "information", "calibration_error"):
         return none

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wsistain.benchmark.edition import PARTS, V0, Condition, Edition
+from wsistain.benchmark.edition import PARTS, V0, Condition, Edition, find_edition
 from wsistain.benchmark.listed import Listed, check, machine, shipped
-from wsistain.errors import DataError, OutputError
+from wsistain.errors import DataError, OutputError, shown
 from wsistain.phantom.processes import quiet
 from wsistain.phantom.products import make_patches
 from wsistain.runtime.files import local_path, reporting, write_json
@@ -56,22 +56,34 @@ def make_unchecked(
         make_patches(condition.folder(root, part), **edition.making(condition, part), workers=workers, progress=show)
 
 
+def edition_of(root: Path) -> Edition:
+    """The edition whose data a folder holds, by its card. Raises DataError where there is none, ConfigError for an unknown one."""
+    return find_edition(str(_card(root)["edition"]))
+
+
 def read_card(root: Path, edition: Edition) -> dict[str, Any]:
     """The card of a folder of benchmark data. Raises DataError where there is none, or one of another edition."""
+    card = _card(root)
+    found = card["edition"]
+    if found != edition.name:
+        raise DataError(
+            f"{root} holds edition {shown(found)} of the benchmark, wanted {edition.name}; use another folder, or --edition"
+        )
+    return card
+
+
+def _card(root: Path) -> dict[str, Any]:
     path = root / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        found, conditions = card["edition"], card["conditions"]
-        if not isinstance(conditions, dict):
-            raise TypeError("conditions")
+        if not isinstance(card["edition"], str) or not isinstance(card["conditions"], dict):
+            raise TypeError("edition or conditions")
     except FileNotFoundError:
         raise DataError(
             f"{root} holds no benchmark data ({CARD} is missing); run 'wsistain benchmark make {root}'"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is no card of benchmark data ({type(error).__name__}); make the data anew") from None
-    if found != edition.name:
-        raise DataError(f"{root} holds edition {found} of the benchmark, wanted {edition.name}; use another folder")
     return {**card}
 
 

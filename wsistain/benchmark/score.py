@@ -1,6 +1,5 @@
 """Scoring pictures that any program made of the test H&E: by the truth of every cell, and as the papers do."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,26 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain import __version__
-from wsistain.benchmark.edition import V0, Condition, Edition
+from wsistain.benchmark.cells import cell_metrics, packed
+from wsistain.benchmark.edition import Condition, Edition
 from wsistain.benchmark.entry import Entry, read_entry
-from wsistain.benchmark.make import made
+from wsistain.benchmark.make import edition_of, made
+from wsistain.benchmark.orientation import check_places
 from wsistain.benchmark.sights import places_of, sights
 from wsistain.data.layouts import PatchRef, list_patches
 from wsistain.data.pictures import SUFFIXES, read_grey, read_picture
 from wsistain.errors import DataError, OutputError
-from wsistain.evaluation.chances import BINS, calibration_error, errors_by_coverage, information, recalibrated
-from wsistain.evaluation.deep import find_nets, load_deep
+from wsistain.evaluation.chances import BINS, calibration_error, information
+from wsistain.evaluation.deep import DeepMetrics, find_nets, load_deep
 from wsistain.evaluation.given import GivenPictures
 from wsistain.evaluation.pathology import cell_od
 from wsistain.evaluation.report import Runs, finite, results_of
 from wsistain.evaluation.rows import Identity, Stainer, mean_colour
 from wsistain.evaluation.truth import CellScores, PhantomTruth, gather_cells, h_score_errors, read_truth
+from wsistain.markers import Marker
 from wsistain.runtime.files import local_path, reporting, write_text
 from wsistain.runtime.progress import OnProgress
 
 FORMAT = 1
-UNITS = 10_000.0
-"""A row keeps densities and probabilities as so many whole steps of 1."""
 BASELINES = ("identity", "mean_colour")
 PER_PICTURE = (
     "ssim", "ssim_truth", "psnr", "css", "vif", "hist_corr", "lpips_alex", "stlpips_alex", "phv_avg", "r_c", "dice",
@@ -49,6 +49,22 @@ class Asked:
     trust: Path | None = None
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """The test part of one condition: what its data hash to, its patches and the truth of their cells."""
+
+    edition: Edition
+    task: Condition
+    sha256: str
+    refs: list[PatchRef]
+    truth: PhantomTruth
+
+    @property
+    def marker(self) -> Marker:
+        """The condition's marker."""
+        return self.task.known()
+
+
 def score(
     pictures: str | Path,
     root: str | Path,
@@ -61,7 +77,7 @@ def score(
     nets: str | Path | None = None,
     device: str = "cpu",
     workers: int | None = None,
-    edition: Edition = V0,
+    edition: Edition | None = None,
     overwrite: bool = False,
     progress: OnProgress | None = None,
 ) -> dict[str, Any]:
@@ -71,59 +87,33 @@ def score(
     chances  : folder of grey pictures of the same names, 0 to 255 for a probability 0 to 1 of a positive cell at each place.
     trust    : the same, for how far each place is to be trusted; the unit does not matter, only the order.
     entry    : the entry form (`Entry`); None: entry.yaml beside the pictures, where there is one.
+    edition  : of the data; None: the one of the folder's card.
 
-    Raises DataError for data that are not the edition's and for pictures that are missing, too many, or of another size.
+    Raises DataError for data that are not the edition's and for pictures that are missing, too many, of another size, or that
+    plainly fit another H&E or a mirrored one.
     """
     # What is there, before anything is measured.
     root, path = Path(root), local_path(output)
-    task = edition.condition(condition)
-    facts = made(root, edition, task)
+    test = test_of(root, condition, edition)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} is there already; choose another --output or pass --overwrite")
-    refs = list_patches("mist", task.folder(root, "test"), task.known(), "val")
-    truth = read_truth(refs, task.known(), "val")
-    if truth is None or len(refs) != edition.test:
-        raise DataError(f"the test patches of {task.name} are not whole; run 'wsistain benchmark make' on {root} again")
     asked = Asked(pictures, None if chances is None else Path(chances), None if trust is None else Path(trust))
     form = _form(pictures, None if entry is None else Path(entry))
-    stainer = _stainer(asked, refs, root, task)
-    maps = {"chance": _maps(asked.chances, refs), "trust": _maps(asked.trust, refs)}
+    stainer = _stainer(asked, test, root)
+    maps = {"chance": _maps(asked.chances, test.refs), "trust": _maps(asked.trust, test.refs)}
 
     # The pictures, as `wsistain evaluate` measures them, then their cells.
     folder = None if nets is None else Path(nets)
-    runs = Runs(refs, task.known(), load_deep(folder, device), truth, None, workers, progress, 0)
-    runs.add([stainer], [], device, edition.mpp)
-    if runs.unusable:
-        raise DataError(f"{runs.unusable[0].name} of the test patches cannot be used: {runs.unusable[0].why}")
-    results = results_of(runs, runs.deep, truth, task.known(), 0)
-    slides = [r.ref.slide for r in runs.results]
-    gathered = gather_cells(truth, [r.ref for r in runs.results], [r.measures.cell_od for r in runs.results])
-    cells = _cells(runs, gathered, stainer.name, truth, maps)
-    by_picture = _by_picture(runs, stainer.name)
-    by_picture["cell_h_error"] = h_score_errors(gathered, stainer.name, len(refs), task.known()).round(6).tolist()
+    runs = _measured(test, stainer, load_deep(folder, device), device, workers, progress)
     row = {
         "format": FORMAT,
-        "edition": edition.name,
-        "condition": task.name,
-        "data_sha256": facts["sha256"],
+        "edition": test.edition.name,
+        "condition": test.task.name,
+        "data_sha256": test.sha256,
         "entry": form.model_dump(),
         "made": {"wsistain": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds")},
-        "metrics": {
-            **results["systems"][stainer.name]["metrics"],
-            **cell_metrics(cells, slides, task.known().positive_cell_od),
-        },
-        # A row is sent to others: without the name of a folder of this machine.
-        "missing": {
-            name: lack["reason"].replace(str(find_nets(folder)[1]), "the folder of networks")
-            for name, lack in results["missing"].items()
-        },
-        "attainable": attainable(truth, refs, results["truth"]),
-        "cutoff": task.known().positive_cell_od,
-        "pictures": {"names": [r.name for r in refs], "slides": slides, **by_picture},
-        "cells": cells,
-        "sights": sights(
-            places_of(truth, refs), refs, lambda ref: _picture_of(stainer, ref), whole=str(pictures) == "identity"
-        ),
+        **_scores(test, runs, stainer, maps, folder),
+        "sights": _sights(test, stainer, whole=str(pictures) == "identity"),
     }
     row = {name: finite(value) for name, value in row.items()}
     with reporting(path, retry="run again"):
@@ -132,20 +122,80 @@ def score(
     return row
 
 
+def test_of(root: Path, condition: str, edition: Edition | None) -> HeldOut:
+    """The test of a condition, whole and checked. Raises DataError where it is not, ConfigError for no condition."""
+    edition = edition or edition_of(root)
+    task = edition.condition(condition)
+    facts = made(root, edition, task)
+    refs = list_patches("mist", task.folder(root, "test"), task.known(), "val")
+    truth = read_truth(refs, task.known(), "val")
+    if truth is None or len(refs) != edition.test:
+        raise DataError(f"the test patches of {task.name} are not whole; run 'wsistain benchmark make' on {root} again")
+    return HeldOut(edition, task, facts["sha256"], refs, truth)
+
+
+def _measured(
+    test: HeldOut,
+    stainer: Stainer,
+    deep: DeepMetrics,
+    device: str,
+    workers: int | None,
+    progress: OnProgress | None,
+) -> Runs:
+    """All test patches measured with one stainer. DataError for one that cannot be, or that lies wrong."""
+    runs = Runs(test.refs, test.marker, deep, test.truth, None, workers, progress, 0)
+    runs.add([stainer], [], device, test.edition.mpp)
+    if runs.unusable:
+        raise DataError(f"{runs.unusable[0].name} of the test patches cannot be used: {runs.unusable[0].why}")
+    if isinstance(stainer, GivenPictures):
+        check_places(test.refs, lambda ref: _picture_of(stainer, ref))
+    return runs
+
+
+def _scores(
+    test: HeldOut, runs: Runs, stainer: Stainer, maps: Mapping[str, Mapping[str, Path]], nets: Path | None
+) -> dict[str, Any]:
+    """What a row says of its pictures: metrics, what is missing, what could be reached, the numbers of every picture and cell."""
+    truth, marker, name = test.truth, test.marker, stainer.name
+    results = results_of(runs, runs.deep, truth, marker, 0)
+    slides = [r.ref.slide for r in runs.results]
+    gathered = gather_cells(truth, [r.ref for r in runs.results], [r.measures.cell_od for r in runs.results])
+    cells = _cells(runs, gathered, name, truth, maps)
+    by_picture = _by_picture(runs, name)
+    by_picture["cell_h_error"] = h_score_errors(gathered, name, len(test.refs), marker).round(6).tolist()
+    return {
+        "metrics": {**results["systems"][name]["metrics"], **cell_metrics(cells, slides, marker.positive_cell_od)},
+        # A row is sent to others: without the name of a folder of this machine.
+        "missing": {
+            metric: lack["reason"].replace(str(find_nets(nets)[1]), "the folder of networks")
+            for metric, lack in results["missing"].items()
+        },
+        "attainable": attainable(truth, test.refs, results["truth"]),
+        "cutoff": marker.positive_cell_od,
+        "pictures": {"names": [r.name for r in test.refs], "slides": slides, **by_picture},
+        "cells": cells,
+    }
+
+
+def _sights(test: HeldOut, stainer: Stainer, *, whole: bool) -> list[dict[str, Any]]:
+    places = places_of(test.truth, test.refs)
+    return sights(places, test.refs, lambda ref: _picture_of(stainer, ref), whole=whole)
+
+
 def _form(pictures: Path | str, form: Path | None) -> Entry:
     if str(pictures) in BASELINES and form is None:
         return Entry(system=str(pictures), budget="none")
     return read_entry(Path(pictures), form)
 
 
-def _stainer(asked: Asked, refs: Sequence[PatchRef], root: Path, task: Condition) -> Stainer:
+def _stainer(asked: Asked, test: HeldOut, root: Path) -> Stainer:
     if asked.pictures == "identity":
         return Identity()
     if asked.pictures == "mean_colour":
-        learn = list_patches("mist", task.folder(root, "learn"), task.known(), "train")
-        return mean_colour(learn, f"training of {task.name}")
-    _files(Path(asked.pictures), refs)
-    return GivenPictures("entry", Path(asked.pictures), refs)
+        learn = list_patches("mist", test.task.folder(root, "learn"), test.marker, "train")
+        return mean_colour(learn, f"training of {test.task.name}")
+    _files(Path(asked.pictures), test.refs)
+    return GivenPictures("entry", Path(asked.pictures), test.refs)
 
 
 def _picture_of(stainer: Stainer, ref: PatchRef) -> NDArray[np.uint8]:
@@ -206,64 +256,6 @@ def _cells(
             parts.append(cell_od(light, places.y, places.x, compartment=places.compartment, mpp=places.mpp))
         found[key] = np.concatenate(parts)[seen]
     return packed(found, len(runs.results))
-
-
-def packed(cells: Mapping[str, NDArray[Any]], n_pictures: int) -> dict[str, Any]:
-    """Cells as a row keeps them: how many each picture has, and what `arrays_of` gives back as base64 of bits and whole numbers.
-
-    cells : picture int (n,), rising; positive bool; od, chance, trust float, kept to 1e-4 and at most 6.5.
-    """
-    counts = np.bincount(cells["picture"], minlength=n_pictures)
-    found: dict[str, Any] = {"counts": counts.tolist(), "positive": _text(np.packbits(cells["positive"]))}
-    for name in cells.keys() - {"picture", "positive"}:
-        found[name] = _text(np.rint(np.clip(cells[name] * UNITS, 0, 65_535)).astype("<u2"))
-    return found
-
-
-def _text(values: NDArray[Any]) -> str:
-    return base64.b64encode(values.tobytes()).decode("ascii")
-
-
-def arrays_of(cells: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """A row's cells as arrays: picture int, positive bool, od (and chance, trust) float. ValueError where they do not fit."""
-    counts = np.array(cells["counts"], np.int64)
-    n = int(counts.sum())
-    bits = np.frombuffer(base64.b64decode(cells["positive"], validate=True), np.uint8)
-    found = {
-        "picture": np.repeat(np.arange(len(counts)), counts),
-        "positive": np.unpackbits(bits, count=n).astype(bool),
-    }
-    for name in cells.keys() - {"counts", "positive"}:
-        found[name] = np.frombuffer(base64.b64decode(cells[name], validate=True), "<u2") / UNITS
-    if not n or len(bits) != -(-n // 8) or any(len(v) != n for v in found.values()):
-        raise ValueError(f"lists of {n} cells of different lengths")
-    return found
-
-
-def cell_metrics(cells: Mapping[str, Any], slides: Sequence[str | None], cutoff: float) -> dict[str, Any]:
-    """Information, calibration and abstention of a row's cells; intervals are drawn where rows are compared.
-
-    slides : of each picture, which are left out in turn where a density is made a probability.
-    cutoff : density from which a cell is called positive where no probability is given.
-    """
-    a = arrays_of(cells)
-    n, positive = len(a["positive"]), a["positive"]
-    values = {
-        "information_od": information(recalibrated(a["od"], positive, [slides[k] for k in a["picture"]]), positive)
-    }
-    if "chance" in a:
-        values |= {
-            "information": information(a["chance"], positive),
-            "calibration_error": calibration_error(a["chance"], positive),
-        }
-    if "trust" in a:
-        called = a["chance"] >= 0.5 if "chance" in a else a["od"] >= cutoff
-        by = errors_by_coverage(called != positive, a["trust"])
-        values |= {f"error_at_{round(100 * c)}": v for c, v in by.items()}
-    return {
-        name: {"value": value, "spread": None, "ci_low": None, "ci_high": None, "n": n}
-        for name, value in values.items()
-    }
 
 
 def attainable(truth: PhantomTruth, refs: Sequence[PatchRef], facts: Mapping[str, Any]) -> dict[str, Any]:

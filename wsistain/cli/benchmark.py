@@ -14,7 +14,8 @@ Example:
   wsistain benchmark make data/benchmark --only mist-c3-ER --workers 2
 
 A condition is PAIRING-cCONTRAST-MARKER; a beginning ("mist", "mist-c3") stands for all of them. An interrupted call is gone on
-with by the same command. A picture that is not the edition's is refused and named.
+with by the same command. A picture that is not the edition's is refused and named. A folder holds one edition; `score` knows it from
+the folder's card.
 """
 
 SCORE = """
@@ -54,23 +55,25 @@ def make(
     only: list[str] | None = typer.Option(
         None, "--only", help="Conditions, such as mist-c3-ER; repeatable, or with commas.  [default: all]"
     ),
+    name: str = typer.Option("v0", "--edition", help="v0, whose rows are published; v1, nearer to tissue."),
     workers: int = typer.Option(1, "--workers", min=1, max=256, help="Processes."),
 ) -> None:
     """Make and check benchmark data."""
-    from wsistain.benchmark.edition import V0
+    from wsistain.benchmark.edition import find_edition
     from wsistain.benchmark.make import make as make_data
     from wsistain.runtime.progress import ProgressBar
 
-    names = [name for text in only or [] for name in text.split(",") if name.strip()]
-    chosen = V0.choose(names)
-    note(f"benchmark {V0.name}: {len(chosen)} conditions of {V0.pictures()} pictures, into {root}")
+    edition = find_edition(name)
+    names = [part for text in only or [] for part in text.split(",") if part.strip()]
+    chosen = edition.choose(names)
+    note(f"benchmark {edition.name}: {len(chosen)} conditions of {edition.pictures()} pictures, into {root}")
     with ProgressBar("patches") as progress:
-        told = make_data(root, names, workers=workers, progress=progress)
-    for name, facts in told.items():
+        told = make_data(root, names, edition=edition, workers=workers, progress=progress)
+    for condition, facts in told.items():
         n = facts["differ_by_rounding"]
         differing = f", {n} of them rounded otherwise by this machine" if n else ", equal to the last bit"
-        say(f"{name}: {facts['pictures']} pictures checked{differing}")
-    say(f"{root}: edition {V0.name}; train on GROUP/learn, score pictures of GROUP/test")
+        say(f"{condition}: {facts['pictures']} pictures checked{differing}")
+    say(f"{root}: edition {edition.name}; train on GROUP/learn, score pictures of GROUP/test")
 
 
 def score(
@@ -135,12 +138,15 @@ def score(
 def table(
     rows: list[Path] = typer.Argument(..., metavar="ROWS...", help="Rows, or folders of them (*.json, also below)."),
     output: Path = typer.Option(Path("leaderboard"), "--output", "-o", help="Folder of the tables."),
+    curves: Path | None = typer.Option(
+        None, "--curves", help="Points of benchmarks/sensitivity.py (.json), drawn below their table."
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace tables that are there."),
 ) -> None:
     """Make the leaderboard."""
     from wsistain.benchmark.board import write_board
 
-    told = write_board(rows, output, overwrite=overwrite)
-    for condition, n in told.items():
-        say(f"{condition}: {n} rows")
+    told = write_board(rows, output, curves=curves, overwrite=overwrite)
+    for (edition, condition), n in told.items():
+        say(f"{condition}, edition {edition}: {n} rows")
     say(f"{output / 'leaderboard.html'}")

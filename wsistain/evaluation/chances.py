@@ -87,17 +87,18 @@ def recalibrated(score: Values, positive: Bool, groups: Sequence[Any]) -> Values
     return chance
 
 
-def errors_by_coverage(wrong: Bool, trust: Values) -> dict[float, float]:
+def errors_by_coverage(wrong: Bool, trust: Values, weight: NDArray[Any] | None = None) -> dict[float, float]:
     """Share of wrong calls among the most trusted 100, 80 and 50 % of cells; cells of equal trust count as one.
 
-    wrong : bool (n,). trust : float (n,).
+    wrong : bool (n,). trust : float (n,). weight : how often each cell counts, (n,); once without.
     """
-    if not len(wrong):
+    times = np.ones(len(wrong)) if weight is None else np.asarray(weight, np.float64)
+    if not times.sum():
         return dict.fromkeys(COVERAGES, float("nan"))
     levels, level = np.unique(-np.asarray(trust, dtype=np.float64), return_inverse=True)
-    n = np.cumsum(np.bincount(level, minlength=len(levels)))
-    bad = np.cumsum(np.bincount(level, wrong, len(levels)))
+    n = np.cumsum(np.bincount(level, times, len(levels)))
+    bad = np.cumsum(np.bincount(level, wrong * times, len(levels)))
     # Within cells of equal trust the errors are spread evenly: a constant trust gains nothing, whatever their order.
-    kept = np.array(COVERAGES) * len(wrong)
+    kept = np.array(COVERAGES) * times.sum()
     found = np.interp(kept, np.r_[0, n], np.r_[0.0, bad]) / kept
     return {c: float(v) for c, v in zip(COVERAGES, found, strict=True)}
