@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from wsistain.benchmark.board import board_of, grouped, label, read_rows, write_board
-from wsistain.benchmark.cells import arrays_of, cell_metrics, packed
+from wsistain.benchmark.cells import cell_metrics, packed
 from wsistain.benchmark.compare import told_apart
 from wsistain.benchmark.score import FORMAT
 from wsistain.cli import app
@@ -88,13 +88,6 @@ def test_one_seed_is_told_apart_from_none_and_that_is_said():
     assert all("Once" not in (board.systems[i].name, board.systems[j].name) for i, j in board.apart["cell_auc"])
     assert any("One seed alone: Once (short)" in note for note in board.notes)
     assert label(board.systems[-1]) in ("Identity (H&E)", "Twice (short)")
-
-
-def test_cells_survive_a_row():
-    cells = {"picture": PICTURE, "positive": POSITIVE, "od": RNG.random(720) * 3, "chance": RNG.random(720)}
-    again = arrays_of(packed(cells, 13))
-    assert (again["picture"] == PICTURE).all() and (again["positive"] == POSITIVE).all()
-    assert all(np.abs(again[name] - cells[name]).max() < 6e-5 for name in ("od", "chance"))
 
 
 def test_an_inverted_stain_tells_nothing_and_a_perfect_one_all():

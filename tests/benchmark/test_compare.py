@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.benchmark.test_board import PICTURE, SLIDES, row
-from wsistain.benchmark.cells import arrays_of, cell_metrics, packed
+from tests.benchmark.test_cells import bits, calibration, error_of_most_trusted, told_row
 from wsistain.benchmark.compare import drawn, ranks, system_of, told_apart
 from wsistain.evaluation.chances import recalibrated
 from wsistain.evaluation.summary import SlideBootstrap
@@ -18,11 +18,8 @@ DRAWS = 12
 @pytest.fixture(scope="module")
 def told():
     """(row with probability and trust, its cells, draws)."""
-    one = row("A", 0, 1.0)
-    cells = arrays_of(one["cells"])
-    full = {**cells, "chance": RNG.random(720).round(2), "trust": RNG.integers(0, 5, 720) / 5}
-    one["cells"] = packed(full, 12)
-    return one, arrays_of(one["cells"]), SlideBootstrap(SLIDES, draws=DRAWS)
+    one, cells = told_row()
+    return one, cells, SlideBootstrap(SLIDES, draws=DRAWS)
 
 
 def written_out(cells, weights):
@@ -34,32 +31,6 @@ def written_out(cells, weights):
 def auc(score, positive):
     wins = (score[positive][:, None] > score[~positive]) + 0.5 * (score[positive][:, None] == score[~positive])
     return wins.mean()
-
-
-def bits(chance, positive):
-    share = positive.mean()
-    own = -share * np.log2(share) - (1 - share) * np.log2(1 - share)
-    p = np.clip(chance, 1e-4, 1 - 1e-4)
-    return own + np.log2(np.where(positive, p, 1 - p)).mean()
-
-
-def calibration(chance, positive):
-    total = 0.0
-    for k in range(10):
-        here = (chance >= k / 10) & ((chance < (k + 1) / 10) | (k == 9))
-        if here.any():
-            total += here.sum() * abs(chance[here].mean() - positive[here].mean())
-    return total / len(chance)
-
-
-def error_of_most_trusted(chance, positive, trust, share):
-    """Whole levels of trust from the top; the level that the share cuts through counts by its mean."""
-    wrong, left, bad = (chance >= 0.5) != positive, share * len(trust), 0.0
-    for level in sorted(set(trust), reverse=True):
-        here = trust == level
-        took = min(left, here.sum())
-        bad, left = bad + took * wrong[here].mean(), left - took
-    return bad / (share * len(trust))
 
 
 def test_every_cell_metric_of_a_draw_is_that_of_its_cells_written_out(told):
@@ -91,19 +62,6 @@ def test_every_cell_metric_of_a_draw_is_that_of_its_cells_written_out(told):
             **{m: np.average(one["pictures"][m], weights=weights[k]) for m in ("ssim", "cell_h_error")},
         }  # fmt: skip
         assert {m: v[k] for m, v in found.items()} == pytest.approx(wanted, abs=1e-9)
-
-
-def test_the_metrics_of_a_row_are_those_of_its_cells(told):
-    one, cells, _ = told
-    found = {m: v["value"] for m, v in cell_metrics(one["cells"], SLIDES, 0.1).items()}
-    c, p = cells["chance"], cells["positive"]
-    assert found["information"] == pytest.approx(bits(c, p))
-    assert found["calibration_error"] == pytest.approx(calibration(c, p))
-    assert found["error_at_80"] == pytest.approx(error_of_most_trusted(c, p, cells["trust"], 0.8))
-    without = cell_metrics(packed({n: v for n, v in cells.items() if n != "trust"}, 12), SLIDES, 0.1)
-    sure = error_of_most_trusted(c, p, np.abs(c - 0.5), 0.8)
-    assert without["error_at_80"]["value"] == pytest.approx(sure)
-    assert "error_at_80" not in cell_metrics(row("A", 0, 1.0)["cells"], SLIDES, 0.1)
 
 
 def test_the_isotonic_fit_is_that_of_pools_of_violators():

@@ -12,7 +12,6 @@ from tests.benchmark.conftest import SMALL, TASK
 from wsistain.benchmark.cells import arrays_of
 from wsistain.benchmark.edition import V0
 from wsistain.benchmark.entry import Entry, read_entry
-from wsistain.benchmark.orientation import check_places
 from wsistain.benchmark.score import score
 from wsistain.cli import app
 from wsistain.data.layouts import list_patches
@@ -132,43 +131,6 @@ def test_pictures_that_are_not_the_tests_are_refused_and_no_row_is_written(score
     with pytest.raises(DataError, match=told):
         score(folder, first[0], NAME, output=tmp_path / "row.json", edition=SMALL, nets=scored[0] / "nets", workers=1)
     assert not (tmp_path / "row.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (lambda p, q: p[:, ::-1], "1 of 2 .*fits its H&E mirrored left to right"),
-        (lambda p, q: p[::-1], "fits its H&E mirrored top to bottom"),
-        (lambda p, q: np.rot90(p, 2), "fits its H&E turned by 180 degrees"),
-        (lambda p, q: np.rot90(p), "fits its H&E turned by 90 degrees"),
-        (lambda p, q: q, r"fits the H&E of \w+ as it is"),
-        (lambda p, q: q.transpose(1, 0, 2), r"fits the H&E of \w+ mirrored along its diagonal"),
-    ],
-    ids=["mirrored", "upside down", "half a turn", "a quarter", "of another patch", "of another, mirrored"],
-)  # fmt: skip
-def test_a_picture_that_lies_otherwise_than_its_he_is_refused(first, refs, spoil, told):
-    he = {r.name: read_picture(r.he) for r in refs}
-    stains = dict(he)
-    stains[refs[0].name] = np.ascontiguousarray(spoil(he[refs[0].name], he[refs[1].name]))
-    with pytest.raises(DataError, match=told):
-        check_places(refs, lambda ref: stains[ref.name])
-
-
-def test_stains_that_fit_nothing_and_their_own_truth_pass_and_a_mirrored_entry_writes_no_row(
-    scored, first, refs, tmp_path
-):
-    rng = np.random.default_rng(0)
-    check_places(refs, lambda ref: read_picture(ref.truth))
-    check_places(refs, lambda ref: read_picture(ref.ihc))
-    check_places(refs, lambda ref: rng.integers(0, 255, (SMALL.size, SMALL.size, 3)).astype(np.uint8))
-    check_places(refs, lambda ref: np.full((SMALL.size, SMALL.size, 3), 200, np.uint8))
-    folder = tmp_path / "mirrored"
-    folder.mkdir()
-    for ref in refs:
-        (folder / f"{ref.name}.png").write_bytes(imagecodecs.png_encode(read_picture(ref.he)[:, ::-1].copy()))
-    with pytest.raises(DataError, match="2 of 2 pictures do not lie as their H&E does"):
-        score(folder, first[0], NAME, output=tmp_path / "r.json", edition=SMALL, nets=scored[0] / "nets", workers=1)
-    assert not (tmp_path / "r.json").exists()
 
 
 def test_a_coloured_map_of_probability_is_refused(scored, first, tmp_path):

@@ -15,13 +15,12 @@ from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.glass import INKS, MOST_BLUR_UM, blur_um, ink
 from wsistain.phantom.kinds import FIBRO, LYMPH, TUMOUR
 from wsistain.phantom.lumen import contents
-from wsistain.phantom.noise import hash_at, salt_of
+from wsistain.phantom.noise import salt_of
 from wsistain.phantom.optics import blur_margin
 from wsistain.phantom.paint import Window
 from wsistain.phantom.products import make_patches
 from wsistain.phantom.render import Phantom
 from wsistain.phantom.stroma import WAVES_UM, swung
-from wsistain.phantom.uneven import APICAL, frayed, ring_of
 from wsistain.phantom.varied import crowding
 from wsistain.runtime.jpeg import encode_jpeg
 
@@ -89,10 +88,6 @@ def test_crowding_never_needs_more_room_than_a_contest_looks_at():
         assert share.max() <= 1 and share.min() >= 0.5 and share.dtype == np.float32
 
 
-def draws(n):
-    return hash_at(salt_of(1, "cells"), np.arange(n), np.arange(n))
-
-
 def window(phantom, y=200, x=200, size=128):
     return Window(phantom.painter, phantom.sections["a"], y, x, size, size)
 
@@ -112,30 +107,6 @@ def test_lumens_hold_something_and_nothing_lies_outside_them(nearer):
     full = [(eosin[:, :64] > 0.05).mean() for eosin, _ in found]
     assert max(full) > 0.3 and min(full) < 0.3  # secretion in some places, none in others
     assert all(eosin.min() >= 0 and eosin.max() < 0.8 and haem.min() >= 0 for eosin, haem in found)
-
-
-def test_a_border_between_two_cells_is_one_ring_from_either_side_and_borders_differ(nearer):
-    ids = draws(400)
-    flat, deep = np.zeros(400, np.float32), np.full(400, -9, np.float32)
-    other = np.roll(ids, 1)
-    one, back = ring_of(ids, other, deep, flat, flat), ring_of(other, ids, deep, flat, flat)
-    assert all((a == b).all() for a, b in zip(one, back, strict=True))
-    width, dense = one
-    assert width.min() >= 0.34 and width.max() <= 1.45 and width.std() > 0.1 and 0.8 < dense.mean() < 1.2
-    apical = ring_of(ids, other, flat - np.float32(0.9), flat, flat)[1]
-    np.testing.assert_allclose(apical, APICAL * dense, rtol=1e-5)
-
-
-def test_fat_frays_where_fat_is_and_its_windows_are_crops(nearer):
-    win, near = window(nearer), np.random.default_rng(0).uniform(-6, 6, (128, 128)).astype(np.float32)
-    flat = np.zeros_like(near)
-    into, film = frayed(306, win, near, flat, flat)
-    assert into.dtype == np.float32 and np.abs(into - near).max() < 9 and film.min() >= 0 and film.max() <= 0.16
-    assert (into != near).mean() > 0.9
-    none, clean = frayed(306, win, np.full_like(near, -1e3), flat, flat)
-    assert (none == -1e3).all() and not clean.any()
-    part = frayed(306, window(nearer, 230, 220, 60), near[30:90, 20:80], flat[:60, :60], flat[:60, :60])
-    np.testing.assert_allclose(part[0], into[30:90, 20:80], atol=1e-3)
 
 
 def test_background_lies_on_tissue_and_is_strongest_at_the_edge(nearer):
