@@ -211,7 +211,6 @@ TESTED_IN: dict[str, str] = {
     # parts of a reader, a writer or a table: through the whole that has no other parts
     "batch.dicom": "batch/test_scan.py",
     "batch.workflow": "batch/test_batch.py",
-    "output.label_map": "reading/test_trust.py",
     "output.trust": "viewing/test_trust.py",
     "generators.known": "reading/test_trust.py",
     "reading.stained": "reading/test_trust.py",

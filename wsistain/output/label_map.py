@@ -120,7 +120,8 @@ def write_map(
     # The centre of a stain's first px lies at its origin; that of a cell lies half a cell less half such a px further on.
     shift = (cell_um - stain.mpp) / 2
     is_v3 = (Path(stain.path) / "zarr.json").is_file()
-    block = _multiscales(name, cell_um, (corner_um[0] + shift, corner_um[1] + shift), is_v3=is_v3)
+    levels = _pyramid(values, len(stain.levels))
+    block = _multiscales(name, cell_um, (corner_um[0] + shift, corner_um[1] + shift), len(levels), is_v3=is_v3)
     label = {"version": "0.5" if is_v3 else "0.4", "source": {"image": "../../"}}
     ours = {**facts, "corner_um": list(corner_um), "cell_um": cell_um, PARTS: list(parts)}
     ome = {"multiscales": [block], "image-label": label}
@@ -129,7 +130,7 @@ def write_map(
     part = target.with_name(f".{name}.{uuid.uuid4().hex[:12]}{PART}")
     with reporting(target, retry="run again"):
         try:
-            _write_group(part, attributes, values, np.stack(list(parts.values())), is_v3=is_v3)
+            _write_group(part, attributes, levels, np.stack(list(parts.values())), is_v3=is_v3)
             _tell_labels(target.parent, name, is_v3=is_v3)
             if target.exists():
                 # Renamed first: a folder cannot be replaced in one move, and half of one must never be read.
@@ -144,22 +145,41 @@ def write_map(
     return target
 
 
-def _multiscales(name: str, cell_um: float, first: tuple[float, float], *, is_v3: bool) -> dict[str, Any]:
-    steps = [
-        {"type": "scale", "scale": [cell_um, cell_um]},
-        {"type": "translation", "translation": list(first)},
-    ]
+def _pyramid(values: NDArray[np.uint8], n_levels: int) -> list[NDArray[np.uint8]]:
+    """As many levels as the stain has, as OME-NGFF wants of a label picture: means of 2 x 2 cells, of those where something is known."""
+    levels = [values]
+    while len(levels) < n_levels:
+        fine = levels[-1].astype(np.uint16)
+        fine = np.pad(fine, ((0, fine.shape[0] % 2), (0, fine.shape[1] % 2)))
+        four = np.stack([fine[y::2, x::2] for y in (0, 1) for x in (0, 1)])
+        known = np.maximum((four > 0).sum(0), 1)
+        levels.append(((four.sum(0) + known // 2) // known).astype(np.uint8))
+    return levels
+
+
+def _multiscales(
+    name: str, cell_um: float, first: tuple[float, float], n_levels: int, *, is_v3: bool
+) -> dict[str, Any]:
+    datasets = []
+    for level in range(n_levels):
+        step = 2**level
+        further = (step - 1) / 2 * cell_um
+        steps = [
+            {"type": "scale", "scale": [cell_um * step, cell_um * step]},
+            {"type": "translation", "translation": [first[0] + further, first[1] + further]},
+        ]
+        datasets.append({"path": str(level), "coordinateTransformations": steps})
     axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in ("y", "x")]
     version = {} if is_v3 else {"version": "0.4"}
-    return {"name": name, "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}], **version}
+    return {"name": name, "axes": axes, "datasets": datasets, **version}
 
 
 def _write_group(
-    folder: Path, attributes: dict[str, Any], values: NDArray[np.uint8], parts: NDArray[np.uint8], *, is_v3: bool
+    folder: Path, attributes: dict[str, Any], levels: list[NDArray[np.uint8]], parts: NDArray[np.uint8], *, is_v3: bool
 ) -> None:
     plain = json.loads(json.dumps(attributes, allow_nan=False))
     group = zarr.create_group(zarr.storage.LocalStore(folder), zarr_format=3 if is_v3 else 2, attributes=plain)
-    for path, data in (("0", values), (PARTS, parts)):
+    for path, data in [*((str(level), values) for level, values in enumerate(levels)), (PARTS, parts)]:
         extra: dict[str, Any] = (
             {"dimension_names": ("part", "y", "x")[-data.ndim :]}
             if is_v3
