@@ -74,10 +74,49 @@ def test_tiffs_that_hold_something_else_are_refused_by_header_and_by_decoding(tm
         for read in (picture_size, read_picture):
             with pytest.raises(DataError, match=text):
                 read(path)
+    lab = tmp_path / "lab.tif"
+    Image.fromarray(he).convert("LAB").save(lab)
+    for read in (picture_size, read_picture):
+        with pytest.raises(DataError, match="CIELAB pixels, wanted 8-bit RGB"):
+            read(lab)
     deep = tmp_path / "deep.png"
     deep.write_bytes(imagecodecs.png_encode(he.astype(np.uint16) * 257))
     with pytest.raises(DataError, match="16-bit"):
         picture_size(deep)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_what_viewers_turn_is_refused_and_what_they_do_not_is_read(tmp_path: Path, suffix: str) -> None:
+    he, _ = tissue(0, 40)
+    for orientation in (1, 2, 6):
+        path, exif = tmp_path / f"{orientation}{suffix}", Image.Exif()
+        exif[274] = orientation
+        if suffix == ".tif":
+            tifffile.imwrite(path, he, photometric="rgb", metadata=None, extratags=[(274, 3, 1, orientation, True)])
+        else:
+            Image.fromarray(he).save(path, exif=exif)
+        for read in (picture_size, read_picture):
+            if orientation == 1:
+                assert np.shape(read(path))[0] in (2, 40)
+            else:
+                with pytest.raises(
+                    DataError, match=rf"turned or mirrored \(orientation {orientation}\); save it upright"
+                ):
+                    read(path)
+
+
+def test_a_png_that_says_after_its_pixels_how_it_is_turned_is_refused(tmp_path: Path) -> None:
+    he, _ = tissue(0, 40)
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.fromarray(he).save(tmp_path / "a.png", exif=exif)
+    data = (tmp_path / "a.png").read_bytes()
+    at = data.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(data[at : at + 4], "big")
+    chunk, rest = data[at : at + length], data[:at] + data[at + length :]
+    (tmp_path / "a.png").write_bytes(rest[:-12] + chunk + rest[-12:])
+    with pytest.raises(DataError, match="orientation 3"):
+        read_picture(tmp_path / "a.png")
 
 
 def test_damage_inside_a_jpeg_is_found(tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ def test_a_scale_that_nobody_says_is_asked_for(pictures: Path, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
     (pictures / "manifest.json").write_text(json.dumps({"parameters": {"mpp": 0.5}}))
     assert stain_folder(pictures, tmp_path / "out", weights=str(weights), device="cpu")["pictures_mpp"] == 0.5
+    with pytest.raises(DataError, match=r"manifest\.json says 0\.5 um per px, found --mpp 0\.25"):
+        stain_folder(pictures, tmp_path / "other", weights=str(weights), mpp=0.25)
+    assert not (tmp_path / "other").exists()
 
 
 def test_pictures_and_places_that_cannot_be_used_are_refused_first(pictures: Path, tmp_path: Path) -> None:

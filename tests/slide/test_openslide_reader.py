@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.slide.made import APERIO, patch_tile, picture, through_openslide, whole, write_tiff
 from wsistain import open_slide
+from wsistain.errors import SlideError
 from wsistain.slide import openslide_reader
 from wsistain.slide.openslide_reader import ViaOpenSlide, rgb_on_white
 
@@ -119,6 +120,29 @@ def test_levels_of_plain_tiffs_are_proved_here_too(tmp_path: Path, kind: str) ->
     with open_slide(path) as slide:
         assert slide.info.reader == "openslide"
         assert len(slide.info.level_sizes) == (2 if kind == "copy" else 1)
+
+
+@pytest.mark.parametrize("tile", [(64, 64), None])
+def test_a_half_transparent_slide_looks_alike_however_its_alpha_is_stored(
+    tmp_path: Path, tile: tuple[int, int] | None
+) -> None:
+    rgb, alpha = picture(128, 128), np.repeat(np.array([0, 51, 255, 204], np.uint8), 32)[None, :, None].repeat(128, 0)
+    on_white = (rgb.astype(int) * alpha + 255 * (255 - alpha.astype(int))) / 255
+    for kind, colours in (("unassalpha", rgb), ("assocalpha", (rgb.astype(int) * alpha // 255).astype(np.uint8))):
+        path = write_tiff(tmp_path / f"{kind}.tif", [np.dstack([colours, alpha])], extrasamples=[kind], tile=tile)
+        with open_slide(path, reader="auto" if tile else "picture") as slide:
+            assert np.abs(whole(slide) - on_white).max() <= 3
+
+
+@pytest.mark.parametrize("reader", ["auto", "openslide", "tiffslide", "picture"])
+@pytest.mark.parametrize("tile", [(64, 64), None])
+def test_a_fourth_channel_that_is_not_said_to_be_alpha_is_refused(
+    tmp_path: Path, reader: str, tile: tuple[int, int] | None
+) -> None:
+    pixels = np.dstack([picture(64, 64), picture(64, 64, seed=3)[..., :1]])
+    path = write_tiff(tmp_path / "s.tif", [pixels], extrasamples=["unspecified"], tile=tile)
+    with pytest.raises(SlideError, match="does not say that it is alpha"):
+        open_slide(path, reader=reader, mpp=0.5)
 
 
 def test_the_picture_reader_takes_an_alpha_channel(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ else, because JPEG decoders differ by one or two grey levels. Pillow is asked on
 header. simplejpeg (libjpeg-turbo too) tells what it had to make up in a damaged JPEG, of which imagecodecs says nothing.
 """
 
+import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _TAIL = 1024  # bytes in which a complete file shows its end mark
 _HEAD = 32
+_ORIENTATION = 274  # the same tag in TIFF and Exif; 1 is upright
+_UPRIGHT = "save it upright, for example with: mogrify -auto-orient"
+_COLOURS = {"minisblack": 1, "rgb": 2, "ycbcr": 6}  # photometric interpretations of TIFF whose samples are RGB or grey
+_TIFF_JPEG = 7  # the compression whose decoder turns YCbCr into RGB
 _WANTED = "JPEG, PNG, TIFF, BMP or WebP"
 
 
@@ -66,8 +72,8 @@ def _end_is_missing(kind: str, head: bytes, tail: bytes, length: int) -> bool:
 def picture_size(path: Path, *, is_mask: bool = False) -> tuple[int, int]:
     """(height, width) from a file's header, pixels not decoded.
 
-    Raises DataError where the file is none of the kinds that are read, is cut short, or does not hold 8-bit RGB (a
-    mask: or grey).
+    Raises DataError where the file is none of the kinds that are read, is cut short, does not hold 8-bit RGB (a mask:
+    or grey), or is stored turned or mirrored.
     """
     length = 0
     try:
@@ -82,6 +88,7 @@ def picture_size(path: Path, *, is_mask: bool = False) -> tuple[int, int]:
         with Image.open(path) as picture:
             width, height = picture.size
             mode = picture.mode
+            turned = _orientation(picture.info.get("exif"))
     except UnidentifiedImageError:
         raise DataError(f"{path.name} is not a picture" + (" (it is empty)" if not length else "")) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -94,7 +101,36 @@ def picture_size(path: Path, *, is_mask: bool = False) -> tuple[int, int]:
         raise DataError(f"{path.name} holds {head[24]}-bit pixels, wanted 8-bit RGB")
     if mode not in (("RGB", "RGBA", "P", "L", "1") if is_mask else ("RGB", "RGBA", "P")):
         raise DataError(f"{path.name} holds {mode} pixels, wanted 8-bit RGB")
+    _refuse_turned(path, turned)
     return height, width
+
+
+def _orientation(exif: bytes | None) -> int:
+    """What a block of Exif says of how a picture is to be turned to be seen; 1, upright, where it says nothing."""
+    if not exif:
+        return 1
+    found = Image.Exif()
+    try:
+        found.load(exif)
+        return int(found.get(_ORIENTATION, 1))
+    except (SyntaxError, ValueError, TypeError, OSError, KeyError, struct.error):
+        return 1  # what cannot be read turns nothing, in viewers too
+
+
+def _refuse_turned(path: Path, orientation: int) -> None:
+    """DataError where viewers turn or mirror what is stored: such a picture would not lie on its partner, or its cells."""
+    if 2 <= orientation <= 8:
+        raise DataError(f"{path.name} is stored turned or mirrored (orientation {orientation}); {_UPRIGHT} {path.name}")
+
+
+def _stored_orientation(data: bytes) -> int:
+    """The orientation that an encoded picture states, wherever in the file."""
+    if b"Exif" not in data and b"eXIf" not in data and b"EXIF" not in data:
+        return 1
+    with Image.open(io.BytesIO(data)) as picture:
+        if "exif" not in picture.info:
+            picture.load()  # a PNG may say it after its pixels
+        return _orientation(picture.info.get("exif"))
 
 
 def _tiff_size(path: Path, *, is_mask: bool) -> tuple[int, int]:
@@ -104,6 +140,11 @@ def _tiff_size(path: Path, *, is_mask: bool) -> tuple[int, int]:
             raise DataError(f"{path.name} holds {bits}-bit pixels, wanted 8-bit RGB")
         if samples not in ((1, 3, 4) if is_mask else (3, 4)):
             raise DataError(f"{path.name} holds {samples} channels, wanted 8-bit RGB")
+        if int(page.photometric) not in _COLOURS.values() and not (is_mask and samples == 1):
+            raise DataError(f"{path.name} holds {page.photometric.name} pixels, wanted 8-bit RGB")
+        if int(page.photometric) == _COLOURS["ycbcr"] and int(page.compression) != _TIFF_JPEG:
+            raise DataError(f"{path.name} stores YCbCr without JPEG, wanted 8-bit RGB")
+        _refuse_turned(path, int(page.tags[_ORIENTATION].value) if _ORIENTATION in page.tags else 1)
         ends = [start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=False)]
         if max(ends, default=0) > path.stat().st_size:
             raise DataError(f"{path.name} is cut short")
@@ -150,12 +191,14 @@ def _decode(path: Path) -> np.ndarray:
                     pixels = np.moveaxis(pixels, 0, -1)
         elif kind == "jpeg":
             _check_jpeg(data, path)
+            _refuse_turned(path, _stored_orientation(data))
             pixels = imagecodecs.jpeg8_decode(data)
         else:
+            _refuse_turned(path, _stored_orientation(data))
             pixels = {"png": imagecodecs.png_decode, "bmp": imagecodecs.bmp_decode, "webp": imagecodecs.webp_decode}[
                 kind
             ](data)
-    except (RuntimeError, ValueError) as error:  # imagecodecs' own errors are RuntimeErrors
+    except (RuntimeError, ValueError, OSError, SyntaxError) as error:  # imagecodecs' own errors are RuntimeErrors
         raise DataError(f"{path.name} cannot be decoded: {error}") from None
     if pixels.dtype not in (np.uint8, np.bool_):
         raise DataError(f"{path.name} holds {pixels.dtype} pixels, wanted 8-bit RGB")
@@ -176,7 +219,7 @@ def read_picture(path: Path) -> np.ndarray:
     """The pixels of a JPEG, PNG, TIFF, BMP or WebP: uint8 (h, w, 3).
 
     An alpha channel is dropped where it is opaque. Raises DataError for a file that cannot be decoded, is cut short,
-    is not 8-bit RGB, or is transparent somewhere.
+    is not 8-bit RGB, is transparent somewhere, or is stored turned or mirrored (Exif, Orientation of TIFF).
     """
     pixels = _decode(path)
     if pixels.ndim == 3 and pixels.shape[2] == 4:

@@ -73,6 +73,20 @@ def stated_mpp(refs: Sequence[PatchRef]) -> float | None:
     return next(iter(said), None)
 
 
+def agreed_mpp(refs: Sequence[PatchRef], given: float | None) -> float | None:
+    """um per px as given, or as the manifests beside the patches say; None where neither does.
+
+    Raises DataError where the two contradict each other, or two manifests do.
+    """
+    stated = stated_mpp(refs)
+    if given is not None and stated is not None and abs(stated / given - 1) > _ALIKE:
+        where = next((ref.he for ref in refs if ref.he is not None), Path())
+        raise DataError(
+            f"{_stated(where)[0]} says {stated:g} um per px, found --mpp {given:g}; leave --mpp out, or correct the manifest"
+        )
+    return given if given is not None else stated
+
+
 def stated_version(refs: Sequence[PatchRef]) -> str | None:
     """Version of the phantom ("v0", "v1") that painted the patches, None where they are no phantom's.
 

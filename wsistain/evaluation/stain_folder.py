@@ -14,7 +14,7 @@ import numpy as np
 from wsistain import __version__
 from wsistain.data.layouts import PatchRef
 from wsistain.data.pictures import SUFFIXES, picture_size, read_picture
-from wsistain.data.stated import stated_mpp
+from wsistain.data.stated import agreed_mpp
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.evaluation.rows import Network
 from wsistain.markers import find_marker
@@ -66,7 +66,7 @@ def stain_folder(
     tasks = _tasks(source, target)
     known = find_marker(marker)
     spec = find_generator(weights, known.name, direction=direction, sampling=sampling)
-    scale = mpp or stated_mpp([PatchRef(t.source.stem, t.source, None) for t in tasks])
+    scale = agreed_mpp([PatchRef(t.source.stem, t.source, None) for t in tasks], mpp)
     if scale is None and spec.mpp is not None:
         raise ConfigError(
             f"the um per px of the pictures in {source} is stated nowhere (no manifest.json above them): pass --mpp "

@@ -136,12 +136,17 @@ class ViaOpenSlide(GridSlide):
             return self._piecewise(window, self._native[window[0]] or window[3:], read, (openslide.OpenSlideError,))
 
 
-def rgb_on_white(rgba: np.ndarray) -> RGB:
-    """RGB of an RGBA picture laid on white glass: uint8 (h, w, 4) not premultiplied -> uint8 (h, w, 3)."""
+def rgb_on_white(rgba: np.ndarray, *, premultiplied: bool = False) -> RGB:
+    """RGB of an RGBA picture laid on white glass: uint8 (h, w, 4) -> uint8 (h, w, 3).
+
+    premultiplied : the colours are multiplied by alpha already.
+    """
     alpha = rgba[..., 3:]
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(rgba[..., :3])
     part = alpha.astype(np.uint32)
+    if premultiplied:
+        return np.minimum(rgba[..., :3] + (255 - part), 255).astype(np.uint8)
     return ((rgba[..., :3] * part + 255 * (255 - part) + 127) // 255).astype(np.uint8)
 
 

@@ -18,7 +18,7 @@ from wsistain.slide.grid import Grid, GridSlide, TileKey
 from wsistain.slide.mpp import Found, choose_mpp, stated
 from wsistain.slide.openslide_reader import rgb_on_white
 from wsistain.slide.tiff_codec import DECODE_ERRORS
-from wsistain.slide.tiff_codes import Codec, Photometric
+from wsistain.slide.tiff_codes import Codec, Extra, Photometric
 from wsistain.slide.tiff_pages import no_such_series
 from wsistain.slide.tiff_scale import resolution_tags
 from wsistain.slide.tiff_structure import CONVERT, choose, is_tiff, opened_tiff
@@ -184,7 +184,10 @@ def _read_tiff(path: Path, series: int | None) -> _Held:
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    pixels = rgb_on_white(pixels) if pixels.shape[2] == 4 else np.ascontiguousarray(pixels)
+    if pixels.shape[2] == 4:
+        pixels = rgb_on_white(pixels, premultiplied=Extra.PREMULTIPLIED in page.extrasamples)
+    else:
+        pixels = np.ascontiguousarray(pixels)
     return _Held(pixels, "tiff", found, tags, choice.series, choice.parts, choice.notes)
 
 

@@ -51,6 +51,13 @@ COLOUR = frozenset({Photometric.RGB, Photometric.YCBCR})
 """What a brightfield picture can be."""
 
 
+class Extra(IntEnum):
+    """Values of the ExtraSamples tag that say what lies beside the colours."""
+
+    PREMULTIPLIED = 1
+    ALPHA = 2
+
+
 class PageKind(IntFlag):
     """Bits of the NewSubfileType tag."""
 

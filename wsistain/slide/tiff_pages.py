@@ -16,7 +16,7 @@ from wsistain.errors import SlideError
 from wsistain.slide.base import Part
 from wsistain.slide.mpp import Found
 from wsistain.slide.pyramid import agrees
-from wsistain.slide.tiff_codes import COLOUR, PageKind
+from wsistain.slide.tiff_codes import COLOUR, Extra, PageKind
 from wsistain.slide.tiff_scale import described_mpp
 
 _NAMED = re.compile(r"^\s*(label|macro|mask|thumbnail|overview|localizer)\b", re.IGNORECASE | re.MULTILINE)
@@ -320,10 +320,19 @@ def refuse_other_depth(first: tifffile.TiffPage, name: str) -> None:
 
 
 def refuse_other_pixels(first: tifffile.TiffPage, n_planes: int, name: str, *, alpha: bool = False) -> None:
-    """SlideError for a picture that is not 8-bit RGB; its child UnsupportedTiffError for RGB with alpha."""
+    """SlideError for a picture that is not 8-bit RGB; its child UnsupportedTiffError for RGB with alpha.
+
+    A fourth sample of which the file does not say that it is alpha is refused: libtiff, and OpenSlide with it, would
+    take it for alpha, by which the colours are already multiplied.
+    """
     refuse_other_depth(first, name)
     channels = first.samplesperpixel * n_planes
     colour = int(first.photometric) in COLOUR or n_planes == 3
+    if channels == 4 and colour and tuple(first.extrasamples) not in ((Extra.PREMULTIPLIED,), (Extra.ALPHA,)):
+        raise SlideError(
+            f"{name} has a fourth channel beside RGB and does not say that it is alpha (ExtraSamples); "
+            "leave it out with: vips extract_band IN OUT.tif[tile,pyramid] 0 --n 3"
+        )
     if channels == 4 and colour and alpha:
         return
     if channels == 4 and colour:
