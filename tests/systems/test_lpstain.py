@@ -151,6 +151,26 @@ def test_a_margin_that_is_not_painted_leaves_the_rest_as_it_is(pool):
                     assert torch.allclose(a[..., margin:-margin, margin:-margin], b, atol=1e-5)
 
 
+def test_p_is_drawn_to_its_neighbourhood_as_far_as_the_options_say_and_weights_of_before_are_as_they_were():
+    torch.manual_seed(0)
+    options = LPStain(_config(near_um=8.0, own=0.25), find_marker("ER")).header_options()
+    before = {k: v for k, v in options.items() if k not in ("near_um", "own")}
+    drawn, old, none = (generator_network(o).eval() for o in (options, before, {**options, "own": 1.0}))
+    for network in (old, none):
+        network.load_state_dict(drawn.state_dict())
+    x = torch.rand(1, 3, 96, 96) * 2 - 1
+    with torch.no_grad():
+        logits = drawn.logits(x, [0, 1])
+        assert torch.equal(old.logits(x, [0, 1]), logits)
+        assert torch.equal(old.chances(logits, [0, 1]), logits.sigmoid())
+        assert torch.equal(none.chances(logits, [0, 1]), logits.sigmoid())
+        p = drawn.chances(logits, [0, 1])
+        assert torch.equal(p[:, -1], logits[:, -1].sigmoid())  # nuclei are told place by place
+        fine = [torch.logit(v)[:, :2].std(dim=(2, 3)) for v in (p, logits.sigmoid())]
+        assert (fine[0] < fine[1]).all() and not torch.equal(p[:, 0], logits[:, 0].sigmoid())
+    assert drawn.facts.halo_px > none.facts.halo_px == old.facts.halo_px
+
+
 def test_a_sheet_that_is_wider_than_a_nucleus_takes_no_dab_and_nuclei_do():
     network = LPStain(_config(), find_marker("ER")).G
     nuclei = torch.zeros(1, 1, 96, 96)

@@ -63,7 +63,8 @@ Example:
 SET_HELP = """
 Change an option of trained weights that says how they stain, in a copy of the file; nothing is trained again.
 
-Of LPStain: widest_um, the edge (um) of the square over which what is as sure a nucleus takes no DAB; 0: it does.
+Of LPStain: widest_um, the edge (um) of the square over which what is as sure a nucleus takes no DAB; 0: it does. near_um and
+own, the standard deviation (um) of the neighbourhood that a place's chance is drawn to, and how much is left of what sets it off.
 
 Example:
 

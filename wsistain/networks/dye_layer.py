@@ -22,8 +22,9 @@ _PEAK_UM, _GROUND_UM = 7.0, 31.0
 _OF_PEAK, _LEAST, _OF_GROUND = 0.45, 0.4, 0.8
 """A nucleus is cut at this part of its darkest place, or of the usual cut at least, less this part of the ground."""
 
-_NO_NUCLEUS, _SURELY = 0.05, 0.3
-"""Chances of a nucleus up to which a place takes no DAB, and from which it takes all."""
+_NO_NUCLEUS, _SURELY, _SUREST_UM, _LEAST_SURE = 0.15, 0.5, 5.0, 0.2
+"""A place takes no DAB up to this part of the surest chance of a nucleus in a square of so many um, and all from that part;
+the surest counts as this much at least, so that where there hardly is a nucleus none is made."""
 
 
 def ramp(amount: Tensor, cut: float | Tensor, width: float = 1.0) -> Tensor:
@@ -165,12 +166,20 @@ class DyeLayer(nn.Module):
         mean = box(d * place, self.cell_px) / box(place, self.cell_px).clamp_min(0.05)
         return torch.cat([place * ramp(mean, self.dyes.cell, CELL_WIDTH), place, nuclei], dim=1)
 
-    def dyed(self, nuclei: Tensor) -> Tensor:
+    def dyed(self, nuclei: Tensor, pool: int = 1) -> Tensor:
         """Where a nucleus takes the dye in full, 0..1, of the network's chance (b, 1, h, w) that a place lies in one.
 
-        Pale nuclei, of which the network is less sure, are no less brown: what ranks them is p alone.
+        pool : `nuclei` is in px of `pool` x `mpp`.
+
+        Pale nuclei, of which the network is less sure, are no less brown, since each is told by its own surest place:
+        what ranks them is p alone.
         """
-        return ((nuclei - _NO_NUCLEUS) / (_SURELY - _NO_NUCLEUS)).clamp(0, 1)
+        own = largest(nuclei, self.surest_px(pool)).clamp_min(_LEAST_SURE)
+        return ((nuclei / own - _NO_NUCLEUS) / (_SURELY - _NO_NUCLEUS)).clamp(0, 1)
+
+    def surest_px(self, pool: int = 1) -> int:
+        """Odd edge of the square in which `dyed` looks, in px of `pool` x `mpp`."""
+        return odd_px(_SUREST_UM, self.mpp * pool)
 
     def place(self, nuclei: Tensor, pool: int = 1) -> Tensor:
         """Where the marker may lie, 0..1: in nuclei, or in the ring round them; `nuclei` in px of `pool` x `mpp`."""

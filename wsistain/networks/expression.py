@@ -1,7 +1,8 @@
 """Who expresses what, and how it looks: the network of LPStain.
 
 One trunk reads the tissue for all markers; each marker has two linear read-outs of it, one of the cells of 4 px and one
-of the full size, whose sum is the logit of p, the chance that a place is positive. A further one tells where nuclei are.
+of the full size, whose sum, drawn towards that of the neighbourhood (`networks/shrinkage.py`), is the logit of p, the
+chance that a place is positive. A further one tells where nuclei are.
 A second, small network of local reach paints the counterstain. Dyes and physics make the picture: light =
 10^-(h H + d D + b), d = amplitude of the marker x p x place of the marker (in nuclei, or round them).
 """
@@ -17,6 +18,7 @@ from wsistain.networks.context import SIZE_MULTIPLE, ContextResnet, inside, poin
 from wsistain.networks.dye_layer import DyeLayer, ground, odd_px
 from wsistain.networks.facts import NetworkFacts
 from wsistain.networks.frozen_encoder import CELL_PX, REACH_PX, FrozenEncoder
+from wsistain.networks.shrinkage import drawn_together, neighbour_edge, reach_cells
 from wsistain.optics.dyes import Dyes
 
 _PAINT_REACH = 4
@@ -110,6 +112,8 @@ class ExpressionNet(nn.Module):
     n_blocks, ngf, windows, far : as in `ContextResnet`, in px of the trunk.
     width   : channels of the counterstain's network.
     widest_um : edge of the square over which a sure nucleus is none, since it is too wide for one; 0: none is.
+    near_um, own : standard deviation of the neighbourhood that a place's logit is drawn to, and how much is left of what
+              sets it off; 0 or 1: nothing is drawn.
     encoder : its first weights are those that it comes with, and stay; None: without.
 
     Called, it maps float (b, 3, h, w) in [-1, 1] to the same, for the first marker; `stain` does for any.
@@ -130,6 +134,8 @@ class ExpressionNet(nn.Module):
         far: int,
         width: int,
         widest_um: float = 0.0,
+        near_um: float = 0.0,
+        own: float = 1.0,
         encoder: FrozenEncoder | None = None,
     ):
         super().__init__()
@@ -138,6 +144,7 @@ class ExpressionNet(nn.Module):
         self.trunk = Trunk(n_blocks, ngf, windows, far, len(dyes) + 1)
         self.paint = Counterstain(width)
         self.widest_px = odd_px(widest_um, mpp * pool)
+        self.own, self.near_edge = own, neighbour_edge(near_um, mpp * pool) if own < 1 else 1
         self.layers = nn.ModuleList(DyeLayer(d, mpp, compartments[name]) for name, d in dyes.items())
         reset_parameters(self)
         if encoder is not None:  # only now: its weights are those it came with
@@ -154,14 +161,25 @@ class ExpressionNet(nn.Module):
         radius = self.trunk.reach_px
         halo = None
         if radius is not None:
-            reach = self.pool * (radius + 5) + self._ring  # + 5: cells and chances enter by one more bilinear step each
+            # + 5: cells and chances enter by one more bilinear step each
+            reach = self.pool * (radius + 5) + self._ring + self.size_multiple * self._near
             halo = -(-reach // self.size_multiple) * self.size_multiple
         return NetworkFacts("frozen", size_multiple=self.size_multiple, halo_px=halo, takes_margin=True)
 
     @property
     def _ring(self) -> int:
         """How far the picture looks round a place on the maps of the trunk, px."""
-        return max(layer.ring_px for layer in self.dye_layers()) // 2 + self.pool * self.widest_px
+        layers = self.dye_layers()
+        dyed = max(layer.surest_px(self.pool) for layer in layers) // 2
+        return max(layer.ring_px for layer in layers) // 2 + self.pool * (self.widest_px + dyed)
+
+    @property
+    def _near(self) -> int:
+        """How far a chance looks at other chances, cells of `size_multiple` px."""
+        if self.near_edge <= 1:
+            return 0
+        px = self.pool * SIZE_MULTIPLE * reach_cells(self.near_edge) + max(x.ring_px for x in self.dye_layers()) // 2
+        return -(-px // self.size_multiple)
 
     def shorten(self, dtype: torch.dtype | None) -> None:
         """Let the residual blocks of the trunk compute in `dtype`."""
@@ -181,6 +199,18 @@ class ExpressionNet(nn.Module):
         out: Tensor = self.trunk(F.avg_pool2d(x, self.pool) if self.pool > 1 else x, maps, cells)
         return out.float()
 
+    def chances(self, logits: Tensor, markers: Sequence[int]) -> Tensor:
+        """p of each marker, then of nuclei, of `logits` (b, n + 1, h, w) of the trunk's scale: the same shape, 0..1."""
+        nuclei = logits[:, -1:].sigmoid()
+        if self.near_edge <= 1:
+            return logits.sigmoid()
+        layers, edge, own = self.dye_layers(), self.near_edge, self.own
+        drawn = [
+            drawn_together(logits[:, k : k + 1], layers[m].place(nuclei.detach(), self.pool), edge, own).sigmoid()
+            for k, m in enumerate(markers)
+        ]
+        return torch.cat([*drawn, nuclei], dim=1)
+
     def narrow(self, nuclei: Tensor) -> Tensor:
         """The chances (b, 1, h, w) of a nucleus, less what is as sure over a square of `widest_um` (opening, top hat).
 
@@ -198,7 +228,9 @@ class ExpressionNet(nn.Module):
         Returns float (b, 3, h, w) in [-1, 1].
         """
         layer = self.dye_layers()[marker]
-        return layer.light(h, self.full_size(layer.dyes.amplitude * p * layer.place(layer.dyed(nuclei), self.pool)))
+        return layer.light(
+            h, self.full_size(layer.dyes.amplitude * p * layer.place(layer.dyed(nuclei, self.pool), self.pool))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stain(x, self.markers[:1])[0]
@@ -226,7 +258,10 @@ class ExpressionNet(nn.Module):
             raise ValueError(f"this network stains {', '.join(self.markers)}, not {unknown[0]}")
         numbers = [self.markers.index(name) for name in markers]
         cut = self._cut(margin)
-        chances = self.logits(x, numbers, cut).sigmoid()
+        early = max(0, cut - self._near)
+        chances = inside(
+            self.chances(self.logits(x, numbers, early), numbers), (cut - early) * self.size_multiple // self.pool
+        )
         nuclei, h = self.narrow(chances[:, -1:]), self.paint(x, cut * self.size_multiple)
         of_each = [(chances[:, k : k + 1], number) for k, number in enumerate(numbers)]
         rest = margin - cut * self.size_multiple

@@ -42,7 +42,7 @@ from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen,
 
 _LOG = logging.getLogger(__name__)
 
-AFTER_TRAINING = ("widest_um",)
+AFTER_TRAINING = ("widest_um", "near_um", "own")
 """Options that say how trained weights stain: they change nothing that was learned."""
 
 
@@ -50,7 +50,7 @@ class Weights(Strict):
     """Weights of the shares of windows, of nuclei and counterstain of the H&E, and of the critic of the picture."""
 
     share: float = 1.0
-    nuclei: float = 0.2
+    nuclei: float = 1.0
     counterstain: float = 1.0
     gan: float = Field(0.0, ge=0, description="0: no critic is trained")
 
@@ -72,6 +72,15 @@ class Config(SystemConfig):
     mpp: float = Field(1.0, gt=0, description="um per px of the crops; that of the data in a training run")
     widest_um: float = Field(
         13.0, ge=0, le=64, description="what is as sure a nucleus over a square of this edge takes no DAB; 0: it does"
+    )
+    near_um: float = Field(
+        16.0, ge=0, le=64, description="standard deviation of the neighbourhood that p is drawn to; 0: it is not"
+    )
+    own: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="what is left of what sets a place's logit off from its neighbourhood; 1 for aligned pairs",
     )
     windows_um: tuple[float, ...] = Field((32.0, 64.0, 128.0), min_length=1, description="edges of the label windows")
     distance: Literal["entropy", "squared"] = "entropy"
@@ -154,8 +163,7 @@ class LPStain(nn.Module):
         seen = restained(batch.he, cfg.jitter).contiguous(memory_format=torch.channels_last)
         of = {name: [i for i, m in enumerate(batch.markers) if m == name] for name in dict.fromkeys(batch.markers)}
         numbers = [self.G.markers.index(name) for name in of]
-        logits, h = self.G.logits(seen, numbers), self.G.paint(seen)
-        chances = logits.sigmoid()
+        chances, h = self.G.chances(self.G.logits(seen, numbers), numbers), self.G.paint(seen)
 
         # Terms marker by marker, each over its own patches.
         parts = []
@@ -226,7 +234,7 @@ class LPStain(nn.Module):
 
     def header_options(self) -> dict[str, object]:
         cfg = self.cfg
-        kept = ("n_blocks", "ngf", "windows", "far", "width", "widest_um", "pool", "mpp")
+        kept = ("n_blocks", "ngf", "windows", "far", "width", "widest_um", "near_um", "own", "pool", "mpp")
         options: dict[str, object] = {name: getattr(cfg, name) for name in kept}
         if self.encoder_facts is not None:
             options["encoder"] = self.encoder_facts
@@ -284,5 +292,7 @@ def _network(options: dict[str, Any], encoder: FrozenEncoder | None) -> Expressi
         far=options["far"],
         width=options["width"],
         widest_um=options.get("widest_um", 0.0),
+        near_um=options.get("near_um", 0.0),  # weights of before were trained without
+        own=options.get("own", 1.0),
         encoder=encoder,
     )
