@@ -222,6 +222,7 @@ TESTED_IN: dict[str, str] = {
     "evaluation.grid_table": "training/test_grid.py",
     "evaluation.leaderboard": "evaluation/test_report.py",
     "evaluation.metrics": "evaluation/test_report.py",
+    "evaluation.orientation": "benchmark/test_orientation.py",
     "evaluation.page": "evaluation/test_report.py",
     "evaluation.pair": "evaluation/test_truth.py",
     "evaluation.patches": "evaluation/test_report.py",

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from tests.benchmark.conftest import SMALL, TASK
-from wsistain.benchmark.orientation import check_places
 from wsistain.benchmark.score import score
 from wsistain.data.layouts import list_patches
 from wsistain.data.pictures import read_picture
 from wsistain.errors import DataError
+from wsistain.evaluation.orientation import check_places
 
 
 @pytest.fixture(scope="module")

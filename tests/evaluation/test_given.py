@@ -9,7 +9,10 @@ from PIL import Image
 
 from tests.data.made_patches import make_mist, tissue
 from wsistain.cli import main
+from wsistain.data.layouts import list_patches
+from wsistain.data.pictures import read_picture
 from wsistain.errors import DataError
+from wsistain.evaluation.given import GivenPictures
 from wsistain.evaluation.leaderboard import leaderboard
 from wsistain.evaluation.report import evaluate
 
@@ -34,6 +37,31 @@ def test_pictures_of_another_program_are_a_row_of_the_same_table(root: Path, tmp
     assert rows["theirs"]["kind"] == "pictures" and rows["theirs"]["metrics"]["ssim"]["value"] == pytest.approx(1.0)
     assert rows["identity-2"]["metrics"]["ssim"] == rows["identity"]["metrics"]["ssim"]
     assert "theirs" in (tmp_path / "o" / "report.html").read_text()
+    # A row that is the data set itself is told.
+    assert {
+        "3 of 3 pictures of theirs are the real IHC itself",
+        "3 of 3 pictures of identity-2 are the H&E itself",
+    } <= set(found["warnings"])
+
+
+def test_pictures_that_lie_otherwise_than_their_he_or_under_other_names_are_told(root: Path, tmp_path: Path) -> None:
+    refs = list_patches("mist", root, "ER", "val")
+    for how in ("right", "mirrored", "shuffled"):
+        folder = tmp_path / how
+        folder.mkdir()
+        for k, ref in enumerate(refs):
+            he = 255 - read_picture(refs[(k + 1) % 3].he if how == "shuffled" else ref.he) // 2
+            Image.fromarray(he[:, ::-1] if how == "mirrored" else he).save(folder / f"{ref.name}.png")
+            # As a stain lies: dark where the H&E is dark.
+            Image.fromarray(255 - np.asarray(Image.open(folder / f"{ref.name}.png"))).save(folder / f"{ref.name}.png")
+    told = {how: GivenPictures(how, tmp_path / how, refs).doubts(refs) for how in ("right", "mirrored", "shuffled")}
+    assert told["right"] == []
+    assert "3 of 3 pictures of mirrored lie otherwise than their H&E" in told["mirrored"][0]
+    assert "mirrored left to right" in told["mirrored"][0]
+    assert f"{refs[0].name} fits the H&E of {refs[1].name} as it is" in told["shuffled"][0]
+    # A picture that cannot be read is told elsewhere.
+    (tmp_path / "right" / f"{refs[0].name}.png").write_bytes(b"none")
+    assert GivenPictures("right", tmp_path / "right", refs).doubts(refs) == []
 
 
 def test_missing_doubled_and_odd_pictures_are_named(root: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from wsistain.benchmark.cells import cell_metrics, packed
 from wsistain.benchmark.edition import Condition, Edition
 from wsistain.benchmark.entry import Entry, read_entry
 from wsistain.benchmark.make import edition_of, made
-from wsistain.benchmark.orientation import check_places
 from wsistain.benchmark.sights import places_of, sights
 from wsistain.data.layouts import PatchRef, list_patches
 from wsistain.data.pictures import SUFFIXES, read_grey, read_picture
@@ -23,6 +22,7 @@ from wsistain.errors import DataError, OutputError
 from wsistain.evaluation.chances import BINS, calibration_error, information
 from wsistain.evaluation.deep import DeepMetrics, find_nets, load_deep
 from wsistain.evaluation.given import GivenPictures
+from wsistain.evaluation.orientation import check_places
 from wsistain.evaluation.pathology import cell_od
 from wsistain.evaluation.report import Runs, finite, results_of
 from wsistain.evaluation.rows import Identity, Stainer, mean_colour

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from wsistain.data.copies import copies
 from wsistain.data.pictures import SUFFIXES
 from wsistain.errors import DataError
 from wsistain.markers import Marker, find_marker
@@ -310,8 +311,14 @@ def with_masks(refs: Sequence[PatchRef], folder: Path) -> list[PatchRef]:
     return [replace(r, mask=masks.get(r.name)) for r in refs]
 
 
+def copied_names(train: Sequence[PatchRef], held: Sequence[PatchRef]) -> list[str]:
+    """Names of the held-out patches whose H&E is, byte for byte, that of a training patch, whatever it is called there."""
+    found = copies((r.he for r in held if r.he is not None), {r.he for r in train if r.he is not None})
+    return [r.name for r in held if r.he in found]
+
+
 def split_report(train: Sequence[PatchRef], held: Sequence[PatchRef]) -> dict[str, Any]:
-    """What was split how, for the record of a run: counts, slides, and the slides found on both sides (a leak)."""
+    """What was split how, for the record of a run: counts, and the slides and H&E files found on both sides (a leak)."""
     slides_train = {r.slide for r in train if r.slide is not None}
     slides_held = {r.slide for r in held if r.slide is not None}
     return {
@@ -320,5 +327,6 @@ def split_report(train: Sequence[PatchRef], held: Sequence[PatchRef]) -> dict[st
         "train_slides": len(slides_train),
         "held_out_slides": sorted(slides_held),
         "slides_in_both": sorted(slides_train & slides_held),
+        "patches_in_both": copied_names(train, held),
         "patches_without_slide": sum(r.slide is None for r in (*train, *held)),
     }

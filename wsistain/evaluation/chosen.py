@@ -14,7 +14,7 @@ from wsistain.data.patches import all_patches
 from wsistain.data.stated import check_stated, published_mpp, stated_mpp
 from wsistain.errors import ConfigError, DataError
 from wsistain.evaluation.rows import Candidate
-from wsistain.evaluation.seen import leaks, unseen
+from wsistain.evaluation.seen import copied, leaks, unseen
 from wsistain.markers import Marker
 
 VAL_SHARE, SPLIT_SEED = 0.1, 0
@@ -83,7 +83,7 @@ def choose_patches(wanted: Wanted, candidates: Sequence[Candidate]) -> Chosen:
         kept = {ref.name for ref in refs}
         train = [ref for ref in train if ref.name not in kept]
     elif wanted.split != "train":
-        warnings = (*warnings, *leaks(refs, candidates, train))
+        warnings = (*warnings, *leaks(refs, candidates, train), *copied(refs, train))
     if wanted.limit is not None:
         if wanted.limit < 1:
             raise ConfigError(f"limit {wanted.limit} leaves no patch; wanted at least 1")

@@ -8,10 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain.data.layouts import PatchRef
+from wsistain.data.patches import read_pair
 from wsistain.data.pictures import SUFFIXES, read_picture, resize
 from wsistain.errors import DataError
+from wsistain.evaluation.orientation import misplaced
 
 RGB = NDArray[np.uint8]
+
+
+LOOKED_AT = 24
+"""Patches, evenly spaced, whose given pictures are held against the data set's own."""
 
 
 class GivenPictures:
@@ -55,6 +61,33 @@ class GivenPictures:
             h, w = pixels.shape[:2]
             raise DataError(f"{self._files[ref.name]} is {h} x {w} px, its patch {height} x {width}; give it that size")
         return pixels if size is None else resize(pixels, size, size)
+
+    def doubts(self, refs: Sequence[PatchRef]) -> list[str]:
+        """Sentences for what makes the row say something else than it seems to: copies of the data, pictures out of place.
+
+        `LOOKED_AT` of the patches are looked at; those that cannot be read are told by the pass over all of them.
+        """
+        kinds, n, whole = dict.fromkeys(("H&E", "real IHC", "aligned truth"), 0), 0, []
+        made: dict[str, RGB] = {}
+        for ref in (refs[i] for i in np.unique(np.linspace(0, len(refs) - 1, min(LOOKED_AT, len(refs))).astype(int))):
+            try:
+                picture, (he, ihc) = read_picture(self._files[ref.name]), read_pair(ref)
+                truth = None if ref.truth is None else read_picture(ref.truth)
+            except DataError:
+                continue
+            n += 1
+            for kind, own in zip(kinds, (he, ihc, truth), strict=True):
+                kinds[kind] += own is not None and np.array_equal(picture, own)
+            if he is not None and he.shape == picture.shape:
+                whole.append(ref)
+                made[ref.name] = picture
+        told = [f"{same} of {n} pictures of {self.name} are the {kind} itself" for kind, same in kinds.items() if same]
+        turned = misplaced(whole, lambda ref: made[ref.name])
+        if turned:
+            told.append(
+                f"{len(turned)} of {len(whole)} pictures of {self.name} lie otherwise than their H&E: {turned[0]}"
+            )
+        return told
 
     def stain(self, he: RGB, size: int | None = None) -> RGB:
         """Not known from the H&E alone: a picture belongs to a patch by name."""

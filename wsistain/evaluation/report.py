@@ -95,7 +95,8 @@ def evaluate(
 
     # The baselines share the pass of the first weights; each further generator is loaded for a pass of its own.
     runs = Runs(refs, known, deep, truth, size, workers, progress, pictures)
-    baselines: list[Stainer] = [Identity(), _mean_colour(chosen), *_given(given, refs, [c.name for c in candidates])]
+    theirs = _given(given, refs, [c.name for c in candidates])
+    baselines: list[Stainer] = [Identity(), _mean_colour(chosen), *theirs]
     runs.add(baselines, candidates[:1], device, patch_mpp)
     for candidate in candidates[1:]:
         runs.add([], [candidate], device, patch_mpp)
@@ -111,7 +112,7 @@ def evaluate(
         "split_seed": chosen.split_seed,
         "limit": limit,
     }
-    results["warnings"] = [*chosen.warnings, *deep.warnings]
+    results["warnings"] = [*chosen.warnings, *(told for row in theirs for told in row.doubts(refs)), *deep.warnings]
     results["measured_at"] = f"measured at {size} px" if size else "measured at full size"
     results["seconds"] = round(time.monotonic() - started, 1)
     results = {name: finite(value) for name, value in results.items()}

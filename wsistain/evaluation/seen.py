@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from wsistain.data.layouts import PatchRef
+from wsistain.data.layouts import PatchRef, copied_names
 from wsistain.data.splits import slide_hash
 from wsistain.errors import DataError
 from wsistain.evaluation.rows import Candidate
@@ -32,6 +32,17 @@ def unseen(refs: Sequence[PatchRef], candidates: Sequence[Candidate], train: Seq
             "data.split slide, or measure them one by one"
         )
     return left
+
+
+def copied(refs: Sequence[PatchRef], train: Sequence[PatchRef]) -> list[str]:
+    """A sentence where H&E pictures that are measured lie in the training part too, under whatever name."""
+    names = copied_names(train, refs)
+    if not names:
+        return []
+    return [
+        f"{len(names)} of {len(refs)} patches measured here are, byte for byte, in the training part of the data set too "
+        f"({', '.join(names[:3])}): what was trained on it has seen them"
+    ]
 
 
 def leaks(refs: Sequence[PatchRef], candidates: Sequence[Candidate], train: Sequence[PatchRef]) -> list[str]:

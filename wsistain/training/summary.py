@@ -22,6 +22,11 @@ def summary(cfg: TrainConfig, material: Material, length: Length, start: int, n_
     shared, unknown = report["slides_in_both"], report["patches_without_slide"]
     if shared:
         text += f"\nleak: {len(shared)} slides lie in both training and held-out patches ({', '.join(shared[:3])})"
+    twice = report["patches_in_both"]
+    if twice:
+        text += (
+            f"\nleak: {len(twice)} held-out patches are training patches too, byte for byte ({', '.join(twice[:3])})"
+        )
     if report["left_out"]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in report["left_out"].items())
         text += f"\n{sum(report['left_out'].values())} training patches are left out by data.filter: {reasons}"

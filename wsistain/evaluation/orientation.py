@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsistain.data.layouts import PatchRef
-from wsistain.data.pictures import read_picture
+from wsistain.data.patches import read_pair
 from wsistain.errors import DataError
 from wsistain.evaluation.fidelity import gray601
 
@@ -47,11 +47,21 @@ def _unit(values: Values) -> Values:
 
 
 def check_places(refs: Sequence[PatchRef], stained: Callable[[PatchRef], NDArray[np.uint8]]) -> None:
-    """DataError where a picture plainly fits another H&E than its own, or its own turned or mirrored.
+    """DataError where a picture plainly fits another H&E than its own, or its own turned or mirrored; as `misplaced`."""
+    faults = misplaced(refs, stained)
+    if faults:
+        raise DataError(
+            f"{len(faults)} of {len(refs)} pictures do not lie as their H&E does: {'; '.join(faults[:2])}; give each picture "
+            "the name of its H&E and leave it neither turned nor mirrored"
+        )
+
+
+def misplaced(refs: Sequence[PatchRef], stained: Callable[[PatchRef], NDArray[np.uint8]]) -> list[str]:
+    """A few words for each picture that plainly fits another H&E of `refs` than its own, or its own turned or mirrored.
 
     stained : patch to its picture, uint8 (h, w, 3), of the size of its H&E. Pictures that fit nothing pass: stains may be bad.
     """
-    known = [(ref, read_picture(ref.he)) for ref in refs if ref.he is not None]
+    known = [(ref, he) for ref in refs if (he := read_pair(ref)[0]) is not None]
     ways = [
         (ref, way, _unit(turned)) for ref, he in known for way, turned in zip(TURNS, turns(squares(he)), strict=True)
     ]
@@ -66,8 +76,4 @@ def check_places(refs: Sequence[PatchRef], stained: Callable[[PatchRef], NDArray
             other, way, _ = fitting[best]
             where = "its H&E" if other is ref else f"the H&E of {other.name}"
             faults.append(f"{ref.name} fits {where} {way} ({fits[best]:.2f}, and its own as it is {fits[own]:.2f})")
-    if faults:
-        raise DataError(
-            f"{len(faults)} of {len(known)} pictures do not lie as their H&E does: {'; '.join(faults[:2])}; give each picture "
-            "the name of its H&E and leave it neither turned nor mirrored"
-        )
+    return faults
