@@ -43,6 +43,31 @@ def test_classes_are_asked_for_and_left_out(drawn, wanted, left_out, counts):
     assert ("Necrosis" in left_out) <= (name[1] == "Necrosis")
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+@pytest.mark.parametrize("wanted", [[], ["Tumor"], ["Tumor", "Tissue"]])
+def test_the_smallest_shape_has_the_cell_whatever_the_order_unless_a_class_is_left_out(tmp_path, order, wanted):
+    shapes = [square("Tissue", 0, 0, 900), square("Tumor", 100, 100, 400), square("Stroma", 200, 200, 100)]
+    shapes += [square("Necrosis", 80, 80, 60)]
+    path = tmp_path / "nested.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [shapes[k] for k in order]}))
+    regions = read_regions(path, wanted, ["Necrosis"], INFO)
+    at = np.array(
+        [50.0, 400, 250, 120, 85, 950]
+    )  # in tissue, tumour, stroma in it, necrosis over both, necrosis, outside
+    name, counted = regions.of(at, at)
+    assert name.tolist() == ["Tissue", "Tumor", "Stroma", "Necrosis", "Necrosis", ""]
+    asked = wanted or ["Tissue", "Tumor", "Stroma"]
+    assert counted.tolist() == [n in asked for n in name]
+
+
+def test_what_is_left_out_wins_where_it_is_larger_too(tmp_path):
+    path = tmp_path / "n.geojson"
+    shapes = [square("Necrosis", 0, 0, 400), square("Tumor", 100, 100, 50)]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": shapes}))
+    name, counted = read_regions(path, ["Tumor"], ["Necrosis"], INFO).of(np.array([120.0]), np.array([120.0]))
+    assert name.tolist() == ["Necrosis"] and counted.tolist() == [False]
+
+
 def test_where_only_necrosis_is_drawn_the_rest_counts(tmp_path):
     path = tmp_path / "n.geojson"
     path.write_text(json.dumps(square("Necrosis", 0, 0, 100)))

@@ -21,26 +21,34 @@ MOST_SHAPES = 1000
 
 @dataclass(frozen=True)
 class Region:
-    """The areas of one drawn class, level-0 px; `counts`: whether its cells count in the scores of the slide."""
+    """The areas of one drawn class, level-0 px.
+
+    counts      : whether its cells count in the scores of the slide.
+    is_left_out : whether the user left this class out, beside classes that do not count because others were asked for.
+    """
 
     name: str
     polygons: tuple[Polygon, ...]
     ignored: tuple[Polygon, ...]
     counts: bool
+    is_left_out: bool = False
 
-    def holds(self, y: F64, x: F64) -> NDArray[np.bool_]:
-        """Which places, level-0 px, lie in it, bool (n,)."""
-        inside = in_polygons(self.polygons, y, x)
+    def smallest(self, y: F64, x: F64) -> F64:
+        """Area in px of its smallest polygon that holds each place, level-0 px, float (n,); infinite outside of all."""
+        found = np.full(len(y), np.inf)
+        for polygon in self.polygons:
+            here = _in_polygon(polygon, y, x)
+            found[here] = np.minimum(found[here], _area(polygon))
         for polygon in self.ignored:
-            inside &= ~_in_polygon(polygon, y, x)
-        return inside
+            found[_in_polygon(polygon, y, x)] = np.inf
+        return found
 
 
 @dataclass(frozen=True)
 class Regions:
     """Drawn regions of a slide.
 
-    regions : by class; of two that overlap the first one in the file has the cell.
+    regions : by class, in the order of the file.
     only    : cells outside every region that counts do not count.
     notes   : what was read and left out, for the user.
     shapes  : each drawn shape by a name of its own: what it is called, or its class and a number.
@@ -54,13 +62,17 @@ class Regions:
     def of(self, y: F64, x: F64) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
         """(name of the region, whether it counts) of each place, level-0 px.
 
-        A class that does not count wins over one that does: what is left out may be drawn inside what is asked for.
+        A class that the user left out wins over all others. Among those the smallest polygon has the cell, as in QuPath: a
+        tumour that is drawn inside an outline of the tissue keeps its cells, whatever the order in the file.
         """
         name = np.full(len(y), "", dtype=object)
         counts = np.full(len(y), not self.only)
-        for region in sorted(self.regions, key=lambda r: r.counts):
-            here = region.holds(y, x) & (name == "")
+        best = np.full(len(y), np.inf)
+        for region in self.regions:
+            area = region.smallest(y, x)
+            here = np.isfinite(area) & (best >= 0) if region.is_left_out else area < best
             name[here], counts[here] = region.name, region.counts
+            best[here] = -1.0 if region.is_left_out else area[here]
         return name, counts
 
 
@@ -87,12 +99,13 @@ def read_regions(path: Path, wanted: Sequence[str], left_out: Sequence[str], inf
         read_roi(path)  # refuses a file without areas
     regions, notes, drawn = [], [], read_roi(path)
     for name in names:
-        counts = not among(name, left_out) and (not wanted or among(name, wanted))
+        is_left_out = among(name, left_out)
+        counts = not is_left_out and (not wanted or among(name, wanted))
         # those of this very class: of `Tumor: Positive` that is not `Tumor`
         polygons = tuple(p for shape in drawn.shapes if shape.kind == name for p in shape.polygons)
         if replace(drawn, polygons=polygons).n_outside(info) == len(polygons):
             notes.append(f"{path}: class {name} lies outside the slide")
-        regions.append(Region(name, polygons, drawn.ignored, counts))
+        regions.append(Region(name, polygons, drawn.ignored, counts, is_left_out))
     if notes and len(notes) == len(names):
         raise ConfigError(
             f"{path} lies outside the slide of {info.size_l0[1]} x {info.size_l0[0]} px; give level-0 px of this slide"
@@ -126,6 +139,14 @@ def in_polygons(polygons: Sequence[Polygon], y: F64, x: F64) -> NDArray[np.bool_
     for polygon in polygons:
         inside |= _in_polygon(polygon, y, x)
     return inside
+
+
+def _area(polygon: Polygon) -> float:
+    """px within the outline of a polygon, less its holes; of an outline that crosses itself about that."""
+    sizes = [
+        abs(float(y @ np.roll(x, -1) - x @ np.roll(y, -1))) / 2 for y, x in (ring.T.astype(float) for ring in polygon)
+    ]
+    return max(sizes[0] - sum(sizes[1:]), 0.0)
 
 
 def _in_polygon(polygon: Polygon, y: F64, x: F64) -> NDArray[np.bool_]:

@@ -31,7 +31,7 @@ from wsistain.slide.base import SlideInfo
 from wsistain.slide.fingerprint import fingerprint
 
 _KEY = "key.json"
-_FORMAT = 2
+_FORMAT = 3
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
