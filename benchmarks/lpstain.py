@@ -35,6 +35,10 @@ from wsistain.weights.file import load_network
 
 ROWS: dict[str, tuple[str, ...]] = {
     "as shipped": (),
+    "p told place by place": ("options.own=1",),
+    "p of the neighbourhood alone": ("options.own=0",),
+    "neighbourhood of 32 um": ("options.near_um=32",),
+    "map of nuclei of weight 0.2": ("options.weights.nuclei=0.2",),
     "windows of 8 um only": ("options.windows_um=[8]",),
     "windows of 64 um only": ("options.windows_um=[64]",),
     "squared distance": ("options.distance=squared",),
@@ -43,7 +47,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "stain, light and focus augmented": ("options.jitter=0.5",),
     "with a critic": ("options.weights.gan=0.05",),
 }
-AFTER_TRAINING = {"nuclei of any width": "widest_um=0"}
+AFTER_TRAINING = {"nuclei of any width": "widest_um=0", "p told place by place, after training": "own=1"}
 """Rows that are the weights as shipped with an option that changes nothing of the training."""
 
 SHIPPED = "as shipped"
