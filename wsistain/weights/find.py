@@ -74,13 +74,14 @@ def find_weights(name: str, marker: str, direction: str = "he-to-ihc") -> Path:
         return installed
     refuse_url(name)
     raise WeightsError(
-        f"weights {name!r} were not found: no such file or folder, not built in (demo, identity), not installed; "
+        f"weights {name!r} were not found: no such file or folder, not built in (demo, lpstain, identity), not installed; "
         "see 'wsistain weights list'"
     )
 
 
 def _installed(name: str, marker: str) -> Path | None:
-    candidates = [installed_folder() / f"{name}{SUFFIX}", installed_folder() / f"{name}-{marker.lower()}{SUFFIX}"]
+    places = (installed_folder(), shipped_folder())  # what was installed wins: the shipped names are few and documented
+    candidates = [place / f"{stem}{SUFFIX}" for place in places for stem in (name, f"{name}-{marker.lower()}")]
     if "/" in name and not Path(name).is_absolute() and ".." not in name:
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
