@@ -3,6 +3,7 @@
     wsistain benchmark make data/benchmark --only mist-c3-ER
     python benchmarks/entries.py --data data/benchmark --on mist-c3-ER --systems lpstain pix2pix --seeds 0 1 2
     wsistain benchmark table benchmarks/results/benchmark/rows --output board
+    python benchmarks/entries.py --ablations          # every ablation of the papers, by the name that --systems takes
 
 The learning rate is searched on the validation patches (three rates, a quarter of the crops, seed 0), then each seed is trained,
 stained and scored. What is done is left alone: a search, a run and a row each end in a file. Curves (metrics.jsonl) and
@@ -23,12 +24,13 @@ from typing import Any
 import common
 import imagecodecs
 import yaml
+from arms import Arm, all_ablations, find_arm, over, small_preset
 
-from wsistain.benchmark.edition import V0, Condition
+from wsistain.benchmark.edition import V0, Condition, Edition
+from wsistain.benchmark.make import edition_of
 from wsistain.benchmark.score import score
 from wsistain.data.layouts import list_patches
 from wsistain.data.pictures import read_picture
-from wsistain.packaged import packaged_folder
 
 BUDGETS = {"short": (6_400, 3_600.0), "long": (128_000, 86_400.0)}
 """Crops of 128 px seen, and seconds of one core; the seconds hold the search too."""
@@ -45,7 +47,7 @@ RATES = {"lpstain": 2e-3, "miu_diff": 5e-4, **dict.fromkeys(TURBO, 5e-4)}
 
 
 def rates(system: str) -> list[float]:
-    """The learning rates that are tried, rising."""
+    """The learning rates that are tried for a system and all its ablations, rising."""
     return [float(f"{RATES.get(system, SHORT_RATE * 2e-4) * f:.3g}") for f in FACTORS]
 
 
@@ -54,11 +56,15 @@ def crops_a_step(preset: dict[str, Any]) -> float:
     return float(preset["batch_size"] * (preset["data"]["crop_px"] / CROP_PX) ** 2)
 
 
-def configuration(system: str, task: Condition, data: Path, crops: float, rate: float, seed: int) -> dict[str, Any]:
-    """The small preset of a system at this length, rate and seed, validated once at its end."""
-    preset: dict[str, Any] = yaml.safe_load((packaged_folder("configs") / "train" / f"{system}_small.yaml").read_text())
+def configuration(
+    arm: Arm, task: Condition, data: Path, crops: float, rate: float, seed: int, edition: Edition = V0
+) -> dict[str, Any]:
+    """The small preset of an arm at this length, rate and seed, validated once at its end."""
+    system = arm.system
+    preset: dict[str, Any] = yaml.safe_load(small_preset(system).read_text())
+    preset = over(preset, {"options": arm.changes}) if arm.changes else preset
     steps = max(1, round(crops / crops_a_step(preset)))
-    preset["data"] |= {"root": str(task.folder(data, "learn")), "mpp": V0.mpp, "workers": 0}
+    preset["data"] |= {"root": str(task.folder(data, "learn")), "mpp": edition.mpp, "workers": 0}
     options = preset.setdefault("options", {})
     if system in TURBO:
         options["optim"] = {**options.get("optim", {}), "lr": rate}
@@ -74,7 +80,7 @@ def configuration(system: str, task: Condition, data: Path, crops: float, rate: 
         "seed": seed,
         **every,
         "val_every": steps,
-        "val_patches": V0.val,
+        "val_patches": edition.val,
     }
 
 
@@ -105,19 +111,19 @@ def validated(folder: Path) -> float:
     return float(values[-1])
 
 
-def search(args: argparse.Namespace, system: str, task: Condition, crops: float) -> tuple[float, float]:
+def search(args: argparse.Namespace, arm: Arm, task: Condition, crops: float) -> tuple[float, float]:
     """(rate, seconds of one core): the rate of the best validation, and what all rates took."""
     found = {}
     total = 0.0
-    for rate in rates(system):
-        folder = args.work / task.name / f"{system}-search-{rate:g}"
-        total += train(configuration(system, task, args.data, crops * SEARCH, rate, 0), folder)
+    for rate in rates(arm.system):
+        folder = args.runs / task.name / f"{arm.key}-search-{rate:g}"
+        total += train(configuration(arm, task, args.data, crops * SEARCH, rate, 0, args.edition), folder)
         found[rate] = validated(folder)
-        print(f"{task.name} {system}: rate {rate:g}, validation cell AUC {found[rate]:.3f}", flush=True)
+        print(f"{task.name} {arm.name}: rate {rate:g}, validation cell AUC {found[rate]:.3f}", flush=True)
     return max(found, key=lambda rate: found[rate]), total
 
 
-def paint(weights: Path, task: Condition, data: Path, out: Path) -> Path | None:
+def paint(weights: Path, task: Condition, data: Path, out: Path, mpp: float = V0.mpp) -> Path | None:
     """Stain the test H&E into `out`; the folder of probabilities where the system tells them."""
     from wsistain.evaluation.rows import Network
     from wsistain.generators.load import build_generator, find_generator
@@ -125,7 +131,7 @@ def paint(weights: Path, task: Condition, data: Path, out: Path) -> Path | None:
     refs = list_patches("mist", task.folder(data, "test"), task.known(), "val")
     spec = find_generator(str(weights), task.marker)
     spec = replace(spec, probability=spec.name == "lpstain")
-    network = Network("entry", build_generator(spec, device="cpu"), V0.mpp)
+    network = Network("entry", build_generator(spec, device="cpu"), mpp)
     chances = out.with_name(f"{out.name}-probability")
     for folder in (out, *((chances,) if spec.probability else ())):
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,52 +156,83 @@ def commit() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def make_row(args: argparse.Namespace, system: str, task: Condition, seed: int) -> None:
-    """One row, unless it is there."""
+def trained(args: argparse.Namespace, arm: Arm, task: Condition, seed: int) -> tuple[Path, dict[str, Any]]:
+    """(folder of the run, what its entry says of the training: rate, crops, seconds), trained or gone on with."""
     crops, limit = BUDGETS[args.budget]
-    budget = "other" if args.crops or args.rate else args.budget
     crops = args.crops or crops
-    name = f"{task.name}-{system}-{budget}-s{seed}"
-    row = args.results / "rows" / f"{name}.json"
-    if row.is_file():
-        print(f"{name}: there already", flush=True)
-        return
-    rate, searched = (args.rate, 0.0) if args.rate else search(args, system, task, crops)
+    rate, searched = (args.rate, 0.0) if args.rate else search(args, arm, task, crops)
     # The limit of seconds holds for search and run together: the rate of crops is known from the search.
     left = limit - searched
     fits = crops if not searched else min(crops, SEARCH * crops * len(FACTORS) * left / searched)
     if fits <= SEARCH * crops:
         raise SystemExit(
-            f"{name}: the search alone took {searched:.0f} of {limit:.0f} s; this budget does not hold the system"
+            f"{arm.name}: the search alone took {searched:.0f} of {limit:.0f} s; this budget does not hold the system"
         )
-    folder = args.work / task.name / f"{system}-{budget}-s{seed}"
-    config = configuration(system, task, args.data, fits, rate, seed)
+    folder = args.runs / task.name / f"{arm.key}-{args.length}-s{seed}"
+    config = configuration(arm, task, args.data, fits, rate, seed, args.edition)
     seconds = train(config, folder)
-    weights, pictures = folder / "weights.safetensors", folder.with_name(f"{folder.name}-pictures")
-    chances = paint(weights, task, args.data, pictures)
     seen = round(config["steps"] * crops_a_step(config))
+    return folder, {"crops": seen, "cpu_seconds": round(searched + seconds, 1), "learning_rate": rate}
+
+
+def borrowed(source: Path, folder: Path, arm: Arm) -> None:
+    """The weights of `source` under the options of `arm`, with the curve of the run that made them."""
+    from wsistain.weights.file import load_tensors, read_header, save_weights
+
+    header = read_header(source / "weights.safetensors")
+    folder.mkdir(parents=True, exist_ok=True)
+    options = over(header.options, arm.changes)
+    save_weights(
+        folder / "weights.safetensors",
+        header.model_copy(update={"options": options}),
+        load_tensors(source / "weights.safetensors"),
+    )
+    shutil.copy(source / "metrics.jsonl", folder / "metrics.jsonl")
+    config = yaml.safe_load((source / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({**config, "options": over(config.get("options", {}), arm.changes)})
+    )
+
+
+def make_row(args: argparse.Namespace, arm: Arm, task: Condition, seed: int) -> None:
+    """One row, unless it is there."""
+    # Rows of another edition than the first have it in their names.
+    name = f"{task.name}-{arm.key}-{args.length}-s{seed}"
+    name = name if args.edition is V0 else f"{args.edition.name}-{name}"
+    row = args.results / "rows" / f"{name}.json"
+    if row.is_file():
+        print(f"{name}: there already", flush=True)
+        return
+    folder, facts = trained(args, find_arm(arm.of) if arm.of else arm, task, seed)
+    if arm.of:
+        borrowed(folder, folder := folder.with_name(f"{arm.key}-{args.length}-s{seed}"), arm)
+    weights, pictures = folder / "weights.safetensors", folder.with_name(f"{folder.name}-pictures")
+    chances = paint(weights, task, args.data, pictures, args.edition.mpp)
     kept = args.results / "runs" / name
     kept.mkdir(parents=True, exist_ok=True)
     for file in ("metrics.jsonl", "config.yaml"):
         shutil.copy(folder / file, kept / file)
     entry = {
-        "system": system, "budget": budget, "seed": seed, "crops": seen, "cpu_seconds": round(searched + seconds, 1),
-        "learning_rate": rate, "parameters": parameters(weights), "config": f"runs/{name}/config.yaml", "commit": commit(),
-        "note": args.note,
+        "system": arm.name, "budget": args.length, "seed": seed, **facts, "parameters": parameters(weights),
+        "config": f"runs/{name}/config.yaml", "commit": commit(), "note": args.note or arm.label,
     }  # fmt: skip
     form = pictures.with_name(f"{pictures.name}.yaml")
     form.write_text(yaml.safe_dump(entry))
     made = score(pictures, args.data, task.name, output=row, chances=chances, entry=form, nets=args.nets, workers=1)
-    print(f"{name}: {seen} crops, {seconds:.0f} s, cell AUC {made['metrics']['cell_auc']['value']:.3f}", flush=True)
+    told = f"{facts['crops']} crops, {facts['cpu_seconds']:.0f} s with the search"
+    print(f"{name}: {told}, cell AUC {made['metrics']['cell_auc']['value']:.3f}", flush=True)
 
 
 def main() -> None:
     """Make the rows that were asked for, one after another."""
     options = common.parser(__doc__ or "")
     options.set_defaults(work=Path("runs/benchmark"))
-    options.add_argument("--data", type=Path, required=True, help="folder of `wsistain benchmark make`")
+    options.add_argument("--data", type=Path, help="folder of `wsistain benchmark make`, of either edition")
     options.add_argument("--on", nargs="+", default=["mist-c3-ER"])
-    options.add_argument("--systems", nargs="+", required=True, help="names of configs/train/NAME_small.yaml")
+    options.add_argument(
+        "--systems", nargs="+", default=[], help="names of configs/train/NAME_small.yaml, or TABLE/ROW of an ablation"
+    )
+    options.add_argument("--ablations", action="store_true", help="print every ablation of the papers and stop")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--budget", choices=sorted(BUDGETS), default="short")
     options.add_argument("--crops", type=float, help="another number of crops than the budget's")
@@ -204,14 +241,25 @@ def main() -> None:
     options.add_argument("--nets", type=Path)
     options.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "benchmark")
     args = options.parse_args()
-    for task in V0.choose(args.on):
+    if args.ablations:
+        for arm in all_ablations():
+            print(f"{arm.name}: {arm.label}{f' (stains with the weights of {arm.of})' if arm.of else ''}")
+        return
+    if args.data is None:
+        options.error("--data is needed")
+    arms = [find_arm(name) for name in args.systems]
+    args.edition = edition_of(args.data)
+    args.length = "other" if args.crops or args.rate else args.budget
+    args.runs = args.work if args.edition is V0 else args.work / args.edition.name
+    for task in args.edition.choose(args.on):
         for name in ("identity", "mean_colour"):
-            row = args.results / "rows" / f"{task.name}-{name}.json"
+            of = "" if args.edition is V0 else f"{args.edition.name}-"
+            row = args.results / "rows" / f"{of}{task.name}-{name}.json"
             if not row.is_file():
                 score(name, args.data, task.name, output=row, nets=args.nets, workers=1)
         for seed in args.seeds:
-            for system in args.systems:
-                make_row(args, system, task, seed)
+            for arm in arms:
+                make_row(args, arm, task, seed)
 
 
 if __name__ == "__main__":

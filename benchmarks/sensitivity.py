@@ -25,6 +25,7 @@ from typing import Any
 import common
 import entries
 import numpy as np
+from arms import find_arm
 from numpy.typing import NDArray
 
 from wsistain.benchmark.curves import drawn, read_curves
@@ -104,7 +105,7 @@ def make_learning(folder: Path, data: Path, n: int, misfit: float | None) -> Pat
 def trained(args: argparse.Namespace, system: str, root: Path, name: str) -> tuple[Path, float, int]:
     """(weights, seconds of one core, crops of 128 px) of a run on `root`."""
     rate = args.rate or entries.rates(system)[1]
-    config = entries.configuration(system, TASK, args.data, args.crops, rate, args.seed)
+    config = entries.configuration(find_arm(system), TASK, args.data, args.crops, rate, args.seed)
     config["data"]["root"] = str(root)
     config |= {"val_every": None, "val_patches": 1}
     folder = args.work / f"{system}-{name}-c{args.crops:g}-s{args.seed}"
