@@ -13,16 +13,17 @@ configurations go with the rows. `--crops` runs another length than a budget's, 
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import common
 import imagecodecs
+import psutil
 import yaml
 from arms import Arm, all_ablations, find_arm, over, small_preset
 
@@ -84,23 +85,37 @@ def configuration(
     }
 
 
+def used(pid: int) -> float:
+    """Seconds of one core that a process and those it started have taken; 0 when it is gone."""
+    try:
+        run = psutil.Process(pid)
+        return sum(sum(p.cpu_times()[:2]) for p in (run, *run.children(recursive=True)))
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
 def train(config: dict[str, Any], folder: Path) -> float:
-    """Train into a folder, or go on there; the seconds of one core that it took in all, as run.json beside it keeps them."""
-    told = folder / "seconds.json"
-    spent = json.loads(told.read_text()) if told.is_file() else {"seconds": 0.0, "is_done": False}
+    """Train into a folder, or go on there; the seconds of one core that it took in all, as a file beside it keeps them."""
+    told, before = folder.with_name(f"{folder.name}.seconds.json"), folder / "seconds.json"  # where it was kept once
+    known = next((p for p in (told, before) if p.is_file()), None)
+    spent = json.loads(known.read_text()) if known else {"seconds": 0.0, "is_done": False}
     if spent["is_done"]:
         return float(spent["seconds"])
     folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_suffix(".yaml")
+    path, log = (folder.with_name(f"{folder.name}.{ending}") for ending in ("yaml", "log"))
     path.write_text(yaml.safe_dump(config))
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "wsistain", "train", str(path), "--output", str(folder), "--resume"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = spent["seconds"] + after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    told.write_text(json.dumps({"seconds": round(seconds, 1), "is_done": done.returncode == 0}))
-    if done.returncode:
-        raise SystemExit(f"{folder}: {done.stderr[-600:]}")
+    with log.open("w") as said:
+        run = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=said, stderr=said)
+    # Written while it runs: what a killed call took is counted by the next.
+    seconds = spent["seconds"]
+    while run.poll() is None:
+        seconds = spent["seconds"] + max(seconds - spent["seconds"], used(run.pid))
+        told.write_text(json.dumps({"seconds": round(seconds, 1), "is_done": False}))
+        time.sleep(2)
+    told.write_text(json.dumps({"seconds": round(seconds, 1), "is_done": run.returncode == 0}))
+    if run.returncode:
+        raise SystemExit(f"{folder}: {log.read_text()[-600:]}")
     return float(seconds)
 
 
@@ -203,9 +218,10 @@ def make_row(args: argparse.Namespace, arm: Arm, task: Condition, seed: int) -> 
     if row.is_file():
         print(f"{name}: there already", flush=True)
         return
-    folder, facts = trained(args, find_arm(arm.of) if arm.of else arm, task, seed)
+    source, facts = trained(args, find_arm(arm.of) if arm.of else arm, task, seed)
+    folder = source.with_name(f"{arm.key}-{args.length}-s{seed}")
     if arm.of:
-        borrowed(folder, folder := folder.with_name(f"{arm.key}-{args.length}-s{seed}"), arm)
+        borrowed(source, folder, arm)
     weights, pictures = folder / "weights.safetensors", folder.with_name(f"{folder.name}-pictures")
     chances = paint(weights, task, args.data, pictures, args.edition.mpp)
     kept = args.results / "runs" / name

@@ -161,7 +161,7 @@ def test_conditions_are_chosen_by_their_beginnings():
     many = replace(SMALL, conditions=tuple(Condition(*n) for n in names))
     assert [c.name for c in many.choose(["mist-c3-er"])] == ["mist-c3-ER"]
     assert len(many.choose(["mist"])) == 4 and len(many.choose(["mist-c1", "far"])) == 6 and len(many.choose([])) == 8
-    with pytest.raises(ConfigError, match="no condition"):
+    with pytest.raises(ConfigError, match="no condition of edition small"):
         many.choose(["mist-c"])
     with pytest.raises(ConfigError, match="names 2 conditions"):
         many.condition("mist-c3")

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from wsistain import __version__
+from wsistain.benchmark.agreement import Agreement, agreements
 from wsistain.benchmark.cells import arrays_of
 from wsistain.benchmark.compare import DRAWS, RANKED, Row, System, ranks, system_of, told_apart
 from wsistain.benchmark.curves import Point, drawn, read_curves
@@ -33,6 +34,8 @@ COLUMNS = (
 INTERVALS = (
     *RANKED, "information", "calibration_error", "error_at_100", "error_at_80", "ssim_truth", "ssim", "psnr", "lpips_alex", "stlpips_alex", "r_c"
 )  # fmt: skip
+PAPERS = ("ssim", "psnr", "lpips_alex", "stlpips_alex", "fid", "r_c", "r_p")
+"""The papers' metrics, whose order of the systems is held against that of the cells."""
 NAMES = {"identity": "Identity (H&E)", "mean_colour": "Mean-colour transfer"}
 
 
@@ -254,7 +257,20 @@ def to_markdown(boards: Sequence[Board]) -> str:
             )
         parts += [f"## {board.name}, edition {board.edition}\n", f"{reach(board)}\n", markdown_table(head, rows)]
         parts += [f"- {note}" for note in board.notes] + [""]
+        if told := agreements(board.systems, PAPERS):
+            head = [agreement_title(told), "rank correlation with the cell AUC"]
+            parts += [markdown_table(head, [[METRICS[a.metric].label, _agreement(a)] for a in told]), ""]
     return "\n".join(parts)
+
+
+def agreement_title(told: Sequence[Agreement]) -> str:
+    """What is asked of the papers' metrics on a board."""
+    return f"Do the papers' metrics tell the order of {max(a.n for a in told)} systems as their cells do?"
+
+
+def _agreement(found: Agreement) -> str:
+    span = "" if found.low is None else f" [{found.low:.2f} to {found.high:.2f}]"
+    return f"{found.value:.2f}{span}"
 
 
 HOW = (
@@ -322,6 +338,7 @@ def _shown(board: Board) -> dict[str, Any]:
                 "better": {METRICS[m].label: better_than(board, m, k) for m in board.apart if better_than(board, m, k)},
             }
         )
+    told = agreements(board.systems, PAPERS)
     heads = [{"label": METRICS[m].label + ARROWS[METRICS[m].better], "why": METRICS[m].convention} for m in names]
     return {
         "name": board.name,
@@ -332,6 +349,8 @@ def _shown(board: Board) -> dict[str, Any]:
         "reach": reach(board),
         "places": shown_places([(_caption(s), _first(s)) for s in board.systems]),
         "ranking": _ranking(board),
+        "agreement": [(METRICS[a.metric].label, _agreement(a)) for a in told],
+        "agreement_title": agreement_title(told) if told else "",
     }
 
 

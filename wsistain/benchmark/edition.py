@@ -101,7 +101,7 @@ class Edition:
             fitting = [c for c in self.conditions if f"{c.name}-".lower().startswith(f"{wanted}-")]
             if not fitting:
                 raise ConfigError(
-                    f"{text!r} is no condition of the benchmark; wanted PAIRING, PAIRING-cCONTRAST or PAIRING-cCONTRAST-MARKER, "
+                    f"{text!r} is no condition of edition {self.name} of the benchmark; wanted PAIRING, PAIRING-cCONTRAST or PAIRING-cCONTRAST-MARKER, "
                     f"such as {self.conditions[0].name} ({', '.join(dict.fromkeys(c.group for c in self.conditions))})"
                 )
             found |= {c.name: c for c in fitting}

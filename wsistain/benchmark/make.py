@@ -92,7 +92,8 @@ def made(root: Path, edition: Edition, condition: Condition) -> dict[str, Any]:
     facts = read_card(root, edition)["conditions"].get(condition.name)
     if facts is None:
         raise DataError(
-            f"{root} does not hold {condition.name}; run 'wsistain benchmark make {root} --only {condition.name}'"
+            f"{root} does not hold {condition.name}; run 'wsistain benchmark make {root} --edition {edition.name} "
+            f"--only {condition.name}'"
         )
     return {**facts}
 

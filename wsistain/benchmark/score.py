@@ -101,6 +101,8 @@ def score(
     form = _form(pictures, None if entry is None else Path(entry))
     stainer = _stainer(asked, test, root)
     maps = {"chance": _maps(asked.chances, test.refs), "trust": _maps(asked.trust, test.refs)}
+    if isinstance(stainer, GivenPictures):
+        check_places(test.refs, lambda ref: _picture_of(stainer, ref))
 
     # The pictures, as `wsistain evaluate` measures them, then their cells.
     folder = None if nets is None else Path(nets)
@@ -142,13 +144,11 @@ def _measured(
     workers: int | None,
     progress: OnProgress | None,
 ) -> Runs:
-    """All test patches measured with one stainer. DataError for one that cannot be, or that lies wrong."""
+    """All test patches measured with one stainer. DataError for one that cannot be."""
     runs = Runs(test.refs, test.marker, deep, test.truth, None, workers, progress, 0)
     runs.add([stainer], [], device, test.edition.mpp)
     if runs.unusable:
         raise DataError(f"{runs.unusable[0].name} of the test patches cannot be used: {runs.unusable[0].why}")
-    if isinstance(stainer, GivenPictures):
-        check_places(test.refs, lambda ref: _picture_of(stainer, ref))
     return runs
 
 
