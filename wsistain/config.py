@@ -124,6 +124,7 @@ class RunConfig(Strict):
     norm_tiles: int = Field(64, ge=4, le=4096, description="tissue tiles from which slide statistics are taken")
     roi_class: str | None = Field(None, description="classes of the shapes of --roi, with commas; None: all")
     all_tiles: bool = Field(False, description="generate glass too")
+    any_stain: bool = Field(False, description="stain also what does not look like H&E (of an IHC: like DAB)")
     direction: Direction = "he-to-ihc"
     seed: int | None = Field(None, description="of the noise of diffusion models; None: the weights' own")
     sampling: dict[str, Any] = Field(
@@ -171,6 +172,7 @@ class DataConfig(Strict):
     mpp: float | None = Field(
         None, ge=0.05, le=20, description="um per px of the stored patches; None: what stands beside them says it"
     )
+    any_stain: bool = Field(False, description="learn also from what does not look like H&E")
     stain_jitter: float = Field(0.0, ge=0, le=1, description="strength of H&E colour augmentation; 0: none")
     workers: int = Field(2, ge=0, le=64, description="decoding processes")
     split: Literal["official", "slide", "patient", "file"] = Field(

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 
 from tests.pairing.made import MPP, wavy, write_pair
 from wsistain.cli import main
 from wsistain.cli.pair import _told
+from wsistain.output.recognise import virtual_png
 
 
 def run(*arguments: str) -> int:
@@ -42,3 +44,10 @@ def test_one_slide_alone_and_options_of_one_pair_are_refused(tmp_path, capsys):
     assert run(str(tmp_path / "a.svs")) == 2 and "is alone" in capsys.readouterr().err
     assert run(str(tmp_path / "a.tsv"), "--patient", "P1") == 2 and "columns patient" in capsys.readouterr().err
     assert run("a.svs", "b.svs", "--part", "test") == 2 and "'auto', 'train'" in capsys.readouterr().err
+
+
+def test_a_virtual_stain_is_no_slide_of_a_pair(tmp_path, capsys):
+    he, _ = write_pair(tmp_path, wavy()[0])
+    (tmp_path / "made.png").write_bytes(virtual_png(np.full((64, 64, 3), 200, np.uint8), {"marker": "ER"}))
+    assert run(str(he), str(tmp_path / "made.png"), "--output", str(tmp_path / "out")) == 2
+    assert "made.png is a virtual ER stain that wsistain made; a pair wants two real slides" in capsys.readouterr().err

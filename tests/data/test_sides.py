@@ -33,3 +33,16 @@ def test_halves_put_the_wrong_way_round_are_told_and_what_is_pale_is_not(tmp_pat
         check_sides(list_patches("ab", tmp_path / "wrong", ER, "train"), ER)
     save(np.full((64, 128, 3), 240, np.uint8), tmp_path / "glass" / "train" / "a_0_0.png")
     check_sides(list_patches("ab", tmp_path / "glass", ER, "train"), ER)
+
+
+def test_he_that_is_ihc_too_is_refused_with_the_way_to_go_on(tmp_path: Path) -> None:
+    base = make_mist(tmp_path, n_train=3) / "ER" / "TrainValAB"
+    rng = np.random.default_rng(0)
+    for path in (base / "trainA").iterdir():
+        save(np.where(rng.integers(0, 2, (64, 64, 1)) == 0, (110, 110, 180), (140, 90, 50)).astype(np.uint8), path)
+    refs = list_patches("mist", tmp_path, ER, "train")
+    with pytest.raises(
+        DataError, match=r"trainA are taken for H&E, but it looks like haematoxylin with DAB.*or say so"
+    ):
+        check_sides(refs, ER, any_stain="say so")
+    assert check_sides(refs, ER, any_stain=None) is None

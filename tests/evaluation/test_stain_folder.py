@@ -77,3 +77,49 @@ def test_pictures_and_places_that_cannot_be_used_are_refused_first(pictures: Pat
     with pytest.raises(OutputError, match="holds stained pictures already"):
         stain_folder(pictures, out, weights="identity")
     assert stain_folder(pictures, out, weights="identity", overwrite=True)["pictures"] == 2
+
+
+def _brown(seed: int, px: int = 64) -> np.ndarray:
+    """Blue and brown pixels, uint8 (px, px, 3)."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.integers(0, 2, (px, px, 1)) == 0, (110, 110, 180), (140, 90, 50)).astype(np.uint8)
+
+
+def test_pictures_of_another_stain_and_virtual_ones_are_refused_unless_asked_for(
+    pictures: Path, tmp_path: Path
+) -> None:
+    weights, ihc = str(make_weights(tmp_path / "w.safetensors")), tmp_path / "ihc"
+    save(_brown(0), ihc / "a.png")
+    with pytest.raises(
+        DataError, match=r"are to be stained from H&E, but it looks like haematoxylin with DAB.*--any-stain"
+    ):
+        stain_folder(ihc, tmp_path / "out", weights=weights, mpp=0.4661, device="cpu")
+    made = stain_folder(pictures, tmp_path / "made", weights=weights, mpp=0.4661, device="cpu")
+    assert made["warnings"] == []
+    with pytest.raises(DataError, match=r"a.png is a virtual ER stain that wsistain made"):
+        stain_folder(tmp_path / "made", tmp_path / "out", weights=weights, mpp=0.4661, device="cpu")
+    assert not (tmp_path / "out").exists()
+    for folder in (ihc, tmp_path / "made"):
+        record = stain_folder(
+            folder, tmp_path / "out", weights=weights, mpp=0.4661, device="cpu", any_stain=True, overwrite=True
+        )
+        assert record["warnings"] == []
+
+
+def test_single_pictures_of_another_stain_are_named(tmp_path: Path) -> None:
+    for k in range(12):
+        save(tissue(k, 64)[0] if k != 4 else _brown(k), tmp_path / "in" / f"{k:02d}.png")
+    weights = make_weights(tmp_path / "w.safetensors")
+    record = stain_folder(tmp_path / "in", tmp_path / "out", weights=str(weights), mpp=0.4661, device="cpu")
+    assert record["warnings"] == ["1 of 12 pictures do not look like H&E: 04.png; read nothing from their stains"]
+
+
+def test_evaluation_refuses_he_that_is_none(tmp_path: Path) -> None:
+    base = make_mist(tmp_path, n_train=1, n_val=2) / "ER" / "TrainValAB"
+    for path in (base / "valA").iterdir():
+        save(_brown(0, 96), path)
+    with pytest.raises(
+        DataError, match=r"valA are taken for H&E, but it looks like haematoxylin with DAB.*pass --any-stain"
+    ):
+        evaluate([], tmp_path, output=None, workers=1)
+    assert evaluate([], tmp_path, output=None, workers=1, any_stain=True)["systems"]

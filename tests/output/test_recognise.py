@@ -13,7 +13,7 @@ from PIL import Image
 from tests.pipeline.slides import small_config, tissue_picture, write_slide
 from wsistain.errors import SlideError
 from wsistain.output.export import export_ome_tiff
-from wsistain.output.recognise import comment_of, virtual_stain
+from wsistain.output.recognise import comment_of, virtual_png, virtual_stain
 from wsistain.pipeline.run import run
 from wsistain.slide import tiffslide_reader
 
@@ -114,3 +114,13 @@ def test_a_picture_above_pillows_bound_is_looked_at_too(stains, monkeypatch):
     """Ours is higher (`slide.picture`); pictures of 200 MP are slides like others."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert virtual_stain(stains / "photo.jpg") == "a virtual ER stain"
+
+
+def test_a_stained_patch_is_known_again_and_keeps_its_pixels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 20, 3), dtype=np.uint8)
+    path = tmp_path / "patch.png"
+    path.write_bytes(virtual_png(pixels, {"marker": "ER", "system": "x"}))
+    assert virtual_stain(path) == "a virtual ER stain"
+    with Image.open(path) as picture:
+        picture.load()
+        np.testing.assert_array_equal(np.asarray(picture), pixels)

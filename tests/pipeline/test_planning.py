@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.pipeline.slides import write_slide
+from tests.pipeline.slides import tissue_picture, write_slide
 from wsistain.config import RunConfig
+from wsistain.errors import SlideError
 from wsistain.generators.load import find_generator
 from wsistain.pipeline.planning import BLOCK_BYTES, default_block, plan_groups
 from wsistain.slide.reader import open_slide
@@ -42,3 +43,42 @@ def test_blocks_are_those_of_the_weights_whichever_markers_are_asked_for(tmp_pat
         plans = [plan_groups(slide, some, config, None, crop=True)[0].plan for some in (specs, specs[:1])]
     assert [plan.tiling.block for plan in plans] == [2048, 2048]
     assert plans[0].hash == plans[1].hash
+
+
+def _brown(height: int, width: int) -> np.ndarray:
+    """Blue and brown tissue with glass round it, as `tissue_picture` is pink."""
+    picture = tissue_picture(height, width)
+    rng = np.random.default_rng(1)
+    for k, low in ((0, (130, 130, 190)), (1, (150, 110, 70))):
+        where = (picture[..., 0] < 240) & (np.arange(width) // 40 % 2 == k)
+        picture[where] = (np.array(low) + rng.integers(0, 15, (height, width, 3)))[where]
+    return picture
+
+
+def test_a_slide_that_is_plainly_no_he_is_refused_before_it_is_stained(tmp_path):
+    brown = write_slide(tmp_path / "ihc.tiff", _brown(1200, 1200), mpp=2.0)
+    pink = write_slide(tmp_path / "he.tiff", tissue_picture(1200, 1200), mpp=2.0)
+    spec = replace(find_generator("identity", "ER"), weights="some")
+    with closing(open_slide(brown)) as ihc, closing(open_slide(pink)) as he:
+        for config in (RunConfig(weights="some"), RunConfig(weights="some", all_tiles=True)):
+            with pytest.raises(
+                SlideError, match=r"to be stained from H&E, but it looks like haematoxylin with DAB.*--any-stain"
+            ):
+                plan_groups(ihc, [spec], config, None, crop=True)
+            assert plan_groups(he, [spec], config, None, crop=True)[0].warnings == ()
+        back = RunConfig(weights="some", direction="ihc-to-he")
+        with pytest.raises(SlideError, match="to be stained from IHC, but it looks like H&E"):
+            plan_groups(he, [spec], back, None, crop=True)
+        assert plan_groups(ihc, [spec], back, None, crop=True)
+        assert plan_groups(ihc, [spec], RunConfig(weights="some", any_stain=True), None, crop=True)
+        assert plan_groups(ihc, [find_generator("identity", "ER")], RunConfig(), None, crop=True)
+
+
+def test_a_slide_without_a_trace_of_eosin_is_stained_with_a_warning(tmp_path):
+    picture = tissue_picture(1200, 1200)
+    picture[picture[..., 0] < 240] = (110, 110, 190)
+    path = write_slide(tmp_path / "blue.tiff", picture, mpp=2.0)
+    spec = replace(find_generator("identity", "ER"), weights="some")
+    with closing(open_slide(path)) as slide:
+        (told,) = plan_groups(slide, [spec], RunConfig(weights="some"), None, crop=True)[0].warnings
+    assert told.startswith("hardly any eosin is seen: 0% of what is stained is pink")

@@ -85,6 +85,7 @@ def evaluate(
     grid: Path | None = typer.Option(
         None, "--grid", help="Folder of 'wsistain train --grid': its rows as the paper's table (with --data)."
     ),
+    any_stain: bool = typer.Option(False, "--any-stain", help="Measure also where the H&E does not look like H&E."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace results that are there."),
 ) -> None:
     """Measure weights or slides; see HELP for the help text."""
@@ -131,6 +132,7 @@ def evaluate(
             workers=workers,
             seed=seed,
             sampling=_sampling(sets or []),
+            any_stain=any_stain,
             overwrite=overwrite,
         )
         if is_table:

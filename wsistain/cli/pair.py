@@ -82,9 +82,15 @@ def pair(
 
 
 def _make(job: "PairJob", output: Path, overwrite: bool) -> dict[str, Any]:
+    from wsistain.errors import SlideError
+    from wsistain.output.recognise import virtual_stain
     from wsistain.pairing.run import make_pair
     from wsistain.runtime.progress import ProgressBar
 
+    for path in (job.he, job.ihc):
+        what = virtual_stain(path)
+        if what is not None:
+            raise SlideError(f"{path} is {what} that wsistain made; a pair wants two real slides")
     note(f"pair {job.slide}: {job.he} and {job.ihc} ({job.marker}), patches of {job.size} px at {job.mpp:g} um per px")
     with ProgressBar("parts") as show:
         facts = make_pair(job, output, overwrite=overwrite, progress=show)

@@ -9,7 +9,7 @@ MACHINE, SETTINGS, TELLING = "What it runs on", "Settings", "What is told"
 _OPTIONS: dict[str, str] = {
     INPUT: """mpp region roi roi_class reader series slide slides cells cells_mpp without recursive data layout split
         val_share split_seed limit pictures results reference he_mpp ihc_mpp transform patient name part grid board rows condition entry chances trust_maps""",
-    STAIN: """marker markers weights norm direction probability all_tiles strict precision sets size patch_mpp patch_size
+    STAIN: """marker markers weights norm direction probability all_tiles any_stain strict precision sets size patch_mpp patch_size
         tissue seed visibility contrast pairing version patches points licence training_data prompt tile quality subsampling lossless""",
     RESULT: """form url output formats ngff resume overwrite read view qupath only static train val he_only trust trust_features
         trust_jitter""",

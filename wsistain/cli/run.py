@@ -74,6 +74,9 @@ def run(
         None, "--roi-class", metavar="NAMES", help="Only shapes of these classes, as Tumor,Stroma."
     ),
     all_tiles: bool | None = typer.Option(None, "--all-tiles", help="Stain glass too.", show_default=False),
+    any_stain: bool | None = typer.Option(
+        None, "--any-stain", help="Stain also what does not look like H&E.", show_default=False
+    ),
     probability: bool | None = typer.Option(
         None, "--probability", help="Store p of each marker beside the stain (LPStain).", show_default=False
     ),
@@ -120,6 +123,7 @@ def run(
             "mpp": mpp,
             "roi_class": roi_class,
             "all_tiles": all_tiles,
+            "any_stain": any_stain,
             "probability": probability,
             "norm": norm,
             "reader": reader,

@@ -35,6 +35,7 @@ def stain(
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     precision: Precision = typer.Option("auto", "--precision", help="Of the network's numbers."),
     workers: int | None = typer.Option(None, "--workers", min=1, max=256, help="Pictures at a time.  [default: cores]"),
+    any_stain: bool = typer.Option(False, "--any-stain", help="Stain also what does not look like H&E."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace pictures that were stained before."),
 ) -> None:
     """Stain a folder of pictures."""
@@ -52,9 +53,12 @@ def stain(
             device=device,
             precision=precision,
             workers=workers,
+            any_stain=any_stain,
             overwrite=overwrite,
             progress=progress,
         )
     if record.get("note"):
         note(f"note: {record['note']}")
+    for warning in record["warnings"]:
+        say(f"Warning: {folder}: {warning}")
     say(f"{record['pictures']} pictures stained for {record['marker']}: {output}")

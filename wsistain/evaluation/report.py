@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsistain import __version__
 from wsistain.data.layouts import PatchRef
+from wsistain.data.sides import check_sides, evenly
 from wsistain.errors import ConfigError, DataError, OutputError
 from wsistain.evaluation.chosen import Chosen, Wanted, choose_patches, spread
 from wsistain.evaluation.deep import DeepMetrics, load_deep, phv
@@ -22,6 +23,7 @@ from wsistain.evaluation.given import GivenPictures
 from wsistain.evaluation.metrics import LONG_NAMES, METRICS
 from wsistain.evaluation.page import to_html
 from wsistain.evaluation.patches import Pass, PatchResult, Unusable, run_pass
+from wsistain.evaluation.real import refuse_virtual
 from wsistain.evaluation.rows import BASELINES, Candidate, Identity, Stainer, find_candidates, mean_colour
 from wsistain.evaluation.summary import Estimate, SlideBootstrap, summarise
 from wsistain.evaluation.tables import Results, pairs_to_csv, to_csv, to_markdown
@@ -55,6 +57,7 @@ def evaluate(
     overwrite: bool = False,
     progress: OnProgress | None = None,
     given: Sequence[str | Path] = (),
+    any_stain: bool = False,
 ) -> dict[str, Any]:
     """The results of `weights`, identity and mean-colour transfer on one split of a patch data set.
 
@@ -73,6 +76,7 @@ def evaluate(
     sampling  : how diffusion models stain, in place of what their weights say.
     progress  : called with (what, patches done, of how many).
     given     : folders of pictures that another program made of the patches, one row of the tables each.
+    any_stain : measure also where the H&E is plainly none.
 
     The dictionary is what results.json holds. Metrics whose networks are not at hand are listed under "missing" with
     the command that fetches them. Raises DataError, WeightsError, ConfigError or OutputError.
@@ -90,6 +94,9 @@ def evaluate(
     wanted = Wanted(Path(data_root), layout, known, split, limit, mpp, val_share, split_seed)
     chosen = choose_patches(wanted, candidates)
     refs, patch_mpp = chosen.refs, chosen.mpp
+    if not any_stain:
+        refuse_virtual([refs[k].he for k in evenly(len(refs))])
+    doubt = check_sides(refs, known, any_stain=None if any_stain else "pass --any-stain")
     truth = read_truth(refs, known, split)
     deep = load_deep(None if nets is None else Path(nets), _device(device))
 
@@ -112,7 +119,8 @@ def evaluate(
         "split_seed": chosen.split_seed,
         "limit": limit,
     }
-    results["warnings"] = [*chosen.warnings, *(told for row in theirs for told in row.doubts(refs)), *deep.warnings]
+    of_pictures = (told for row in theirs for told in row.doubts(refs))
+    results["warnings"] = [*([doubt] if doubt else []), *chosen.warnings, *of_pictures, *deep.warnings]
     results["measured_at"] = f"measured at {size} px" if size else "measured at full size"
     results["seconds"] = round(time.monotonic() - started, 1)
     results = {name: finite(value) for name, value in results.items()}

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
-import numpy as np
-
 from wsistain import __version__
 from wsistain.data.layouts import PatchRef
 from wsistain.data.pictures import SUFFIXES, picture_size, read_picture
+from wsistain.data.sides import look_of_pictures
 from wsistain.data.stated import agreed_mpp
 from wsistain.errors import ConfigError, DataError, OutputError
+from wsistain.evaluation.real import Wanted, refuse_virtual
 from wsistain.evaluation.rows import Network
 from wsistain.markers import find_marker
+from wsistain.output.recognise import virtual_png
 from wsistain.runtime.ahead import in_order
 from wsistain.runtime.files import local_path, reporting, write_bytes, write_json
 from wsistain.runtime.progress import OnProgress
@@ -43,6 +43,7 @@ def stain_folder(
     precision: str = "auto",
     workers: int | None = None,
     sampling: Mapping[str, Any] | None = None,
+    any_stain: bool = False,
     overwrite: bool = False,
     progress: OnProgress | None = None,
 ) -> dict[str, Any]:
@@ -51,10 +52,12 @@ def stain_folder(
     output   : receives one PNG a picture, of its relative name and size, and stain.json last.
     mpp      : um per px of the pictures; None: what a manifest above them says.
     workers  : pictures that are read, stained and written at a time; None: one a core.
+    any_stain: stain also what is plainly not what the weights stain; otherwise some pictures are looked at first, and those
+               that look unlike it are named in "warnings".
     progress : called with (what, pictures done, of how many).
 
     A picture is stained whole, in one pass, resampled to the weights' um per px and back where they differ. Raises
-    DataError for pictures that cannot be read (their headers are all looked at first), ConfigError where the scale is
+    DataError for pictures that cannot be read (their headers are all looked at first), are virtual or no H&E, ConfigError where the scale is
     not known, WeightsError, and OutputError where `output` holds another stain.
     """
     from wsistain.generators.load import build_generator, find_generator
@@ -72,6 +75,11 @@ def stain_folder(
             f"the um per px of the pictures in {source} is stated nowhere (no manifest.json above them): pass --mpp "
             f"(these weights stain at {spec.mpp:g}; pictures of another scale are resampled for them)"
         )
+    wanted = None if any_stain or spec.weights == "identity" else Wanted(direction, known)
+    doubt = None
+    if wanted is not None:
+        refuse_virtual([t.source for t in tasks] if direction == "he-to-ihc" else [])
+        doubt = wanted.refuse_other(source, [t.source for t in tasks])
     network = Network(spec.name, build_generator(spec, device=device, precision=precision), scale)
 
     def one(task: _Task) -> str:
@@ -79,11 +87,14 @@ def stain_folder(
             picture = read_picture(task.source)
         except DataError as error:
             return str(error)
+        if wanted is not None and wanted.why_not(look_of_pictures([picture])) is not None:
+            unlike.append(task.source.name)
         task.target.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(task.target, bytes(imagecodecs.png_encode(np.ascontiguousarray(network.stain(picture)), level=4)))
+        write_bytes(task.target, virtual_png(network.stain(picture), {"marker": known.name, "system": spec.name}))
         return ""
 
-    faults = []
+    faults: list[str] = []
+    unlike: list[str] = []
     n_workers = workers or os.cpu_count() or 1
     with reporting(target, retry="run again with --overwrite"), ThreadPoolExecutor(n_workers) as pool:
         target.mkdir(parents=True, exist_ok=True)
@@ -98,6 +109,7 @@ def stain_folder(
             "pictures": len(tasks) - len(faults),
             "pictures_mpp": scale,
             "wsistain_version": __version__,
+            "warnings": [] if wanted is None else wanted.warnings(doubt, sorted(unlike), len(tasks)),
             **network.facts(),
         }
         if not faults:

@@ -11,10 +11,13 @@ import json
 import os
 import re
 import stat
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -38,6 +41,7 @@ DICOM_CREATOR = "wsistain virtual stain"
 """Of the private element that holds the provenance in a DICOM file."""
 
 _PREVIEW = re.compile(r".+\.[A-Za-z0-9_-]+\.preview\.jpe?g", re.DOTALL)
+_PNG_HEAD = 8 + 25  # signature and first chunk, after which text may stand
 
 
 def comment_of(provenance: dict[str, Any]) -> bytes:
@@ -60,6 +64,14 @@ def png_of(pixels: NDArray[np.uint8], what: str) -> bytes:
     text.add_text(KEY, comment_of({"statement": what}).decode("ascii"))
     Image.fromarray(pixels).save(target, format="PNG", pnginfo=text)
     return target.getvalue()
+
+
+def virtual_png(pixels: NDArray[np.uint8], provenance: dict[str, Any]) -> bytes:
+    """A PNG of a stained picture uint8 (h, w, 3), fast, known again by a text chunk as `comment_of` writes it."""
+    made: bytes = imagecodecs.png_encode(np.ascontiguousarray(pixels), level=4)
+    body = b"tEXt" + KEY.encode("ascii") + b"\0" + comment_of(provenance)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return made[:_PNG_HEAD] + chunk + made[_PNG_HEAD:]
 
 
 def virtual_stain(path: Path | str) -> str | None:

@@ -9,11 +9,14 @@ from wsistain.errors import ConfigError, SlideError
 from wsistain.generators.load import find_generator
 from wsistain.generators.spec import GeneratorSpec
 from wsistain.generators.tiling import exact_tiling, with_tiling
+from wsistain.markers import DAB, find_marker
+from wsistain.optics.pinkness import Look, look_of
 from wsistain.slide.base import Slide, SlideInfo
-from wsistain.slide.quality import Quality, examine
+from wsistain.slide.glass import glass_colour
+from wsistain.slide.quality import Quality, examine, some_of
 from wsistain.slide.resample import choose_sampling
 from wsistain.slide.roi import Roi
-from wsistain.slide.tissue import TissueMask
+from wsistain.slide.tissue import TissueMask, read_thumbnail
 from wsistain.tiling.plan import RunPlan, make_tiling, plan_run
 
 NO_TISSUE = "shows no tissue"
@@ -85,13 +88,17 @@ def plan_groups(
     quality, unscanned, warnings = None, None, _about_areas(roi, info)
     if config.all_tiles:
         tissue = TissueMask.everywhere(info)
+        thumbnail, _ = read_thumbnail(slide)
+        pixels, glass = some_of(thumbnail.reshape(-1, 3)), glass_colour(thumbnail)
     else:
         shown = examine(slide)
-        quality, unscanned = shown.quality, shown.unscanned
+        quality, unscanned, pixels, glass = shown.quality, shown.unscanned, shown.pixels, shown.glass
         warnings += quality.warnings()
         tissue = shown.tissue.dilated(TISSUE_MARGIN_UM / info.mpp)
         if not tissue.mask.any():
             raise SlideError(f"{info.path} {NO_TISSUE}; pass --all-tiles if there is some all the same")
+    if not config.any_stain and any(spec.weights != "identity" for spec in specs):
+        warnings += _about_stain(look_of(pixels, glass), specs, config, info)
 
     # One plan a tile grid; a slide without a single tile in it is refused, not written as glass.
     by_grid: dict[tuple[Any, ...], list[GeneratorSpec]] = {}
@@ -106,6 +113,25 @@ def plan_groups(
             raise SlideError(f"{info.path} {NO_TISSUE} in the region; pass --all-tiles if there is some all the same")
         groups.append(Group(tuple(members), plan, quality, warnings))
     return groups
+
+
+def _about_stain(
+    look: Look | None, specs: Sequence[GeneratorSpec], config: RunConfig, info: SlideInfo
+) -> tuple[str, ...]:
+    """What speaks against the slide being what the weights stain; SlideError where that is plain."""
+    if look is None:
+        return ()
+    if config.direction == "he-to-ihc":
+        why, wanted, doubt = look.not_he(), "H&E", look.doubt()
+    else:
+        is_dab = all(find_marker(spec.marker).chromogen == DAB for spec in specs)
+        why, wanted, doubt = (look.not_dab() if is_dab else None), "IHC", None
+    if why is not None:
+        raise SlideError(
+            f"{info.path} is to be stained from {wanted}, but {why}; name the {wanted} slide, or pass --any-stain to stain this "
+            "one all the same"
+        )
+    return () if doubt is None else (doubt,)
 
 
 def _about_areas(roi: Roi | None, info: SlideInfo) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What spoils tissue on a slide before any stain is computed: pen over it, folds, and parts out of focus."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsistain.slide.base import RGB, Slide
-from wsistain.slide.glass import glass_colour, optical_density
+from wsistain.slide.glass import WHITE, glass_colour, optical_density
 from wsistain.slide.resample import choose_sampling, read_window
 from wsistain.slide.segment import segment_all
 from wsistain.slide.tissue import TissueMask, read_thumbnail
@@ -28,6 +28,7 @@ _LONG, _MIN_LENGTH_UM, _MIN_WIDTH_UM = 4.0, 150.0, 12.0
 
 FOCUS_MPP, COARSEST_MPP = 1.0, 1.5  # um per px at which focus is judged; coarser slides do not show it
 _FOCUS_WINDOWS, _FOCUS_PX = 24, 128
+_MOST_PIXELS = 50_000
 SHARP = 0.25
 """Detail below 1 px per detail from 1 to 4 px: sharp slides have 0.43 to 1.2, blurred by 2 um 0.15 to 0.22."""
 
@@ -76,6 +77,7 @@ class Examined:
     tissue    : where there is tissue, as `find_tissue` says.
     unscanned : where the picture is black because nothing was scanned; None where that is nowhere.
     ink, fold : tissue under ink, and folded tissue; None where that is nowhere.
+    pixels    : up to 50,000 pixels of the tissue off the ink, uint8 (n, 3). glass : float (3,), colour of clear glass.
     """
 
     tissue: TissueMask
@@ -83,6 +85,8 @@ class Examined:
     unscanned: TissueMask | None
     ink: TissueMask | None = None
     fold: TissueMask | None = None
+    pixels: RGB = field(default_factory=lambda: np.zeros((0, 3), np.uint8))
+    glass: NDArray[np.float32] = field(default_factory=lambda: np.full(3, WHITE, np.float32))
 
 
 def examine(slide: Slide) -> Examined:
@@ -101,7 +105,14 @@ def examine(slide: Slide) -> Examined:
     focus = _out_of_focus(slide, mask)
     quality = Quality(n_ink / area, n_ink * mpp**2 / 1e6, int(fold.sum()) / area, focus)
     where = (TissueMask(part, downsample) if part.any() else None for part in (ink, fold))
-    return Examined(mask, quality, black, *where)
+    return Examined(
+        mask, quality, black, *where, some_of(thumbnail[shown.tissue & ~shown.pen]), glass_colour(thumbnail)
+    )
+
+
+def some_of(pixels: RGB) -> RGB:
+    """At most 50,000 of the pixels (n, 3), evenly spaced."""
+    return pixels[:: -(-len(pixels) // _MOST_PIXELS) or 1].copy()
 
 
 def _islands(mask: Mask, least_px: float) -> Mask:

@@ -96,7 +96,7 @@ def gather(cfg: TrainConfig, output: Path, *, tiny: bool, rank: int) -> Material
     sizes = usable_sizes(cfg, options, patches, output / f"unreadable{rank or ''}.txt")
     for marker in markers:
         own = [p for p in patches if p.marker == marker.name]
-        check_sides(own, marker)
+        check_sides(own, marker, any_stain=None if cfg.data.any_stain else "pass --set data.any_stain=true")
         options = options.measured(marker, _some_pairs(cfg, own), network_mpp(cfg, sizes))
     report = {
         **split_report(patches, held_out),
