@@ -95,5 +95,6 @@ def pinkness_of(pixels: NDArray[np.uint8], glass: NDArray[np.float32]) -> float 
 def _stained(pixels: NDArray[np.uint8], glass: NDArray[np.float32]) -> NDArray[np.float32]:
     """Optical density (n, 3) of those pixels, of 200,000 at most, that are stained."""
     some = pixels[:: max(1, len(pixels) // _MOST_SEEN)].astype(np.float32)
-    od: NDArray[np.float32] = np.log10(np.maximum(glass, 1) / np.maximum(some, 1))
-    return od[od.sum(axis=1) > _STAINED_OD]
+    od = np.log10(np.maximum(glass, 1) / np.maximum(some, 1))
+    stained: NDArray[np.float32] = od[od.sum(axis=1) > _STAINED_OD]
+    return stained

@@ -68,7 +68,7 @@ def png_of(pixels: NDArray[np.uint8], what: str) -> bytes:
 
 def virtual_png(pixels: NDArray[np.uint8], provenance: dict[str, Any]) -> bytes:
     """A PNG of a stained picture uint8 (h, w, 3), fast, known again by a text chunk as `comment_of` writes it."""
-    made: bytes = imagecodecs.png_encode(np.ascontiguousarray(pixels), level=4)
+    made = bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=4))
     body = b"tEXt" + KEY.encode("ascii") + b"\0" + comment_of(provenance)
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return made[:_PNG_HEAD] + chunk + made[_PNG_HEAD:]

@@ -104,10 +104,9 @@ def examine(slide: Slide) -> Examined:
     n_ink = int(ink.sum())
     focus = _out_of_focus(slide, mask)
     quality = Quality(n_ink / area, n_ink * mpp**2 / 1e6, int(fold.sum()) / area, focus)
-    where = (TissueMask(part, downsample) if part.any() else None for part in (ink, fold))
-    return Examined(
-        mask, quality, black, *where, some_of(thumbnail[shown.tissue & ~shown.pen]), glass_colour(thumbnail)
-    )
+    inked, folded = (TissueMask(part, downsample) if part.any() else None for part in (ink, fold))
+    pixels = some_of(thumbnail[shown.tissue & ~shown.pen])
+    return Examined(mask, quality, black, inked, folded, pixels, glass_colour(thumbnail))
 
 
 def some_of(pixels: RGB) -> RGB:
