@@ -114,7 +114,7 @@ class OutputConfig(Strict):
 class RunConfig(Strict):
     """Everything of `wsistain run` that changes the result or how it is made."""
 
-    weights: str = Field("demo", description="file, folder, hub id or built-in name (demo, identity)")
+    weights: str = Field("demo", description="file, folder, hub id or built-in name (demo, lpstain, identity)")
     mpp: float | None = Field(None, gt=0, description="um per px of the slide, where it has none")
     reader: Reader = "auto"
     series: int | None = Field(

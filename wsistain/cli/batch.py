@@ -42,7 +42,7 @@ def batch(
     ),
     output: Path = typer.Option(Path("stained"), "--output", "-o", help="Folder for the results."),
     weights: str | None = typer.Option(
-        None, "--weights", "-w", help="File, folder, hub id, or demo, identity. Default: demo."
+        None, "--weights", "-w", help="File, folder, hub id, or demo, lpstain, identity. Default: demo."
     ),
     mpp: float | None = typer.Option(None, "--mpp", help="um per px of the slides, where they have none."),
     norm: Norm | None = typer.Option(None, "--norm", help="Instance-norm statistics; auto chooses."),

@@ -65,7 +65,7 @@ def run(
     ),
     output: Path = typer.Option(Path(), "--output", "-o", help="Folder for the results."),
     weights: str | None = typer.Option(
-        None, "--weights", "-w", help="File, folder, hub id, or demo, identity. Default: demo."
+        None, "--weights", "-w", help="File, folder, hub id, or demo, lpstain, identity. Default: demo."
     ),
     mpp: float | None = typer.Option(None, "--mpp", help="um per px of the slide, where it has none."),
     region: str | None = typer.Option(None, "--region", metavar="X,Y,W,H", help="Only this rectangle, level-0 pixels."),
