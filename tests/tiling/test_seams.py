@@ -27,7 +27,7 @@ def plainly(image: np.ndarray, stride: int, overlap: int, grid: int, block: int)
                 continue
             for i in range(1, lines.shape[1]):
                 a, b = lines[k, i - 1], lines[k, i]
-                if i % grid or i % block == 0 or ((a == 255) & (b == 255)).all():
+                if i % grid or i % block == 0 or i == overlap or ((a == 255) & (b == 255)).all():
                     continue
                 at = 0 if i % stride in (0, overlap) else 2
                 sums[at] += int(np.abs(a - b).sum())
@@ -49,7 +49,7 @@ def test_a_run_that_sees_blocks_and_a_reader_who_sees_bands_come_to_the_same_sum
     blocks = SeamSums()
     for y in range(0, 533, block):
         for x in range(0, 301, block):
-            blocks += seam_sums(image[y : y + block, x : x + block], 64, 16)
+            blocks += seam_sums(image[y : y + block, x : x + block], 64, 16, begins=(y == 0, x == 0))
     for rows in (533, 41, 1):
         counter = SeamCounter(301, 64, 16, block)
         for y in range(0, 533, rows):
@@ -82,6 +82,14 @@ def test_glass_does_not_dilute_the_score():
     padded = np.full((1024, 1024, 3), 255, np.uint8)
     padded[:256, :256] = image
     assert seam_sums(padded, 64, 16) == seam_sums(padded[:257, :257], 64, 16)
+
+
+def test_one_tile_has_no_score_though_its_margin_is_the_edge_of_its_tissue():
+    image = np.full((120, 110, 3), 255, np.uint8)
+    image[32:, 32:] = 90  # tissue that begins where a tile before the first one would have ended
+    image[40:, 40:] = noise(80, 70)
+    assert seam_sums(image, 128, 32).score is None
+    assert seam_sums(image, 128, 32, begins=(False, True)).on_count > 0
 
 
 def test_a_flat_picture_and_one_without_borders_have_no_score():

@@ -155,7 +155,7 @@ def write_block_task(
         start = time.perf_counter()
         pixels = _finished_pixels(job, row, col, None if generated is None else generated.stained[k], _of(near, k))
         rgb = pixels[..., :3]
-        seams.append(seam_sums(rgb, frame.stride, frame.overlap))
+        seams.append(seam_sums(rgb, frame.stride, frame.overlap, begins=(row == 0, col == 0)))
         seconds += time.perf_counter() - start
         written = write_block(output, row, col, rgb, threads=job.threads)
         if job.generators[k].probability:  # carried as 255 less p, so that glass is 255 in all channels

@@ -5,7 +5,9 @@ where a tile begins (multiples of the stride) or its predecessor ends (`overlap`
 edge would show at one or the other. Elsewhere is the rest of the positions that fall on the source's compression grid
 like the borders do, where that is finer than the tiles. Every 8th line is looked at. Steps between two blank pixels are
 not counted, nor are those across the borders of blocks, which nobody sees while a run writes: so a run, which looks at
-its blocks one by one, and whoever reads the finished slide in bands come to the same number.
+its blocks one by one, and whoever reads the finished slide in bands come to the same number. `overlap` px into the output
+nothing ends, since no tile came before, or none that is part of it: that place is passed over, and an output of one tile
+has no score.
 """
 
 from dataclasses import dataclass
@@ -52,17 +54,27 @@ class SeamCounter:
     width           : of the image, px; its corner lies on the tile grid and is that of a block.
     stride, overlap : of the tiles, px.
     block           : edge of the blocks that the image was written in, px, a multiple of the stride; None: all is one.
+    begins          : whether the output begins at the image's (top, left); False in a block that has one before it.
     """
 
-    def __init__(self, width: int, stride: int, overlap: int, block: int | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        stride: int,
+        overlap: int,
+        block: int | None = None,
+        *,
+        begins: tuple[bool, bool] = (True, True),
+    ) -> None:
         if stride < 2 or not 0 <= overlap <= stride:
             raise ValueError(f"a stride of {stride} px with an overlap of {overlap} px is no tile grid")
         self._width, self._stride, self._overlap, self._block = width, stride, overlap, block
+        self._begins = begins
         self._row = 0
         self._above: NDArray[np.uint8] | None = None
         self.sums = SeamSums()
 
-    def _positions(self, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    def _positions(self, start: int, stop: int, *, begins: bool) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Where a step that counts ends, in [start, stop), and which of them are borders."""
         period = gcd(gcd(self._stride, self._overlap), COMPRESSION_GRID)
         # Every position that is left would be a border, with nothing to compare it to.
@@ -72,6 +84,8 @@ class SeamCounter:
         counts = place % period == 0
         if self._block is not None:
             counts &= place % self._block != 0
+        if begins and self._overlap < self._stride:
+            counts &= place != self._overlap
         place = place[counts]
         within = place % self._stride
         return place, (within == 0) | (within == self._overlap % self._stride)
@@ -92,12 +106,12 @@ class SeamCounter:
         first, end = self._row, self._row + len(band)
 
         # Steps to the right, along every 8th row.
-        place, is_border = self._positions(0, self._width)
+        place, is_border = self._positions(0, self._width, begins=self._begins[1])
         lines = band[self._lines(first, end) - first]
         self.sums += _compare(lines[:, place - 1], lines[:, place], is_border[None, :])
 
         # Steps down, along every 8th column; the row above the band is that of the last one.
-        place, is_border = self._positions(first, end)
+        place, is_border = self._positions(first, end, begins=self._begins[0])
         cols = self._lines(0, self._width)
         stack = band[:, cols] if self._above is None else np.concatenate([self._above[None, cols], band[:, cols]])
         offset = first if self._above is None else first - 1
@@ -113,8 +127,10 @@ def _compare(before: NDArray[np.uint8], after: NDArray[np.uint8], is_border: NDA
     return SeamSums(int(steps[on].sum()), int(on.sum()), int(steps[off].sum()), int(off.sum()))
 
 
-def seam_sums(pixels: NDArray[np.uint8], stride: int, overlap: int) -> SeamSums:
-    """Seam sums of one block, uint8 (h, w, 3), whose corner lies on the tile grid."""
-    counter = SeamCounter(pixels.shape[1], stride, overlap)
+def seam_sums(
+    pixels: NDArray[np.uint8], stride: int, overlap: int, *, begins: tuple[bool, bool] = (True, True)
+) -> SeamSums:
+    """Seam sums of one block, uint8 (h, w, 3), whose corner lies on the tile grid; `begins` as in `SeamCounter`."""
+    counter = SeamCounter(pixels.shape[1], stride, overlap, begins=begins)
     counter.add(pixels)
     return counter.sums
