@@ -130,3 +130,28 @@ def test_devices_pipes_and_folders_are_no_configurations(tmp_path):
     for place in (tmp_path / "pipe", "/dev/zero", tmp_path, tmp_path / ("x" * 300), tmp_path / "none"):
         with pytest.raises(ConfigError):
             load_config(RunConfig, Path(place))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("seed: 010", "holds 010, which YAML takes for a number in base 8"),
+        ("batch_size: 1:30", "holds 1:30, which YAML takes for a number in base 60"),
+        ("tiling: {stride: 1:30.5}", "base 60"),
+        ("mpp: yes", "mpp: .*a number, not yes or no"),
+        ("tiling: {stride: on}", "tiling.stride: .*a number, not yes or no"),
+    ],
+)
+def test_numbers_that_yaml_reads_otherwise_than_people_are_refused(tmp_path, text, told):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        load_config(RunConfig, tmp_path / "c.yaml")
+
+
+def test_plain_numbers_truths_and_names_stay_what_they_are(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "mpp: 0.5\nseed: 0\nstrict: yes\nall_tiles: true\nweights: '010'\nbatch_size: 1_0\n"
+    )
+    config = load_config(RunConfig, tmp_path / "c.yaml")
+    assert (config.mpp, config.seed, config.strict, config.all_tiles) == (0.5, 0, True, True)
+    assert (config.weights, config.batch_size) == ("010", 10)

@@ -10,10 +10,11 @@ import reprlib
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from wsistain.errors import ConfigError
 
@@ -22,6 +23,20 @@ class Strict(BaseModel):
     """Base of every configuration: immutable, no surplus keys, no number that is none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`mpp: yes` is no mpp of 1."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError("Input should be a number, not yes or no")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a union is made of; of anything else, itself."""
+    return set(get_args(annotation)) if isinstance(annotation, UnionType) else {annotation}
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -39,6 +54,9 @@ Reader = Literal["auto", "tiff", "openslide", "tiffslide", "zarr", "picture"]
 MOST_BYTES = 1 << 20
 MOST_VALUES = 10_000
 MOST_KEYS = 16
+_ODD_NUMBER = re.compile(r"[-+]?(?:0[0-7_]+|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:[.][0-9_]*)?)")
+"""What YAML 1.1 takes for a number in base 8 (`010` is 8) or 60 (`1:30` is 90), and nobody else."""
+
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:[.][0-9]{0,40})?(?:[eE][+-]?[0-9]{1,4})?")
 
 
@@ -301,6 +319,9 @@ def validate(model: type[M], values: Any, where: str) -> M:
         raise ConfigError(_explain(error, model, where)) from None
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
 class _Loader(yaml.SafeLoader):
     """Safe (no code can run), and without dates: what looks like one is a name, as in `weights: 2026-01-01`."""
 
@@ -337,6 +358,11 @@ def _check_nodes(root: yaml.Node, where: str) -> None:
     waiting, seen = [root], 0
     while waiting:
         node, seen = waiting.pop(), seen + 1
+        if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _ODD_NUMBER.fullmatch(node.value):
+            raise ConfigError(
+                f"{where} holds {node.value}, which YAML takes for a number in base {60 if ':' in node.value else 8}; "
+                "write it in decimal, or in quotes where it is a name"
+            )
         if seen > MOST_VALUES:
             raise ConfigError(
                 f"{where} holds more than {MOST_VALUES} values, aliases written out; wanted a configuration"
