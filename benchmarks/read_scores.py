@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from common import report
 from numpy.typing import NDArray
-from read import find, matched, true_grades, true_membranes, written
+from read import find, matched, true_grades, written
 
 from wsistain.config import RunConfig
 from wsistain.markers import MARKERS, Marker
@@ -32,6 +32,12 @@ from wsistain.reading.scores import Hotspot, find_hotspot, score_cells
 from wsistain.slide.reader import open_slide
 
 MPP = 0.5
+UNSEEN = (0.5, 1.5, 2.5)
+"""Ring scores from which a membrane would be 1+, 2+ and 3+ if what nobody can see counted as 1+ (`read.RINGS`)."""
+
+CONFUSED: dict[str, NDArray[np.int64]] = {}
+"""Cells of membranous markers by true class (rows) and class that was read, of each kind of stain."""
+
 DRAWS = 1000
 F64 = NDArray[np.float64]
 
@@ -68,16 +74,19 @@ def slide_of(seed: int, px: int, markers: list[Marker], hot: bool) -> dict[str, 
     of = matched(np.stack([y, x], 1), np.stack([ty, tx], 1))
     for k, (marker, what) in enumerate(stains):
         grade = np.concatenate([r[k].readings.grade for r in rows])
-        membrane = None
-        if marker.compartment == "membranous":
-            membrane = np.concatenate([r[k].readings.membrane for r in rows])
-        truth = true_grades(table[f"level_{marker.name}"].to_numpy(), marker)
+        level = table[f"level_{marker.name}"].to_numpy()
+        truth, unseen = true_grades(level, marker), true_grades(level, marker, UNSEEN)
         positive = table[f"positive_{marker.name}"].to_numpy()
-        whole = true_membranes(truth) if marker.compartment == "membranous" else None
-        read, real = (y, x, grade, membrane), (ty, tx, truth, whole)
+        read, real = (y, x, grade), (ty, tx, truth)
         one = {"recall": len(set(of[of >= 0])) / len(ty), "precision": float((of >= 0).mean())}
         one |= classed(grade, of, truth, positive, marker)
         one |= hot_spots(read, real, marker) if hot else scored(read, real, positive, marker)
+        if marker.compartment == "membranous":
+            both = (of >= 0) & (grade >= 0)
+            one["class_agree from 0.5"] = float((grade[both] == unseen[of[both]]).mean())
+            table_of = np.zeros((4, 4), int)
+            np.add.at(table_of, (truth[of[both]], grade[both]), 1)
+            CONFUSED.setdefault(what, np.zeros((4, 4), int))[:] += table_of
         found[f"{marker.name} {what}"] = one
     return found
 
@@ -124,7 +133,7 @@ def hot_spots(read: Any, real: Any, marker: Marker) -> dict[str, float]:
     mine, true = find_hotspot(*read, marker), find_hotspot(*real, marker)
     if mine is None or true is None:
         return {}
-    y, x, grade, _ = real
+    y, x, grade = real
     here = (y >= mine.y) & (y < mine.y + 1000) & (x >= mine.x) & (x < mine.x + 1000)
     best = _percent(true)
     return {
@@ -179,6 +188,8 @@ def main() -> None:
         results = {"slides": len(found), "edge_um": args.px * MPP} | {
             row: summed([one[row] for one in found]) for row in found[0]
         }
+        if CONFUSED:
+            results["true class by class read"] = {what: cells.tolist() for what, cells in CONFUSED.items()}
         report("read_hotspots" if args.hot_spots else "read_scores", results, args.output)
 
 

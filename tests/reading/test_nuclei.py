@@ -5,10 +5,10 @@ import pytest
 from scipy.spatial import cKDTree
 
 from tests.reading.made import MPP, as_slide, tissue, write_he
+from wsistain.reading.blocks import read_blocks
 from wsistain.reading.cells import cell_ids, measure_nuclei
 from wsistain.reading.grid import Box, make_grid
 from wsistain.reading.nuclei import NucleusMaps, find_centres, label_nuclei, largest_pieces, twice_as_fine
-from wsistain.reading.read import read_blocks
 from wsistain.reading.regions import Regions
 from wsistain.reading.sources import Found
 from wsistain.slide.tissue import TissueMask
@@ -24,7 +24,7 @@ def slide(tmp_path_factory):
 class _NoStain:
     """Reads nothing: the cells alone are of interest."""
 
-    def read(self, nuclei, labels, box):
+    def read(self, nuclei, labels, box, every):
         return None
 
 

@@ -11,10 +11,10 @@ from wsistain.reading.stain import NOT_READ
 ER, KI67, HER2 = (find_marker(name) for name in ("ER", "Ki67", "HER2"))
 
 
-def scored(grades, marker=ER, membrane=None):
+def scored(grades, marker=ER):
     grade = np.array(grades, np.int8)
     y = np.arange(len(grade)) * 10.0
-    return score_cells(y, y, grade, membrane, marker)
+    return score_cells(y, y, grade, marker)
 
 
 def values(scores):
@@ -46,25 +46,18 @@ def test_ki67_counts_every_grade_and_has_two_borders(positive, category):
 
 
 @pytest.mark.parametrize(
-    ("density", "share", "score"),
+    ("grades", "score"),
     [
-        (0.30, 11, 3),
-        (0.28, 11, 2),  # complete, and not strong
-        (0.12, 11, 2),
-        (0.11, 11, 1),  # faint
-        (0.05, 90, 0),
-        (0.30, 10, 0),  # ten in a hundred are not more than ten
+        ([3] * 11 + [0] * 89, 3),
+        ([3] * 10 + [2] + [0] * 89, 2),  # ten in a hundred are not more than ten
+        ([3] * 5 + [1] * 6 + [0] * 89, 1),
+        ([3] * 10 + [0] * 90, 0),
+        ([NOT_READ] * 90 + [2] + [0] * 9, 0),
+        ([NOT_READ] * 90 + [2] * 2 + [0] * 8, 2),
     ],
 )
-def test_her2_is_scored_by_the_membranes_of_more_than_ten_percent(density, share, score):
-    membrane = np.array([density] * share + [0.0] * (100 - share))
-    assert values(scored([3] * 100, HER2, membrane))["her2_score"] == score  # whatever the classes of the cells
-
-
-def test_cells_that_were_not_read_have_no_membrane():
-    membrane = np.array([np.nan] * 50 + [0.0] * 50)
-    found = values(scored([NOT_READ] * 50 + [0] * 50, HER2, membrane))
-    assert found["her2_score"] == 0 and found["percent_positive"] == 0
+def test_her2_is_scored_by_the_membranes_of_more_than_ten_percent(grades, score):
+    assert values(scored(grades, HER2))["her2_score"] == score
 
 
 def test_cells_that_were_not_read_are_no_negatives():
@@ -78,11 +71,11 @@ def test_cells_that_were_not_read_are_no_negatives():
 def test_an_interval_holds_the_value_and_needs_tiles():
     y, x, grade = lattice(60, 40.0, 0)
     grade[::3] = 2
-    estimate = score_cells(y, x, grade, None, ER).numbers["percent_positive"]
+    estimate = score_cells(y, x, grade, ER).numbers["percent_positive"]
     assert estimate.low < estimate.value < estimate.high and estimate.high - estimate.low < 5
-    assert score_cells(y, x, grade, None, ER).numbers["percent_positive"] == estimate  # drawn from a seed
+    assert score_cells(y, x, grade, ER).numbers["percent_positive"] == estimate  # drawn from a seed
     patchy = np.where(x < 1200, 2, 0).astype(np.int8)  # the same share, unevenly: less is known
-    wide = score_cells(y, x, patchy, None, ER).numbers["percent_positive"]
+    wide = score_cells(y, x, patchy, ER).numbers["percent_positive"]
     assert wide.high - wide.low > 2 * (estimate.high - estimate.low)
     assert scored([0, 1]).numbers["percent_positive"].low is None
 
@@ -91,18 +84,18 @@ def test_the_hot_spot_is_where_the_positive_cells_are():
     y, x, grade = lattice(75, 40.0, 0)
     inside = (y >= 1000) & (y < 2000) & (x >= 500) & (x < 1500)
     grade[inside] = 1
-    found = find_hotspot(y, x, grade, None, KI67)
+    found = find_hotspot(y, x, grade, KI67)
     assert (found.y, found.x) == (1000, 500) and found.scores.numbers["ki67_index"].value == 100
-    assert find_hotspot(y[:400], x[:400], grade[:400], None, KI67) is None  # too few cells for one
+    assert find_hotspot(y[:400], x[:400], grade[:400], KI67) is None  # too few cells for one
     small = (y < 900) & (x < 900)
-    assert small.sum() > 500 and find_hotspot(y[small], x[small], grade[small], None, KI67) is None  # all there is
+    assert small.sum() > 500 and find_hotspot(y[small], x[small], grade[small], KI67) is None  # all there is
 
 
 def test_no_positive_cell_is_no_certainty():
     y, x, grade = lattice(40, 40.0, 0)
-    none = score_cells(y, x, grade, None, ER).numbers["percent_positive"]
+    none = score_cells(y, x, grade, ER).numbers["percent_positive"]
     assert none.value == none.low == 0 and 0.2 < none.high < 0.3  # 3.84 in 1600 cells
     grade[:40] = 2  # all in one row of tiles: fewer independent cells than there are
-    some = score_cells(y, x, grade, None, ER).numbers["percent_positive"]
+    some = score_cells(y, x, grade, ER).numbers["percent_positive"]
     alone = 196 * np.sqrt(0.025 * 0.975 / 1600)
     assert some.low < 2.5 - alone and some.high > 2.5 + 2 * alone and some.high - 2.5 > 2.5 - some.low

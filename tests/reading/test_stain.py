@@ -15,7 +15,7 @@ from wsistain.output.reading import read_stain
 from wsistain.output.store import create_output
 from wsistain.reading.cells import measure_nuclei
 from wsistain.reading.grid import FINE, Box, make_grid
-from wsistain.reading.stain import NOT_READ, StainReader, grades, ring_od
+from wsistain.reading.stain import NOT_READ, StainReader, grades
 
 BROWN, PALE = (120, 75, 45), (230, 228, 235)
 INFO = SimpleNamespace(mpp=1.0, size_l0=(200, 200), downsamples=(1.0,), level_sizes=((200, 200),))
@@ -82,11 +82,9 @@ def test_a_membrane_is_read_in_its_ring_and_told_complete(tmp_path):
     found = reader.read(nuclei, labels, box)
     assert found.complete[0] == 1 and 0.4 < found.complete[1] < 0.7 and found.complete[2] == 0
     assert found.grade[0] == 3 and found.grade[2] == 0
-    # a third of the directions tells how dense it is, and half of them are there
-    assert (
-        found.membrane[0] == pytest.approx(found.membrane[1], rel=0.1)
-        and found.membrane[0] > 0.3 > 10 * found.membrane[2]
-    )
+    # the densest of its directions tell how dense it is, and of the second half of them are there
+    assert found.dense[0] == pytest.approx(found.dense[1], rel=0.1) and found.dense[0] > 0.4 > 10 * found.dense[2]
+    assert found.deciding is found.membrane and found.membrane[0] > 0.3
 
 
 @pytest.mark.parametrize("name", ["ER", "HER2"])
@@ -95,11 +93,6 @@ def test_grades_are_the_registry_s(name):
     at = np.array([0.0, *marker.at_cells, np.nan])
     assert grades(at, marker).tolist() == [0, 1, 2, 3, NOT_READ]
     assert (grades(at[:-1], marker) >= marker.cell_positive).tolist() == (at[:-1] >= marker.positive_cell_od).tolist()
-
-
-def test_a_ring_at_the_edge_counts_what_there_is():
-    strongest = ring_od(np.ones((20, 20), np.float32), np.array([0, 10]), np.array([10, 10]), 1.0)
-    assert strongest.shape == (2, 12) and (strongest[1] == 1).all() and 0.4 < strongest[0].mean() < 0.8
 
 
 @pytest.mark.parametrize("name", ["ER", "HER2"])

@@ -24,7 +24,8 @@ def rows_of(n, *, first=0):
     grade = ((np.arange(n) + first) % 5 - 1).astype(np.int8)
     od = np.where(grade == NOT_READ, np.nan, 0.2 * grade)
     region = np.full(n, "Tumor", dtype=object)
-    return Rows(nuclei, Readings(od, grade, None, None), region, np.ones(n, bool))
+    trust = np.full(n, 0.25, np.float32)
+    return Rows(nuclei, Readings(od, grade, None, None), region, np.ones(n, bool), trust)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,8 @@ def test_the_objects_are_detections_with_classes_that_qupath_counts_by(files):
         assert feature["geometry"]["coordinates"][0][0] == feature["geometry"]["coordinates"][0][-1]
     names = [f["properties"]["classification"]["name"] for f in features]
     assert names[:5] == ["ER: Not read", "ER: Negative", "ER: 1+", "ER: 2+", "ER: 3+"]
-    assert features[2]["properties"]["measurements"]["DAB OD"] == 0.2
+    measured = features[2]["properties"]["measurements"]
+    assert measured["DAB OD"] == 0.2 and measured["Trust"] == 0.25
     assert "DAB OD" not in features[0]["properties"]["measurements"]  # JSON has no NaN
 
 

@@ -10,7 +10,7 @@ from wsistain.runtime.say import note, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wsistain.reading.read import Reading
+    from wsistain.reading.scored import Reading
 
 EXAMPLES = """
 Find the cells of a stained slide, class them by their stain, and score them. For research, not for diagnosis.
@@ -127,15 +127,22 @@ def summary(reading: "Reading") -> str:
     unread = f", {reading.slide.not_read} not read" if reading.slide.not_read else ""
     return (
         f"{reading.files['scores']}: {reading.slide.n_cells} cells{unread} in {reading.seconds:.1f} s, "
-        f"{', '.join(numbers)}{category}{_verdict(reading)}{_trust(reading)}"
+        f"{', '.join(numbers)}{category}{verdict_words(reading.result.stain.provenance.get('trust'))}{_trust(reading)}"
     )
 
 
-def _verdict(reading: "Reading") -> str:
-    """What the run said of the slide, where that is no reason for confidence."""
-    trust = reading.result.stain.provenance.get("trust")
-    words = trust.get("verdict") if isinstance(trust, dict) else None
-    return f"; slide {words}" if words in ("unlike training", "partly unlike training") else ""
+def verdict_words(trust: object) -> str:
+    """What a run said of the slide, for the last line; of results of older versions, which said nothing, that it is not known.
+
+    trust : as `wsistain.pipeline.trust.Trust` describes itself.
+    """
+    told = trust if isinstance(trust, dict) else {}
+    words, why, unlike = str(told.get("verdict") or "not known"), told.get("why"), told.get("unlike")
+    if words == "not known":
+        return "; not known whether the slide is like training" + (f" ({why})" if why else "")
+    share = f"{unlike:.0%} of it unlike" if isinstance(unlike, int | float) else ""
+    more = str(why) if why else share
+    return f"; slide {words}" + (f" ({more})" if more else "")
 
 
 def _trust(reading: "Reading") -> str:

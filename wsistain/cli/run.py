@@ -209,6 +209,8 @@ def _stain(slide: str, markers: list[str], output: Path, **given: Any) -> "list[
 
 def _tell(slide: str, output: Path, reports: "list[RunReport]") -> None:
     """Where the results are, and what is to be known of them."""
+    from wsistain.cli.read import verdict_words
+
     if not reports:
         say(f"Nothing to do: the results in {output} are finished")
     for sentence in dict.fromkeys(told for report in reports for told in report.provenance["slide"]["notes"]):
@@ -224,7 +226,7 @@ def _tell(slide: str, output: Path, reports: "list[RunReport]") -> None:
         seams = "" if report.seam_score is None else f", seam score {report.seam_score:.2f}"
         say(
             f"{report.output}: {report.tiles_generated} tiles, {report.megapixels:.1f} MP in {report.seconds['total']:.1f} s "
-            f"({report.mp_per_second:.1f} MP/s), peak {report.peak_rss_mb:.0f} MB{seams}{unread}{_trust(report)}"
+            f"({report.mp_per_second:.1f} MP/s), peak {report.peak_rss_mb:.0f} MB{seams}{unread}{verdict_words(report.provenance['trust'])}"
         )
 
 
@@ -249,12 +251,6 @@ def _stay(served: "Served") -> None:
         note("The run is finished; this ends when the page is closed, or with Ctrl-C")
     with suppress(KeyboardInterrupt):
         stay(served)
-
-
-def _trust(report: "RunReport") -> str:
-    """The verdict for the last line; "" where it is not known."""
-    told = report.provenance["trust"]
-    return "" if told["unlike"] is None else f"; slide {told['verdict']} ({told['unlike']:.0%} of it unlike)"
 
 
 def _print_plan(slide: str, marker: str, settings: "RunConfig", region: "Roi | None", roi: "Roi | None") -> None:

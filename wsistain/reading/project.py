@@ -10,7 +10,7 @@ from wsistain.reading.qupath import write_script
 from wsistain.runtime.files import replacing, reporting
 
 if TYPE_CHECKING:
-    from wsistain.reading.read import Reading
+    from wsistain.reading.scored import Reading
 
 
 def make_project(reading: "Reading", *, overwrite: bool = False) -> Path:

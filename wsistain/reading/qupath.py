@@ -53,7 +53,9 @@ class ObjectWriter:
             for name, values in (
                 ("Membrane complete", readings.complete),
                 ("Membrane OD", readings.membrane),
+                ("Membrane dense OD", readings.dense),
                 ("Probability", readings.probability),
+                ("Trust", rows.trust),
             ):
                 if values is not None:
                     measured[name] = values[k]

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsistain.markers import Marker
 from wsistain.pages.pictures import POSITIVE, TRUST, Ramp, in_um, jpeg_data, nice_top, png_data
 from wsistain.pages.plots import histogram
 from wsistain.pages.render import number, percent, render
+from wsistain.reading.membranes import DIRECTIONS, MEMBRANES, MEMBRANES_SOURCE
 from wsistain.reading.qupath import COLOURS
 from wsistain.reading.regions import Regions
 from wsistain.reading.scores import Estimate, Scores
@@ -26,11 +28,12 @@ from wsistain.reading.shown import (
     stain_picture,
     trust_map,
 )
+from wsistain.reading.stain import classed_by_membranes, positive_from
 from wsistain.runtime.files import reporting, write_text
 from wsistain.slide.base import RGB
 
 if TYPE_CHECKING:
-    from wsistain.reading.read import Reading
+    from wsistain.reading.scored import Reading
 
 REGION_COLOURS = ("#0072b2", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#e69f00", "#000000")
 NAMES = {
@@ -123,12 +126,31 @@ def to_html(reading: "Reading", view: View, he: RGB, regions: Regions) -> str:
         ),
         **_trust(reading, view),
         table=_table(reading),
-        plot=histogram(kept.joined("od", float)[counts], marker.at_cells, colours, GRADE_NAMES),
-        chromogen=marker.chromogen.name,
+        **_plot(kept.joined("od", float)[counts], marker, colours),
         classes=_classes(grade[counts], colours),
         notes=_notes(reading, regions),
         provenance=_provenance(reading, told),
     )
+
+
+def _plot(od: "np.ndarray[Any, np.dtype[np.float64]]", marker: Marker, colours: list[str]) -> dict[str, Any]:
+    """The histogram of what decides the classes, and what it says. HER2's follow from more than one density."""
+    if classed_by_membranes(marker):
+        words = f"{marker.chromogen.name} optical density that half of a membrane reaches"
+        names = "incomplete", "complete"
+        note = f"{words}, cells that count; line: complete (2+ and 3+)"
+        return {
+            "plot": histogram(od, [positive_from(marker)], colours[::2], names),
+            "plot_note": note,
+            "plot_axis": words,
+        }
+    words = f"{marker.chromogen.name} optical density"
+    note = f"{words} of the cells that count; lines: cut-offs of the classes"
+    return {
+        "plot": histogram(od, marker.at_cells, colours, GRADE_NAMES),
+        "plot_note": note,
+        "plot_axis": f"{words} of a cell",
+    }
 
 
 def _hex(colour: tuple[int, int, int]) -> str:
@@ -269,13 +291,19 @@ def _run_facts(reading: "Reading") -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _cutoffs(marker: Marker) -> str:
+    if classed_by_membranes(marker):
+        return "membrane of " + " / ".join(f"{od:g} OD in {n} of {DIRECTIONS} directions" for od, n in MEMBRANES)
+    return " / ".join(f"{c:g}" for c in marker.at_cells) + " OD"
+
+
 def _provenance(reading: "Reading", told: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Terms and what they say; what is not known is left out."""
     facts, marker = reading.facts, reading.result.marker
     weights = told["weights"] if isinstance(told.get("weights"), dict) else {}
     slide = told["slide"] if isinstance(told.get("slide"), dict) else {}
     run = _run_facts(reading)
-    seam, cutoffs = run.get("seam_score"), " / ".join(f"{c:g}" for c in marker.at_cells)
+    seam = run.get("seam_score")
     rows: list[tuple[str, Any]] = [
         ("Slide", slide.get("name")),
         ("Fingerprint", slide.get("fingerprint")),
@@ -283,8 +311,8 @@ def _provenance(reading: "Reading", told: Mapping[str, Any]) -> list[tuple[str, 
         ("Stain", Path(reading.result.stain.path).name),
         ("Stained", told.get("date")),
         ("Marker", f"{marker.name}, {marker.compartment}, {marker.chromogen.name}"),
-        ("Cut-offs of cells", f"{cutoffs} OD; positive from {marker.cell_positive}+"),
-        ("Where they come from", marker.cutoffs_source),
+        ("Cut-offs of cells", f"{_cutoffs(marker)}; positive from {marker.cell_positive}+"),
+        ("Where they come from", MEMBRANES_SOURCE if classed_by_membranes(marker) else marker.cutoffs_source),
         ("System", told.get("system")),
         ("Weights", weights.get("name")),
         ("SHA-256 of the weights", weights.get("sha256")),

@@ -22,12 +22,6 @@ DRAWS = 1000
 LEAST_TILES = 5
 """With fewer tiles there is no interval."""
 
-MEMBRANE_OD = (0.06, 0.12, 0.29)
-"""Density of a membrane (`Readings.membrane`) from which on it is faint, complete, and complete and strong. Set where as many
-cells of the phantom are called as are so, on slides 8100 to 8103, 8106 and 8107. The classes of cells, by the mean of the ring, and the
-share of stained directions told complete membranes from others too badly for a score.
-"""
-
 LEAST_HOTSPOT_CELLS = 500
 """A hot spot is looked for where so many cells lie on 1 mm2, as Ki67 is counted."""
 
@@ -69,7 +63,6 @@ class Counts:
 
     n, weak, moderate, strong : all that were read, and those that reach 1+, 2+ and 3+.
     positive                  : those that count as positive.
-    ringed, circled, circled_strong : those whose membrane is faint or more, complete, and complete and strong.
     """
 
     n: F64
@@ -77,9 +70,6 @@ class Counts:
     moderate: F64
     strong: F64
     positive: F64
-    ringed: F64
-    circled: F64
-    circled_strong: F64
 
 
 def percent_positive(c: Counts) -> F64:
@@ -121,10 +111,9 @@ def ki67_index(c: Counts) -> F64:
 def her2_score(c: Counts) -> F64:
     """0, 1, 2 or 3 from completeness and intensity of membranes in more than 10 of a hundred cells.
 
-    3: complete and strong; 2: complete, weak to moderate; 1: faint; 0 otherwise, by `MEMBRANE_OD`. Source:
-    Wolff et al., HER2 testing in breast cancer: ASCO/CAP focused update, J Clin Oncol 2018 (confirmed 2023).
+    3: complete and strong; 2: complete, weak to moderate; 1: faint; 0 otherwise: the classes of its cells. Source: Wolff et al., HER2 testing in breast cancer: ASCO/CAP focused update, J Clin Oncol 2018 (confirmed 2023).
     """
-    strong, some, faint = (_share(v, c.n, 1) > 0.1 for v in (c.circled_strong, c.circled, c.ringed))
+    strong, some, faint = (_share(v, c.n, 1) > 0.1 for v in (c.strong, c.moderate, c.weak))
     return np.where(c.n > 0, np.select([strong, some, faint], [3.0, 2.0, 1.0], 0.0), np.nan)
 
 
@@ -161,14 +150,9 @@ def category_of(marker: Marker, numbers: Mapping[str, Estimate]) -> str:
     return ""
 
 
-def counted(grade: NDArray[np.int8], membrane: F64 | None, marker: Marker) -> F64:
-    """What each cell adds to `Counts`, float (n, 8); cells that were not read add nothing."""
-    read = grade > NOT_READ
-    density = np.zeros(len(grade)) if membrane is None else np.where(read, membrane, 0)
-    columns = (
-        read, grade >= 1, grade >= 2, grade >= 3, grade >= marker.cell_positive,
-        *(density >= least for least in MEMBRANE_OD),
-    )  # fmt: skip
+def counted(grade: NDArray[np.int8], marker: Marker) -> F64:
+    """What each cell adds to `Counts`, float (n, 5); cells that were not read add nothing."""
+    columns = (grade > NOT_READ, grade >= 1, grade >= 2, grade >= 3, grade >= marker.cell_positive)
     return np.stack(columns, axis=1).astype(np.float64)
 
 
@@ -176,25 +160,24 @@ def score_cells(
     y: F64,
     x: F64,
     grade: NDArray[np.int8],
-    membrane: F64 | None,
     marker: Marker,
     *,
     seed: int = 0,
     tile_um: float = TILE_UM,
 ) -> Scores:
-    """The scores of n cells at (y, x) um, with intervals; membrane: density of each membrane, None for other compartments.
+    """The scores of n cells at (y, x) um, with intervals.
 
     The bootstrap draws tiles of `tile_um` that hold cells, with replacement. It tells how far the number depends on which
     fields were looked at, not how far the stain or the cells are wrong.
     """
-    adds = counted(grade, membrane, marker)
+    adds = counted(grade, marker)
     cols = np.floor(x / tile_um).astype(np.int64)
     rows = np.floor(y / tile_um).astype(np.int64)
     _, at = np.unique(rows << 32 | cols, return_inverse=True)
     n_tiles = int(at.max()) + 1 if len(at) else 0
     tiles = np.stack([np.bincount(at, weights=column, minlength=n_tiles) for column in adds.T], axis=1)
     tiles = tiles[tiles[:, 0] > 0]
-    total = Counts(*tiles.sum(axis=0)) if len(tiles) else Counts(*np.zeros(8))
+    total = Counts(*tiles.sum(axis=0)) if len(tiles) else Counts(*np.zeros(5))
     draws = None
     if len(tiles) >= LEAST_TILES:
         rng = np.random.default_rng(seed)
@@ -237,13 +220,13 @@ class Hotspot:
 
 
 def find_hotspot(
-    y: F64, x: F64, grade: NDArray[np.int8], membrane: F64 | None, marker: Marker, *, least: int = LEAST_HOTSPOT_CELLS
+    y: F64, x: F64, grade: NDArray[np.int8], marker: Marker, *, least: int = LEAST_HOTSPOT_CELLS
 ) -> Hotspot | None:
     """The hot spot among squares of 1 mm2 in steps of 250 um with `least` cells or more.
 
     None where no square has them, and where one holds all cells: then there is no hotter place than the whole.
     """
-    adds = counted(grade, membrane, marker)
+    adds = counted(grade, marker)
     if not len(adds):
         return None
     step = 1000 / _HOT_STEPS
@@ -268,7 +251,7 @@ def find_hotspot(
     return Hotspot(
         top,
         left,
-        score_cells(y[here], x[here], grade[here], None if membrane is None else membrane[here], marker),
+        score_cells(y[here], x[here], grade[here], marker),
     )
 
 

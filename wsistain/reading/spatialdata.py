@@ -38,6 +38,7 @@ _MEASURED = (
     "elongation",
     "membrane_complete",
     "membrane_od",
+    "membrane_dense_od",
     "probability",
     "trust",
 )

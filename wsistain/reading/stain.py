@@ -4,6 +4,9 @@
 a cell is positive from the marker's own grade on (`Marker.positive_cell_od`). What is compared with them is what
 `wsistain.evaluation.pathology.cell_od` reads at its centre: the core of a nucleus, since its rim is thin and pale, or the ring
 round it for which the cut-offs of the other compartments were measured.
+
+**HER2 is the exception**, as it is for people: its cells are classed by how complete and how strong their membranes are
+(`wsistain.reading.membranes`), which a mean over a ring does not tell: it holds the membranes of the neighbours.
 """
 
 from dataclasses import dataclass
@@ -14,21 +17,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from wsistain.evaluation.pathology import RING_UM, cell_od
+from wsistain.evaluation.pathology import cell_od
 from wsistain.markers import Marker
 from wsistain.optics.scoring import stain_od
 from wsistain.output.layout import PROBABILITY
 from wsistain.output.reading import StoredStain, open_level, read_window
 from wsistain.reading.cells import I32, Nuclei
 from wsistain.reading.grid import FINE, Box, Grid
-
-SECTORS = 12
-"""Directions in which a membrane is looked for."""
-
-MEMBRANE_SHARE = 1 / 3
-"""A membrane is as dense as its densest third of directions: of a ring that is cut aslant, or hidden by the nucleus, the rest is
-not seen.
-"""
+from wsistain.reading.membranes import DIRECTIONS, MEMBRANES, membrane_grades, membrane_od, reached_od
 
 NOT_READ = -1
 """Class of a cell over which nothing was stained."""
@@ -43,8 +39,9 @@ class Readings:
     od         : optical density of the marker's dye in its compartment, NaN where the stain does not reach.
     grade      : int8, 0 negative, 1, 2, 3, and `NOT_READ`.
     complete   : share of the directions in which a membrane is stained, 0..1; None for other compartments.
-    membrane   : density of the membrane, `MEMBRANE_SHARE` of whose directions reach it; None for other compartments.
     probability: what the generator itself says that the cell is positive, 0..1; None where it says nothing.
+    membrane   : density that half of the directions of a membrane reach, and `dense` a sixth; None for other compartments.
+    deciding   : the density by which a cell is positive (`positive_from`): `od`, and of HER2 `membrane`.
     """
 
     od: F64
@@ -52,6 +49,8 @@ class Readings:
     complete: F64 | None
     probability: F64 | None
     membrane: F64 | None = None
+    dense: F64 | None = None
+    deciding: F64 | None = None
 
 
 class StainReader:
@@ -68,8 +67,10 @@ class StainReader:
         has_p = isinstance(layers, list) and PROBABILITY.folder in layers
         self._p: zarr.Array[Any] | None = open_level(Path(stain.path) / PROBABILITY.folder, 0) if has_p else None
 
-    def read(self, nuclei: Nuclei, labels: I32, box: Box) -> Readings:
-        """The stain at `nuclei`, whose labels int32 (2h, 2w) lie in the grid window `box`."""
+    def read(self, nuclei: Nuclei, labels: I32, box: Box, every: Nuclei | None = None) -> Readings:
+        """The stain at `nuclei`, whose labels int32 (2h, 2w) lie in the grid window `box`. every: all nuclei of the window, whose
+        territories end theirs; None: there are no others.
+        """
         mpp, (height, width) = self.stain.mpp, self.stain.levels[0]
         oy, ox = self._origin
         # The window of the stain under the box, cut at the stain's edge.
@@ -89,20 +90,30 @@ class StainReader:
         at, compartment = (centre_y, centre_x), self.marker.compartment
         reached = self._is_stained(labels, box, y0, x0, ~blank, nuclei)
         od = np.where(reached, cell_od(density, *at, compartment=compartment, mpp=mpp), np.nan)
-        complete = probability = membrane = None
-        if compartment == "membranous":
-            strongest = ring_od(density, *at, mpp)
-            complete = (strongest >= self.marker.positive_od).mean(axis=1)
-            membrane = np.where(reached, np.quantile(strongest, 1 - MEMBRANE_SHARE, axis=1), np.nan)
+        probability = None
         if self._p is not None:
             p = (read_window(self._p, y0, x0, *blank.shape)[..., 0] / 255).astype(np.float32)
             probability = np.where(reached, cell_od(p, *at, compartment=compartment, mpp=mpp), np.nan)
-        return Readings(od, grades(od, self.marker), complete, probability, membrane)
+        if compartment != "membranous":
+            return Readings(od, grades(od, self.marker), None, probability, deciding=od)
+        directions = membrane_od(density, (y0, x0), self._origin, mpp, nuclei, nuclei if every is None else every)
+        return self._ringed(od, directions, probability)
+
+    def _ringed(self, od: F64, directions: NDArray[np.float32], probability: F64 | None) -> Readings:
+        """Readings of a membranous marker. od: mean of the ring, NaN where nothing was stained."""
+        known = np.isfinite(od)
+        (_, (complete_od, n_complete), (_, n_dense)) = MEMBRANES
+        complete = (directions >= complete_od).sum(axis=1) / DIRECTIONS
+        membrane, dense = (np.where(known, reached_od(directions, n), np.nan) for n in (n_complete, n_dense))
+        if not classed_by_membranes(self.marker):
+            return Readings(od, grades(od, self.marker), complete, probability, membrane, dense, od)
+        grade = np.where(known, membrane_grades(directions), NOT_READ).astype(np.int8)
+        return Readings(od, grade, complete, probability, membrane, dense, membrane)
 
     def _nothing(self, n: int) -> Readings:
         od = np.full(n, np.nan)
-        none = np.full(n, np.nan) if self.marker.compartment == "membranous" else None
-        return Readings(od, grades(od, self.marker), none, None if self._p is None else od, none)
+        none = od if self.marker.compartment == "membranous" else None
+        return Readings(od, grades(od, self.marker), none, None if self._p is None else od, none, none, od)
 
     def _is_stained(
         self, labels: I32, box: Box, y0: int, x0: int, stained: NDArray[np.bool_], nuclei: Nuclei
@@ -127,30 +138,17 @@ class StainReader:
         return pixels
 
 
+def classed_by_membranes(marker: Marker) -> bool:
+    """Whether the classes of a marker's cells are those of its membranes: HER2's, as its guideline has it."""
+    return marker.name == "HER2"
+
+
+def positive_from(marker: Marker) -> float:
+    """`Readings.deciding` from which on a cell is positive."""
+    return MEMBRANES[1][0] if classed_by_membranes(marker) else marker.positive_cell_od
+
+
 def grades(od: F64, marker: Marker) -> NDArray[np.int8]:
     """Class of each cell, int8 (n,): how many of the marker's cut-offs of cells it reaches; `NOT_READ` where NaN."""
     reached = np.searchsorted(np.array(marker.at_cells), od, side="right")
     return np.where(np.isfinite(od), reached, NOT_READ).astype(np.int8)
-
-
-def ring_od(od: NDArray[np.float32], y: NDArray[np.int64], x: NDArray[np.int64], mpp: float) -> NDArray[np.float32]:
-    """Density of the strongest pixel of the ring of membranes in each of `SECTORS` directions round each cell, (n, SECTORS).
-
-    od : float (h, w), 0 outside the picture; y, x : px of the centres.
-    """
-    inner, outer = RING_UM[0] / mpp, max(RING_UM[1] / mpp, RING_UM[0] / mpp + 1)
-    reach = int(np.floor(outer))
-    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    distance = np.hypot(dy, dx)
-    ring = (distance >= inner) & (distance <= outer)
-    dy, dx = dy[ring], dx[ring]
-    sector = np.floor((np.arctan2(dy, dx) / (2 * np.pi) + 0.5) * SECTORS).astype(np.int64) % SECTORS
-    order = np.argsort(sector, kind="stable")
-    dy, dx, starts = dy[order], dx[order], np.searchsorted(sector[order], np.arange(SECTORS))
-    padded = np.pad(od, 1)  # outside the picture nothing is stained
-    strongest = np.zeros((len(y), SECTORS), np.float32)
-    for first in range(0, len(y), 4096):
-        rows = (y[first : first + 4096, None] + dy + 1).clip(0, padded.shape[0] - 1)
-        cols = (x[first : first + 4096, None] + dx + 1).clip(0, padded.shape[1] - 1)
-        strongest[first : first + 4096] = np.maximum.reduceat(padded[rows, cols], starts, axis=1)
-    return strongest

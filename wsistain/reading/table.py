@@ -81,6 +81,7 @@ def to_arrow(rows: Rows, um_l0: float) -> pa.Table:
     optional = {
         "membrane_complete": readings.complete,
         "membrane_od": readings.membrane,
+        "membrane_dense_od": readings.dense,
         "probability": readings.probability,
         "trust": rows.trust,
     }

@@ -10,7 +10,7 @@ from wsistain.runtime.files import reporting, write_json, write_text
 from wsistain.runtime.spreadsheet import csv_text
 
 if TYPE_CHECKING:
-    from wsistain.reading.read import Reading
+    from wsistain.reading.scored import Reading
 
 _DIGITS = 3
 

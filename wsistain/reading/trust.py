@@ -359,6 +359,7 @@ def _key(maker: TrustMaker) -> dict[str, Any]:
         "weights": _weights_hash(maker.stain),
         "parts": list(maker.names),
         "asked_every": maker.every,
+        "from_distance": [float(v) for v in trust_of_distance(np.array([1.0, 1.5, 2.0]))],
         "why": maker.known.why,
     }
 

@@ -2,8 +2,9 @@
 
 Trust is 0 to 1. Every part says how much of it is left (NaN where it says nothing):
 
-    features, looks : 1 / (1 + d^2), d the distance from training, 1 where its furthest hundredth lies; asked in some
-        windows, and between them what those round a place say
+    features, looks : 1 / (1 + 4 (d - 1)^2), d the distance from training, 1 where its furthest hundredth lies and less
+        taken for 1: inside of what training shows, what is rare there is not wrong more often; asked in some windows, and
+        between them what those round a place say
     clear : 1 less the doubt of its stained nuclei; the doubt of a density x is exp(-|ln(x / c)| / 0.45), c the marker's cut-off
     steady : 1 less how far a generator's answers to the same tissue differ (reading.steady); only where it was asked
     focus : detail below 1 um against that of 1 to 4 um in the 96 um round the cell: 0 at 0.15, 1 from 0.35 on
@@ -13,7 +14,7 @@ Trust is 0 to 1. Every part says how much of it is left (NaN where it says nothi
     trust of a place : features (or looks, of weights without) x clear x least of focus, ink, fold and tissue
     trust of a cell  : the same with the clearness of its own density in place of that of its place
 
-Why a product, the square and 0.45, and why looks do not count beside features: docs/reading.md, measured. A map is stored as
+Why a product, the edge, the square and 0.45, and why looks do not count beside features: docs/reading.md, measured. A map is stored as
 1 + 254 x trust, and 0 where nothing is known: where nothing was stained, where there is no tissue; and, where the weights do
 not say what they were trained on, wherever the picture is good enough for a stain to be right: a good picture is no reason to
 believe it.
@@ -48,8 +49,10 @@ U8 = NDArray[np.uint8]
 
 
 def trust_of_distance(distance: NDArray[np.floating]) -> F32:
-    """Trust that is left at a distance from training: 1 at none, 0.5 at the edge of training, 0.2 at twice that."""
-    return np.asarray(1 / (1 + np.minimum(distance, 1e3) ** 2), np.float32)
+    """Trust that is left at a distance from training: 1 up to the edge of training, 0.5 at one and a half times that, 0.2 at
+    twice."""
+    beyond = np.clip(distance, 1, 1e3) - 1
+    return np.asarray(1 / (1 + 4 * beyond**2), np.float32)
 
 
 def clearness(od: NDArray[np.floating], cut: float) -> F32:
