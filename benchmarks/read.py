@@ -4,7 +4,6 @@
     python benchmarks/read.py classes     # class agreement and score error for each marker, on the aligned truth's stain
     python benchmarks/read.py intervals   # how often the bootstrap's intervals hold the whole slide's score
     python benchmarks/read.py speed       # reading a slide against staining it with the demonstration weights
-    python benchmarks/read.py large --size 14336   # memory and time of a slide of that edge, each in a process of its own
     python benchmarks/read.py overlays --pictures a.png:0.25 b.png:0.5 --folder DIR   # contours, to look at
 
 The detector was trained on slides 5000 to 5047; here are slides from 7100 on. A nucleus is found when a found centre lies
@@ -12,8 +11,6 @@ within 4 um, one to one. "Any slice" counts nuclei of which less than 2 um lie i
 """
 
 import argparse
-import subprocess
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -292,45 +289,6 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def large(args: argparse.Namespace) -> dict[str, Any]:
-    """Reading a slide that repeats one phantom picture, in a process of its own: time and memory. The stain is the identity."""
-    with TemporaryDirectory() as name:
-        folder, n = Path(name), args.size // 1024
-        phantom = Phantom(PhantomConfig(height=1024, width=1024, mpp=0.5, seed=7400, whole=True))
-        picture = phantom.render("he_a", 0, 0, 1024, 1024)
-        he = folder / "he.tif"
-        quarters = [picture[y : y + 512, x : x + 512] for y in (0, 512) for x in (0, 512)]
-        tifffile.imwrite(
-            he, (quarters[2 * (k // (2 * n) % 2) + k % 2] for k in range(4 * n * n)), shape=(1024 * n, 1024 * n, 3),
-            dtype=np.uint8, photometric="rgb", tile=(512, 512), compression="jpeg", compressionargs={"level": 90},
-            resolution=(2e4, 2e4), resolutionunit="CENTIMETER",
-        )  # fmt: skip
-        wsistain = [sys.executable, "-m", "wsistain"]
-        run_command = [*wsistain, "run", str(he), "--marker", "ER", "--weights", "identity", "--output", name]
-        subprocess.run(run_command, check=True, stdout=subprocess.DEVNULL)
-        command = [*wsistain, "read", f"{name}/he.ER.ome.zarr", "--threads", str(args.threads)]
-        code = (
-            "import os, resource, subprocess, sys, time; begin = time.perf_counter(); subprocess.run(sys.argv[1:], check=True); "
-            "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
-            "print(used.ru_maxrss / 1024, used.ru_utime + used.ru_stime, time.perf_counter() - begin)"
-        )
-        said = subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True).stdout
-        print(said, flush=True)
-        mb, cpu, wall = map(float, said.split("\n")[-2].split())
-        cells = pq.read_metadata(folder / "he.ER.cells.parquet").num_rows
-    pixels = (1024 * n) ** 2
-    return {
-        "pixels": pixels,
-        "cells": cells,
-        "threads": args.threads,
-        "peak_rss_mb": round(mb),
-        "reading_cpu_s": round(cpu, 1),
-        "wall_s": round(wall, 1),
-        "cpu_min_for_1e9_px": round(cpu / pixels * 1e9 / 60, 1),
-        "cpu_min_for_1e6_cells": round(cpu / cells * 1e6 / 60, 1),
-    }
-
-
 def overlays(args: argparse.Namespace) -> dict[str, Any]:
     """Contours of what is found on pictures named as FILE:UM_PER_PX, as PNGs in `--folder`; how many there were."""
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -359,7 +317,6 @@ def main() -> None:
         "classes": classes,
         "intervals": intervals,
         "speed": speed,
-        "large": large,
         "overlays": overlays,
     }
     parser.add_argument("what", choices=tuple(modes))
@@ -370,7 +327,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/overlays"))
     parser.add_argument("--slides", type=int, default=4)
     parser.add_argument("--size", type=int, default=1536)
-    parser.add_argument("--threads", type=int, default=1, help="of `large`")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
     report(f"read_{args.what}", modes[args.what](args), args.output)

@@ -152,6 +152,9 @@ def _trust(reading: "Reading") -> str:
     if reading.trust is None:
         return ""
     trusted, why = reading.trust.trusted, reading.trust.why
+    said = reading.result.stain.provenance.get("trust")
+    if isinstance(said, dict) and said.get("why") == why:  # the verdict has said it
+        why = ""
     if trusted is None:
         return f"; trust not known: {why}" if why else "; trust not known"
     found = doubted(reading)

@@ -181,7 +181,7 @@ def _verdict(told: Mapping[str, Any]) -> dict[str, str]:
     kinds = {"unlike training": "bad", "partly unlike training": "warn", "like training": "good"}
     said = [str(trust["why"]).capitalize() + "."] if trust.get("why") else []
     unlike = trust.get("unlike")
-    if isinstance(unlike, int | float) and words != "not known":
+    if isinstance(unlike, int | float) and words != "not known" and not trust.get("why"):
         said.append(f"{unlike:.0%} of {trust.get('squares', '?')} squares look like nothing in the training pictures.")
     if words in VERDICT_NOTES:
         said.append(VERDICT_NOTES[words])
