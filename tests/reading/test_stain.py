@@ -15,7 +15,8 @@ from wsistain.output.reading import read_stain
 from wsistain.output.store import create_output
 from wsistain.reading.cells import measure_nuclei
 from wsistain.reading.grid import FINE, Box, make_grid
-from wsistain.reading.stain import NOT_READ, StainReader, grades
+from wsistain.reading.membranes import MEMBRANES
+from wsistain.reading.stain import NOT_READ, StainReader, classed_by_membranes, grades, positive_from
 
 BROWN, PALE = (120, 75, 45), (230, 228, 235)
 INFO = SimpleNamespace(mpp=1.0, size_l0=(200, 200), downsamples=(1.0,), level_sizes=((200, 200),))
@@ -67,6 +68,13 @@ def test_what_was_not_stained_is_not_negative(tmp_path):
     far = Box(120, 120, 60, 60)
     labels, nuclei = cells_at([(150, 150)], far)
     assert reader.read(nuclei, labels, far).grade.tolist() == [NOT_READ]
+
+
+def test_own_cutoffs_of_her2_count_in_place_of_its_membranes():
+    her2 = find_marker("HER2")
+    own = her2.model_copy(update={"cell_cutoffs": (0.03, 0.05, 0.08)})
+    assert classed_by_membranes(her2) and not classed_by_membranes(own) and not classed_by_membranes(find_marker("ER"))
+    assert positive_from(her2) == MEMBRANES[1][0] and positive_from(own) == own.positive_cell_od
 
 
 def test_a_membrane_is_read_in_its_ring_and_told_complete(tmp_path):

@@ -18,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from wsistain.evaluation.pathology import cell_od
-from wsistain.markers import Marker
+from wsistain.markers import MARKERS, Marker
 from wsistain.optics.scoring import stain_od
 from wsistain.output.layout import PROBABILITY
 from wsistain.output.reading import StoredStain, open_level, read_window
@@ -139,8 +139,12 @@ class StainReader:
 
 
 def classed_by_membranes(marker: Marker) -> bool:
-    """Whether the classes of a marker's cells are those of its membranes: HER2's, as its guideline has it."""
-    return marker.name == "HER2"
+    """Whether the classes of a marker's cells are those of its membranes: HER2's, as its guideline has it.
+
+    Not where a user's file gives HER2 other cut-offs of cells, or another dye: those are then what counts.
+    """
+    own = MARKERS["HER2"]
+    return all(getattr(marker, n) == getattr(own, n) for n in ("name", "compartment", "chromogen", "at_cells"))
 
 
 def positive_from(marker: Marker) -> float:
