@@ -215,7 +215,7 @@ TESTED_IN: dict[str, str] = {
     "generators.known": "reading/test_trust.py",
     "reading.stained": "reading/test_trust.py",
     "reading.blocks": "reading/test_nuclei.py",
-    "reading.facts": "reading/test_report.py",
+    "reading.facts": "reading/test_read.py",
     "reading.scored": "reading/test_read.py",
     "optics.bank": "reading/test_trust.py",
     "optics.stored_bank": "generators/test_features.py",
