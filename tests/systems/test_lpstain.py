@@ -168,7 +168,19 @@ def test_p_is_drawn_to_its_neighbourhood_as_far_as_the_options_say_and_weights_o
         assert torch.equal(p[:, -1], logits[:, -1].sigmoid())  # nuclei are told place by place
         fine = [torch.logit(v)[:, :2].std(dim=(2, 3)) for v in (p, logits.sigmoid())]
         assert (fine[0] < fine[1]).all() and not torch.equal(p[:, 0], logits[:, 0].sigmoid())
-    assert drawn.facts.halo_px > none.facts.halo_px == old.facts.halo_px
+    assert drawn.facts.halo_px > none.facts.halo_px >= old.facts.halo_px
+
+
+@pytest.mark.parametrize(("pool", "mpp", "far"), [(1, 1.0, 3), (2, 0.5, 5), (2, 0.4661, 7), (1, 0.5, 5)])
+def test_weights_of_before_are_as_wide_and_as_brown_as_when_they_were_made(pool, mpp, far):
+    options = LPStain(_config(pool=pool, mpp=mpp, far=far), find_marker("ER")).header_options()
+    old = generator_network({k: v for k, v in options.items() if k not in ("near_um", "own")}).eval()
+    layer = old.dye_layers()[0]
+    reach = pool * (old.trunk.reach_px + 5) + max(x.ring_px for x in old.dye_layers()) // 2 + pool * old.widest_px
+    assert old.facts.halo_px == -(-reach // old.size_multiple) * old.size_multiple
+    n, p = torch.linspace(0, 1, 64).expand(1, 1, 64, 64), torch.full((1, 1, 64, 64), 0.5)
+    wanted = layer.light(old.full_size(n), old.full_size(layer.dyes.amplitude * 0.5 * ((n - 0.05) / 0.25).clamp(0, 1)))
+    torch.testing.assert_close(old.picture(old.full_size(n), p, n, 0), wanted)
 
 
 def test_a_sheet_that_is_wider_than_a_nucleus_takes_no_dab_and_nuclei_do():

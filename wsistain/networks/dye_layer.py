@@ -26,6 +26,9 @@ _NO_NUCLEUS, _SURELY, _SUREST_UM, _LEAST_SURE = 0.15, 0.5, 5.0, 0.2
 """A place takes no DAB up to this part of the surest chance of a nucleus in a square of so many um, and all from that part;
 the surest counts as this much at least, so that where there hardly is a nucleus none is made."""
 
+_NONE_BEFORE, _ALL_BEFORE = 0.05, 0.3
+"""The same of weights of before, whatever the chances round a place."""
+
 
 def ramp(amount: Tensor, cut: float | Tensor, width: float = 1.0) -> Tensor:
     """0 below `cut`, 1 above it, straight over the middle `width` x cut (by default as `optics.dyes.ramp`)."""
@@ -166,14 +169,16 @@ class DyeLayer(nn.Module):
         mean = box(d * place, self.cell_px) / box(place, self.cell_px).clamp_min(0.05)
         return torch.cat([place * ramp(mean, self.dyes.cell, CELL_WIDTH), place, nuclei], dim=1)
 
-    def dyed(self, nuclei: Tensor, pool: int = 1) -> Tensor:
+    def dyed(self, nuclei: Tensor, pool: int = 1, *, by_surest: bool = True) -> Tensor:
         """Where a nucleus takes the dye in full, 0..1, of the network's chance (b, 1, h, w) that a place lies in one.
 
-        pool : `nuclei` is in px of `pool` x `mpp`.
+        pool : `nuclei` is in px of `pool` x `mpp`. by_surest: False for weights of before, which looked at the place alone.
 
         Pale nuclei, of which the network is less sure, are no less brown, since each is told by its own surest place:
         what ranks them is p alone.
         """
+        if not by_surest:
+            return ((nuclei - _NONE_BEFORE) / (_ALL_BEFORE - _NONE_BEFORE)).clamp(0, 1)
         own = largest(nuclei, self.surest_px(pool)).clamp_min(_LEAST_SURE)
         return ((nuclei / own - _NO_NUCLEUS) / (_SURELY - _NO_NUCLEUS)).clamp(0, 1)
 

@@ -114,6 +114,7 @@ class ExpressionNet(nn.Module):
     widest_um : edge of the square over which a sure nucleus is none, since it is too wide for one; 0: none is.
     near_um, own : standard deviation of the neighbourhood that a place's logit is drawn to, and how much is left of what
               sets it off; 0 or 1: nothing is drawn.
+    by_surest : whether a nucleus takes the dye by its own surest place; weights of before do not, and look less far.
     encoder : its first weights are those that it comes with, and stay; None: without.
 
     Called, it maps float (b, 3, h, w) in [-1, 1] to the same, for the first marker; `stain` does for any.
@@ -136,6 +137,7 @@ class ExpressionNet(nn.Module):
         widest_um: float = 0.0,
         near_um: float = 0.0,
         own: float = 1.0,
+        by_surest: bool = True,
         encoder: FrozenEncoder | None = None,
     ):
         super().__init__()
@@ -144,6 +146,7 @@ class ExpressionNet(nn.Module):
         self.trunk = Trunk(n_blocks, ngf, windows, far, len(dyes) + 1)
         self.paint = Counterstain(width)
         self.widest_px = odd_px(widest_um, mpp * pool)
+        self.by_surest = by_surest
         self.own, self.near_edge = own, neighbour_edge(near_um, mpp * pool) if own < 1 else 1
         self.layers = nn.ModuleList(DyeLayer(d, mpp, compartments[name]) for name, d in dyes.items())
         reset_parameters(self)
@@ -170,7 +173,7 @@ class ExpressionNet(nn.Module):
     def _ring(self) -> int:
         """How far the picture looks round a place on the maps of the trunk, px."""
         layers = self.dye_layers()
-        dyed = max(layer.surest_px(self.pool) for layer in layers) // 2
+        dyed = max(layer.surest_px(self.pool) for layer in layers) // 2 if self.by_surest else 0
         return max(layer.ring_px for layer in layers) // 2 + self.pool * (self.widest_px + dyed)
 
     @property
@@ -228,9 +231,8 @@ class ExpressionNet(nn.Module):
         Returns float (b, 3, h, w) in [-1, 1].
         """
         layer = self.dye_layers()[marker]
-        return layer.light(
-            h, self.full_size(layer.dyes.amplitude * p * layer.place(layer.dyed(nuclei, self.pool), self.pool))
-        )
+        place = layer.place(layer.dyed(nuclei, self.pool, by_surest=self.by_surest), self.pool)
+        return layer.light(h, self.full_size(layer.dyes.amplitude * p * place))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stain(x, self.markers[:1])[0]

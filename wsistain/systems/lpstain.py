@@ -43,7 +43,7 @@ from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen,
 _LOG = logging.getLogger(__name__)
 
 AFTER_TRAINING = ("widest_um", "near_um", "own")
-"""Options that say how trained weights stain: they change nothing that was learned."""
+"""Options that say how trained weights stain and change none of their numbers, though training may have been with others."""
 
 
 class Weights(Strict):
@@ -294,5 +294,6 @@ def _network(options: dict[str, Any], encoder: FrozenEncoder | None) -> Expressi
         widest_um=options.get("widest_um", 0.0),
         near_um=options.get("near_um", 0.0),  # weights of before were trained without
         own=options.get("own", 1.0),
+        by_surest="near_um" in options,
         encoder=encoder,
     )
