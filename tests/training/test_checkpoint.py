@@ -140,5 +140,7 @@ def test_a_run_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
     check_same_run({"a": 1, "b": {"c": (1, 2)}}, {"b": {"c": [1, 2]}, "a": 1}, tmp_path)
     with pytest.raises(OutputError, match=r"b\.c was 2 and is 3; .*--overwrite"):
         check_same_run({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}, tmp_path)
-    with pytest.raises(OutputError, match="d was 'absent' and is None"):
+    with pytest.raises(
+        OutputError, match="d was 'absent' and is None; resume with the release of wsistain that began it"
+    ):
         check_same_run({"a": 1}, {"a": 1, "d": None}, tmp_path)

@@ -19,6 +19,7 @@ from wsistain.errors import ConfigError, DataError, OutputError, TrainingError
 from wsistain.systems import cyclegan, pix2pix
 from wsistain.training import loop
 from wsistain.training.checkpoint import find_checkpoints
+from wsistain.training.folder import lasting_values, may_steer
 from wsistain.training.loop import train
 from wsistain.weights.file import load_network, read_header
 
@@ -151,7 +152,20 @@ def test_an_earlier_run_is_never_overwritten_unasked(tmp_path: Path, patches: Pa
 
 def test_what_does_not_change_numbers_may_change_on_resume(tmp_path: Path, patches: Path) -> None:
     train(tiny_run(patches, checkpoint_every=2), tmp_path, tiny=True)
+    state = find_checkpoints(tmp_path / "checkpoint")[-1] / "state.json"
+    begun_before = json.loads(state.read_text())
+    begun_before["run"]["data"]["any_stain"] = False  # what is only checked was once a part of it
+    state.write_text(json.dumps(begun_before))
     assert train(tiny_run(patches, checkpoint_every=3, device="auto"), tmp_path, tiny=True, resume=True).is_file()
+
+
+def test_what_data_are_to_a_run_gets_no_new_key_that_would_strand_those_of_before() -> None:
+    begun_with = {
+        "layout", "pairing", "load_px", "crop_px", "flip", "mpp", "stain_jitter", "split", "val_share", "split_seed", "masks",
+        "filter", "shrink_in_decay",
+    }  # fmt: skip
+    now = lasting_values(tiny_run(Path("patches")))["data"]
+    assert {key for key in now if not may_steer(f"data.{key}")} <= begun_with
 
 
 def test_bfloat16_trains_and_saves_float32(tmp_path: Path, patches: Path) -> None:

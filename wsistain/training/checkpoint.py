@@ -152,9 +152,11 @@ def check_same_run(
     wanted: Mapping[str, Any],
     where: Path,
     may_change: Callable[[str], bool] = lambda key: False,
+    is_free: Callable[[str], bool] = lambda key: False,
 ) -> dict[str, tuple[Any, Any]]:
     """Dotted keys in which a checkpoint's run differs from the one that would go on, each with (was, is).
 
+    may_change, is_free : of a dotted key; what is free is not compared.
     OutputError naming the first three that differ and may not.
     """
 
@@ -163,7 +165,7 @@ def check_same_run(
         for key, value in values.items():
             if isinstance(value, Mapping):
                 result.update(flat(value, f"{above}{key}."))
-            else:
+            elif not is_free(f"{above}{key}"):
                 result[f"{above}{key}"] = value
         return result
 
@@ -175,21 +177,29 @@ def check_same_run(
     refused = [k for k in changed if not may_change(k)]
     if refused:
         named = ", ".join(f"{k} was {changed[k][0]!r} and is {changed[k][1]!r}" for k in refused[:3])
+        # What only one of the two releases knows is in no file of settings that could be typed again.
+        same = (
+            "resume with the same settings ('wsistain train --resume --output' alone takes the run's own)"
+            if all(k in a and k in b for k in refused)
+            else "resume with the release of wsistain that began it (its weights name it)"
+        )
         raise OutputError(
-            f"{where} cannot go on: {named}; resume with the same settings ('wsistain train --resume --output' alone takes "
-            "the run's own), start another run from its weights with start_from, or start anew with --overwrite"
+            f"{where} cannot go on: {named}; {same}, start another run from its weights with start_from, or start anew "
+            "with --overwrite"
         )
     return changed
 
 
-def history_of(checkpoint: Path, run: Mapping[str, Any], may_change: Callable[[str], bool]) -> list[dict[str, Any]]:
+def history_of(
+    checkpoint: Path, run: Mapping[str, Any], may_change: Callable[[str], bool], is_free: Callable[[str], bool]
+) -> list[dict[str, Any]]:
     """Settings that were changed on the way to `run`: of each turn the step (`from_step`) and `changes`, key to [was, is].
 
     The last turn is the one at this checkpoint, where `run` differs from what it was written by. Raises OutputError as
     `check_same_run`.
     """
     state = read_state(checkpoint)
-    changed = check_same_run(state["run"], run, checkpoint, may_change)
+    changed = check_same_run(state["run"], run, checkpoint, may_change, is_free)
     turn = {"from_step": state["step"], "changes": {key: list(pair) for key, pair in changed.items()}}
     return [*state.get("history", []), *([turn] if changed else [])]
 
@@ -203,15 +213,16 @@ def load_checkpoint(
     ema: Ema | None,
     run: Mapping[str, Any],
     may_change: Callable[[str], bool] = lambda key: False,
+    is_free: Callable[[str], bool] = lambda key: False,
 ) -> int:
     """Put a checkpoint back into the system, its optimisers and the mean; returns the number of finished steps.
 
-    Raises OutputError where the checkpoint is damaged, of another run than `run` (but for keys that `may_change`), or
+    Raises OutputError where the checkpoint is damaged, of another run than `run` (but for keys that `may_change` or are free), or
     lacks a tensor.
     """
     # All files are read before anything of the system is changed.
     state = read_state(checkpoint)
-    check_same_run(state["run"], run, checkpoint, may_change)
+    check_same_run(state["run"], run, checkpoint, may_change, is_free)
     try:
         parameters = load_file(str(checkpoint / "parameters.safetensors"))
         own = load_file(str(checkpoint / f"process_{accelerator.process_index}.safetensors"))

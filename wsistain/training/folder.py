@@ -34,7 +34,7 @@ _FREE = {
     "val_patches", "val_metrics", "best_metric", "patience", "trackers", "tracker_options",
 }  # fmt: skip
 """Keys that change no number of a run once it has begun."""
-_FREE_DATA = {"root", "workers", "names", "split_file"}  # of both the digest of patches tells
+_FREE_DATA = {"root", "workers", "names", "split_file", "any_stain"}  # which patches they gave, their digest tells
 _FREE_OPTIONS = {"start_from"}
 _STEERED = {
     "steps", "epochs", "decay_epochs", "batch_size", "precision", "data.crop_px", "data.flip", "data.stain_jitter",
@@ -44,6 +44,12 @@ _STEERED_OPTIONS = re.compile(r"options\.(weights\..+|([a-z_.]*[._])?lr)")
 
 
 _LENGTH = {"steps", "epochs", "decay_epochs"}
+
+
+def is_free(key: str) -> bool:
+    """Whether a dotted key is no part of a run's identity, though a checkpoint of another release may hold it."""
+    group, _, name = key.rpartition(".")
+    return name in {"": _FREE, "data": _FREE_DATA, "options": _FREE_OPTIONS}.get(group, ())
 
 
 def may_steer(key: str) -> bool:

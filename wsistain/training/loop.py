@@ -29,6 +29,7 @@ from wsistain.training.folder import (
     check_origin,
     check_output,
     claim_output,
+    is_free,
     may_steer,
     run_identity,
     write_record,
@@ -175,9 +176,9 @@ def _build(cfg: TrainConfig, material: Material, accelerator: Accelerator, check
     run = run_identity(cfg, material, accelerator.num_processes)
     start, history = 0, [{"from_step": 0, "origin": origin.words, "slides": origin.slides}] if origin.words else []
     if checkpoint is not None:
-        history = history_of(checkpoint, run, may_steer)
+        history = history_of(checkpoint, run, may_steer, is_free)
         start = load_checkpoint(
-            checkpoint, system, system.optimizers, accelerator, ema=ema, run=run, may_change=may_steer
+            checkpoint, system, system.optimizers, accelerator, ema=ema, run=run, may_change=may_steer, is_free=is_free
         )
     fuse_updates(system.optimizers, device)  # after a checkpoint, which says how its device updated
     return _Built(system, ema, update, with_history(header, history), start, run, history, origin.words)
