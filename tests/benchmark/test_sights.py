@@ -90,7 +90,12 @@ def test_the_page_shows_each_place_with_all_systems_in_the_boards_order_and_each
     captions = [re.sub("<.*?>", "", c) for c in re.findall(r"<figcaption>(.*?)</figcaption>", page)]
     assert captions[1:4] == ["H&amp;E", "Aligned truth", "Other section"]
     assert [c.split(" (")[0] for c in captions[4:7]] == [s.name for s in board.systems[:3]]
-    assert captions[4].startswith("Good (short), seed 0: ") and page.count("data:image/jpeg") == 7
+    own = rows[1]["metrics"]["cell_auc"]["value"]  # of the run that is shown, not the mean of all
+    assert (
+        captions[4] == f"Good (short), seed 0: {own:.3f}"
+        and f"{own:.3f}" != f"{board.systems[0].value['cell_auc']:.3f}"
+    )
+    assert page.count("data:image/jpeg") == 7
     lines = re.findall(r'<text class="axis"(.*?)<circle class="dot"', page, re.DOTALL)
     assert len(lines) == 4 and [n.count('class="ring"') for n in lines][:3] == [2, 2, 2]
     of_line = [{float(y) for y in re.findall(r'cy="([\d.]+)"', line)} for line in lines]

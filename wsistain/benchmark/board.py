@@ -359,8 +359,10 @@ def _first(system: System) -> Row:
 
 
 def _caption(system: System) -> str:
-    value = _text(system, RANKED[0])
-    seed = _first(system)["entry"]["seed"]
+    """A system, the seed whose picture is shown, and what that run alone has."""
+    row = _first(system)
+    seed, m = row["entry"]["seed"], RANKED[0]
+    value = formatted(row["metrics"].get(m, {}).get("value"), METRICS[m])
     return f"{label(system)}{'' if seed is None else f', seed {seed}'}: {value}"
 
 
