@@ -28,13 +28,11 @@ import yaml
 from arms import Arm, all_ablations, find_arm, over, small_preset
 
 from wsistain.benchmark.edition import V0, Condition, Edition
+from wsistain.benchmark.entry import BUDGETS
 from wsistain.benchmark.make import edition_of
 from wsistain.benchmark.score import score
 from wsistain.data.layouts import list_patches
 from wsistain.data.pictures import read_picture
-
-BUDGETS = {"short": (6_400, 3_600.0), "long": (128_000, 86_400.0)}
-"""Crops of 128 px seen, and seconds of one core; the seconds hold the search too."""
 
 CROP_PX = 128
 FACTORS = (1 / 3, 1.0, 3.0)

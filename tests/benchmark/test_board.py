@@ -170,3 +170,5 @@ def test_rows_of_other_data_twice_the_same_run_and_no_rows_are_refused(tmp_path)
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="no row"):
         read_rows([tmp_path / "none"])
+    with pytest.raises(DataError, match="no file or folder"):
+        read_rows([tmp_path / "nowhere"])

@@ -193,4 +193,10 @@ def test_the_command_refuses_what_is_no_condition(tmp_path):
     assert isinstance(result.exception, ConfigError) and "mist-c9" in str(result.exception)
     result = CliRunner().invoke(app, ["benchmark", "make", str(tmp_path / "x"), "--edition", "v7"])
     assert isinstance(result.exception, ConfigError) and "one of v0, v1" in str(result.exception)
+    for nothing in ("", ","):  # an empty variable of a script is not "all of them"
+        result = CliRunner().invoke(app, ["benchmark", "make", str(tmp_path / "x"), "--only", nothing])
+        assert isinstance(result.exception, ConfigError) and "names no condition" in str(result.exception)
     assert not (tmp_path / "x").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is a file, wanted a folder"):
+        make(tmp_path / "file", ["mist-c3-ER"])

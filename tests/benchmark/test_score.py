@@ -152,6 +152,8 @@ def test_forms_say_what_a_budget_needs_and_rows_are_not_replaced_unasked(scored,
     assert read_entry(scored[0] / "chance", None).system == "chance"
     with pytest.raises(OutputError, match="there already"):
         score("identity", first[0], NAME, output=scored[0] / "rows" / "identity.json", edition=SMALL)
+    with pytest.raises(OutputError, match=r"reads from \*\.json"):
+        score("identity", first[0], NAME, output=tmp_path / "row.txt", edition=SMALL)
 
 
 def test_data_that_were_not_checked_are_not_scored_on(first, tmp_path):

@@ -93,6 +93,8 @@ def read_rows(paths: Iterable[str | Path]) -> dict[str, Row]:
     files: list[Path] = []
     for path in map(Path, paths):
         found = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        if not path.exists():
+            raise DataError(f"there is no file or folder {path}; name rows of 'wsistain benchmark score'")
         if not found:
             raise DataError(f"there is no row (*.json) in {path}; 'wsistain benchmark score' writes them")
         files += found

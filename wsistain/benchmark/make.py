@@ -103,6 +103,8 @@ def _begin(root: Path, edition: Edition) -> None:
     if (root / CARD).is_file():
         read_card(root, edition)
         return
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"{root} is a file, wanted a folder for the data; choose a new folder")
     if root.is_dir() and any(root.iterdir()):
         raise OutputError(f"{root} is not empty and holds no benchmark data; choose a new folder")
     with reporting(root, retry="run again"):

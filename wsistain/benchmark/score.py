@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsistain import __version__
 from wsistain.benchmark.cells import cell_metrics, packed
 from wsistain.benchmark.edition import Condition, Edition
-from wsistain.benchmark.entry import Entry, read_entry
+from wsistain.benchmark.entry import BASELINES, Entry, read_entry
 from wsistain.benchmark.make import edition_of, made
 from wsistain.benchmark.sights import places_of, sights
 from wsistain.data.layouts import PatchRef, list_patches
@@ -32,7 +32,6 @@ from wsistain.runtime.files import local_path, reporting, write_text
 from wsistain.runtime.progress import OnProgress
 
 FORMAT = 1
-BASELINES = ("identity", "mean_colour")
 PER_PICTURE = (
     "ssim", "ssim_truth", "psnr", "css", "vif", "hist_corr", "lpips_alex", "stlpips_alex", "phv_avg", "r_c", "dice",
     "dice_truth", "positive_error",
@@ -95,6 +94,10 @@ def score(
     # What is there, before anything is measured.
     root, path = Path(root), local_path(output)
     test = test_of(root, condition, edition)
+    if path.suffix != ".json":
+        raise OutputError(
+            f"{path} is no name of a row, which 'wsistain benchmark table' reads from *.json; give one such as row.json"
+        )
     if path.exists() and not overwrite:
         raise OutputError(f"{path} is there already; choose another --output or pass --overwrite")
     asked = Asked(pictures, None if chances is None else Path(chances), None if trust is None else Path(trust))

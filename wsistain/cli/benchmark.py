@@ -4,6 +4,7 @@ from pathlib import Path
 
 import typer
 
+from wsistain.errors import ConfigError
 from wsistain.runtime.say import note, say
 
 MAKE = """
@@ -65,6 +66,8 @@ def make(
 
     edition = find_edition(name)
     names = [part for text in only or [] for part in text.split(",") if part.strip()]
+    if only and not names:
+        raise ConfigError("--only names no condition; give one such as mist-c3-ER, or leave it away for all of them")
     chosen = edition.choose(names)
     note(f"benchmark {edition.name}: {len(chosen)} conditions of {edition.pictures()} pictures, into {root}")
     with ProgressBar("patches") as progress:
@@ -92,7 +95,9 @@ def score(
         None, "--nets", help="Folder of published network files.  [default: WSISTAIN_MODELS or the cache]"
     ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
-    workers: int | None = typer.Option(None, "--workers", help="Measuring processes.  [default: one a core]"),
+    workers: int | None = typer.Option(
+        None, "--workers", min=1, max=256, help="Measuring processes.  [default: one a core]"
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a row that is there."),
 ) -> None:
     """Score pictures."""

@@ -74,7 +74,9 @@ def evaluate(
         metavar="FOLDER",
         help="Folder of pictures that another program made, measured too; repeatable. A number: patches shown in the report.",
     ),
-    workers: int | None = typer.Option(None, "--workers", help="Measuring processes.  [default: one a core]"),
+    workers: int | None = typer.Option(
+        None, "--workers", min=1, max=256, help="Measuring processes.  [default: one a core]"
+    ),
     sets: list[str] | None = typer.Option(
         None, "--set", help="How diffusion models stain, as --set sampling.n_steps=300; repeatable."
     ),
