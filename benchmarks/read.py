@@ -11,6 +11,7 @@ within 4 um, one to one. "Any slice" counts nuclei of which less than 2 um lie i
 """
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +40,7 @@ from wsistain.reading.grid import make_grid
 from wsistain.reading.nuclei import NucleusMaps
 from wsistain.reading.read import read
 from wsistain.reading.regions import Regions
-from wsistain.reading.scores import score_cells
+from wsistain.reading.scores import SHARES, Estimate, score_cells
 from wsistain.reading.sources import Found
 from wsistain.reading.stain import StainReader
 from wsistain.slide.base import Slide
@@ -212,6 +213,9 @@ def compare(parts: list[Any], table: Any, marker: Marker) -> dict[str, float]:
 
 
 TILES_UM = (250.0, 500.0)
+FIELD_UM = 1500
+RARE = 0.1
+"""A score is rare below this share of the most that it can be."""
 
 
 def intervals(args: argparse.Namespace) -> dict[str, Any]:
@@ -219,7 +223,7 @@ def intervals(args: argparse.Namespace) -> dict[str, Any]:
 
     From the phantom's own cells, invasive tumour alone, so that nothing but the choice of the field is at fault.
     """
-    tried: dict[tuple[str, str, float], list[tuple[bool, float]]] = {}
+    tried: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     fields = 0
     for seed in range(args.seed, args.seed + args.slides):
         edge = round(args.edge_mm * 1000 / 0.5)
@@ -227,34 +231,48 @@ def intervals(args: argparse.Namespace) -> dict[str, Any]:
         table = cell_table(phantom, "a", 0, 0, edge, edge)
         table = table.filter(np.char.startswith(np.array(table["type"].to_pylist(), dtype=str), "tumour"))
         y, x = table["y_um"].to_numpy(), table["x_um"].to_numpy()
-        for top in np.arange(0, args.edge_mm * 1000 - 1499, 1500):
-            for left in np.arange(0, args.edge_mm * 1000 - 1499, 1500):
-                here = (y >= top) & (y < top + 1500) & (x >= left) & (x < left + 1500)
-                if here.sum() < 500:
-                    continue
-                fields += 1
-                for marker in MARKERS.values():
-                    truth = true_grades(table[f"level_{marker.name}"].to_numpy(), marker)
-                    total = score_cells(y, x, truth, marker).numbers
-                    for tile in TILES_UM:
-                        found = score_cells(y[here], x[here], truth[here], marker, tile_um=tile).numbers
-                        for name in ("percent_positive", "h_score"):
-                            one, known = found[name], total[name].value
-                            if one.low is not None and one.high is not None and known is not None:
-                                held = one.low <= known <= one.high
-                                tried.setdefault((marker.name, name, tile), []).append((held, one.high - one.low))
-    rows = [
-        {
-            "marker": marker,
-            "score": score,
-            "tile_um": tile,
-            "fields": len(values),
-            "holds": round(float(np.mean([held for held, _ in values])), 3),
-            "width": round(float(np.mean([wide for _, wide in values])), 2),
-        }
-        for (marker, score, tile), values in tried.items()
-    ]
-    return {"slides": args.slides, "fields": fields, "intervals": rows}
+        last = args.edge_mm * 1000 - FIELD_UM + 1
+        for top, left in itertools.product(np.arange(0, last, FIELD_UM), repeat=2):
+            here = (y >= top) & (y < top + FIELD_UM) & (x >= left) & (x < left + FIELD_UM)
+            if here.sum() < 500:
+                continue
+            fields += 1
+            for marker in MARKERS.values():
+                truth = true_grades(table[f"level_{marker.name}"].to_numpy(), marker)
+                total = score_cells(y, x, truth, marker).numbers
+                for tile in TILES_UM:
+                    found = score_cells(y[here], x[here], truth[here], marker, tile_um=tile).numbers
+                    for name in found:
+                        told = interval_held(found[name], total[name].value, SHARES.get(name))
+                        tried.setdefault((marker.name, name, tile), []).extend(told)
+    rows = []
+    for (marker_name, score, tile), told in tried.items():
+        rare = [one for one in told if one["rare"]]
+        rows.append(
+            {
+                "marker": marker_name,
+                "score": score,
+                "tile_um": tile,
+                **shares_held(told),
+                "where rare": shares_held(rare),
+            }
+        )
+    return {"slides": args.slides, "edge_mm": args.edge_mm, "fields": fields, "intervals": rows}
+
+
+def interval_held(one: Estimate, known: float | None, most: float | None) -> list[dict[str, Any]]:
+    """Whether an interval holds what is known, or on which side that lies; nothing where there is no interval."""
+    if one.low is None or one.high is None or known is None:
+        return []
+    side = {"holds": one.low <= known <= one.high, "truth_below": known < one.low, "truth_above": known > one.high}
+    return [{**side, "width": one.high - one.low, "rare": most is not None and known < RARE * most}]
+
+
+def shares_held(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over fields, how many hold the truth, on which side it lies of the others, and the mean width."""
+    counts = {name: sum(one[name] for one in told) for name in ("holds", "truth_below", "truth_above")}
+    width = round(float(np.mean([one["width"] for one in told])), 2) if told else None
+    return {"fields": len(told), **{name: int(n) for name, n in counts.items()}, "width": width}
 
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:

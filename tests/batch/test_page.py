@@ -14,7 +14,7 @@ SCORES = {"percent_positive": 41.25, "percent_positive_low": 30.0, "percent_posi
 
 
 def row(name: str, **changes) -> Row:
-    told = {"cells": 1234, "category": "positive", "verdict": "unlike training", "scores": SCORES}
+    told = {"cells": 1234, "category": "positive", "verdict": "unlike training", "trusted": 0.125, "scores": SCORES}
     told |= {
         "result": f"{name}.ER.ome.zarr",
         "report": f"{name}.ER.report.html",
@@ -32,7 +32,12 @@ def test_every_slide_has_a_line_with_what_is_known_of_it(tmp_path):
     check_self_contained(page)
     text = text_of(page)
     assert "1 done, 1 failed" in text and "it is truncated" in text and "research use only" in text
-    assert "41.2 % 30.0 to 55.5" in text and "Allred 5" in text and "unlike training" in text and "18.0 %" in text
+    assert (
+        "41.2 % 30.0 to 55.5" in text
+        and "Allred 5" in text
+        and "unlike training 12 % trusted" in text
+        and "18.0 %" in text
+    )
     assert "synthetic tissue" in text and len([1 for tag, _ in elements(page) if tag == "img"]) == 1
     assert {a["href"] for tag, a in elements(page) if tag == "a"} == {"./a.ER.report.html", "./a.ER.preview.jpg"}
 

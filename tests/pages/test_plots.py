@@ -29,3 +29,8 @@ def test_bars_stay_in_the_frame_and_nothing_is_no_plot():
     assert max(b.height for b in plot.bars) <= plot.bottom - plot.top
     assert histogram(np.array([np.nan]), (0.1, 0.2, 0.3), COLOURS, NAMES) is None
     assert histogram(np.array([0.2]), (0.1, 0.2, 0.3), COLOURS, NAMES).bars[-1].x == pytest.approx(plot.right, abs=40)
+
+
+def test_many_cells_are_told_in_whole_numbers():
+    texts = [text for _, text in histogram(np.full(2400, 0.05), (0.15, 0.35, 0.6), COLOURS, NAMES).y_ticks]
+    assert texts[0] == "0" and not any("e" in text for text in texts) and texts[-1] == "1\xa0000"

@@ -32,6 +32,7 @@ class Row:
     fingerprint       : of the slide from which the result was made.
     cells, category   : how many cells were read and count, and the guideline's word for the slide.
     verdict           : whether the slide looks like what the weights were trained on.
+    trusted           : share of the tissue on which the stain is trusted, 0..1 (`wsistain.reading.trust`).
     report            : the page of what was read, below the output folder.
     note              : of the weights, as that they are a demonstration.
     scores            : each score of the slide and its interval (`<score>`, `<score>_low`, `<score>_high`), a column each.
@@ -50,6 +51,7 @@ class Row:
     cells: int | None = None
     category: str = ""
     verdict: str = ""
+    trusted: float | None = None
     report: str = ""
     note: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -137,6 +139,7 @@ def _row(output: Path, entry: Entry, marker: str, logs: Path, kept: Kept) -> Row
         cells=told.cells,
         category=told.category,
         verdict=told.verdict,
+        trusted=told.trusted,
         report=(stain.parent / told.report).relative_to(output).as_posix() if told.report else "",
         note=note,
         scores=told.scores,

@@ -21,6 +21,7 @@ class Told:
     """One stain.
 
     verdict  : of the run on the slide ("unlike training", ...); "" where it says nothing.
+    trusted  : share of the tissue on which the stain is trusted, 0..1; None where it is not known.
     cells    : how many were read and count; None where none were.
     category : in the guideline's words.
     scores   : by column of the summary: each score of the slide, and `_low` and `_high` of its interval.
@@ -29,6 +30,7 @@ class Told:
     """
 
     verdict: str = ""
+    trusted: float | None = None
     cells: int | None = None
     category: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -50,9 +52,10 @@ def read_told(stain: Path, stem: str) -> Told:
     of = _dict(_dict(read.get("provenance")).get("stain"))
     if of.get("date") != provenance.get("date"):
         return Told(verdict, note="what was read is of an earlier stain; read it again (wsistain read --overwrite)")
-    cells = scores.get("cells")
+    cells, trusted = scores.get("cells"), _dict(read.get("trust")).get("trusted")
     return Told(
         verdict=verdict,
+        trusted=float(trusted) if isinstance(trusted, int | float) and 0 <= trusted <= 1 else None,
         cells=cells if isinstance(cells, int) else None,
         category=_text(scores.get("category")),
         scores=_numbers(scores),

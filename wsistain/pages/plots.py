@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from wsistain.pages.render import number
+
 WIDTH, HEIGHT = 560, 230
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 18, 40
 
@@ -85,9 +87,13 @@ def histogram(
     return Plot(
         bars=tuple(bars),
         x_ticks=tuple((px(t), f"{t:.3g}") for t in ticks(last, 6)),
-        y_ticks=tuple((round(TOP + up - t / y_top * up, 2), f"{t:.3g}") for t in y_ticks),
+        y_ticks=tuple((round(TOP + up - t / y_top * up, 2), _shown(t)) for t in y_ticks),
         lines=tuple((px(c), names[k + 1]) for k, c in enumerate(cutoffs)),
     )
+
+
+def _shown(tick: float) -> str:
+    return number(tick, 0) if tick >= 1000 else f"{tick:.3g}"
 
 
 def _edges(cutoffs: Sequence[float], reach: float) -> NDArray[np.float64]:

@@ -108,6 +108,7 @@ def to_html(reading: "Reading", view: View, he: RGB, regions: Regions) -> str:
         verdict=_verdict(told),
         marker=marker.name,
         headline=_numbers(reading.slide),
+        trusted=None if reading.trust is None else reading.trust.trusted,
         scores=reading.slide,
         interval="95 % interval" if any(e.low is not None for e in reading.slide.numbers.values()) else "",
         view=view,
@@ -232,7 +233,7 @@ def _trust(reading: "Reading", view: View) -> dict[str, Any]:
     if isinstance(found, str):
         return {"trust": None, "trust_legend": None, "trust_missing": found}
     median, low = spread_of(found.share.ravel())
-    note = f"squares of {found.mpp:g} µm; nothing is laid over where the stain is trusted"
+    note = f"squares of {found.mpp:.3g} µm; nothing is laid over where the stain is trusted"
     if np.isfinite(median):
         note += f"; median {median:.2f}, below one half in {low:.0%} of what is known"
     return {
@@ -272,7 +273,7 @@ def _notes(reading: "Reading", regions: Regions) -> list[str]:
             f"Guidelines count invasive tumour cells. No tumour was drawn (--roi), so all cells{rest} count here."
         )
     notes.append(
-        "Intervals are 2.5 to 97.5 % of draws of fields of the slide: how much the number depends on the fields looked at, "
+        "Intervals (95 %) come from draws of fields of the slide: how much the number depends on the fields looked at, "
         "not how wrong the stain or the cells are."
     )
     if reading.slide.not_read:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincinv, stdtrit
 
 from wsistain.markers import Marker
 from wsistain.reading.stain import NOT_READ
@@ -25,8 +26,8 @@ LEAST_TILES = 5
 LEAST_HOTSPOT_CELLS = 500
 """A hot spot is looked for where so many cells lie on 1 mm2, as Ki67 is counted."""
 
-SHARES = ("percent_positive", "ki67_index")
-"""Scores whose intervals are at least Wilson's."""
+SHARES = {"percent_positive": 100.0, "ki67_index": 100.0, "h_score": 300.0}
+"""Scores that are a share of the most that they can be; the others are steps."""
 
 _HOT_STEPS = 4
 F64 = NDArray[np.float64]
@@ -167,8 +168,9 @@ def score_cells(
 ) -> Scores:
     """The scores of n cells at (y, x) um, with intervals.
 
-    The bootstrap draws tiles of `tile_um` that hold cells, with replacement. It tells how far the number depends on which
-    fields were looked at, not how far the stain or the cells are wrong.
+    The bootstrap draws tiles of `tile_um` that hold cells, with replacement. The interval of a share (`SHARES`) has the variance of
+    the draws; that of a score in steps is 2.5 to 97.5 % of them. It tells how far the number depends on which fields were looked
+    at, not how far the stain or the cells are wrong.
     """
     adds = counted(grade, marker)
     cols = np.floor(x / tile_um).astype(np.int64)
@@ -186,28 +188,33 @@ def score_cells(
     numbers = {}
     for name, score in scores_of(marker).items():
         value = float(score(total))
-        drawn = None if draws is None else score(draws)
-        drawn = None if drawn is None else drawn[np.isfinite(drawn)]
-        low, high = (None, None) if drawn is None or not len(drawn) else map(float, np.percentile(drawn, [2.5, 97.5]))
-        if drawn is not None and low is not None and high is not None and name in SHARES:
-            fewer, more = _wilson(value / 100, float(np.var(drawn / 100)), int(total.n))
-            low, high = min(low, 100 * fewer), max(high, 100 * more)
+        low = high = None
+        if draws is not None and name in SHARES:
+            most = SHARES[name]
+            variance = float(np.var(score(draws) / most)) * len(tiles) / (len(tiles) - 1)
+            low, high = (most * v for v in _interval(value / most, variance, int(total.n), len(tiles)))
+        elif draws is not None:
+            low, high = map(float, np.percentile(score(draws), [2.5, 97.5]))
         numbers[name] = Estimate(value, low, high) if math.isfinite(value) else Estimate(None)
     n = int(total.n)
     return Scores(n, len(grade) - n, numbers, category_of(marker, numbers))
 
 
-def _wilson(share: float, variance: float, n_cells: int) -> tuple[float, float]:
-    """Wilson's interval (95 %) of a share 0..1 with as many independent cells as have the variance of the draws.
+def _interval(share: float, variance: float, n_cells: int, n_tiles: int) -> tuple[float, float]:
+    """The interval (95 %) of a share 0..1, whose variance was told from `n_tiles` tiles with `n_cells` cells.
 
-    Of a few positive cells in a hundred draws know only those of the fields that were seen, and end too low; of none they know
-    nothing. Source: Wilson, J Am Stat Assoc 1927; the effective number of a clustered sample: Kish, Survey Sampling, 1965.
+    Clopper and Pearson's interval of as many independent cells as have that variance, and of fewer where few tiles told it.
+    Quantiles of the draws end too low where one cell in a hundred is positive: they know only the fields that were seen, and
+    of those with few positive cells they say that little varies.
+
+    Source: Korn and Graubard, Survey Methodology 1998 (proportions of clustered samples); Clopper and Pearson, Biometrika 1934.
     """
-    n = min(share * (1 - share) / variance, n_cells) if variance > 0 else n_cells
-    z2 = 1.96**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * share * (1 - share) / n + z2**2 / (4 * n**2)) / (1 + z2 / n)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    few = float(stdtrit(n_cells - 1, 0.975) / stdtrit(n_tiles - 1, 0.975)) ** 2 if n_cells > 1 else 1.0
+    n = n_cells * few if variance <= 0 else min(few * share * (1 - share) / variance, n_cells)
+    held, rest = share * n, (1 - share) * n
+    low = float(betaincinv(held, rest + 1, 0.025)) if held > 0 else 0.0
+    high = float(betaincinv(held + 1, rest, 0.975)) if rest > 0 else 1.0
+    return low, high
 
 
 @dataclass(frozen=True)
