@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from wsistain.config import TrainConfig, load_config
 from wsistain.errors import ConfigError, DataError
@@ -11,6 +12,7 @@ from wsistain.generators.load import find_generator
 from wsistain.generators.network import NetworkGenerator
 from wsistain.generators.spec import PRECISIONS
 from wsistain.markers import find_marker
+from wsistain.networks.dye_layer import largest
 from wsistain.networks.expression import ExpressionNet
 from wsistain.optics.dyes import Dyes
 from wsistain.optics.restain import restained
@@ -136,10 +138,10 @@ def test_tiles_with_the_halo_equal_one_pass_and_several_markers_equal_one_by_one
         network.stain(x, ["PR"])
 
 
-@pytest.mark.parametrize("pool", [1, 2])
-def test_a_margin_that_is_not_painted_leaves_the_rest_as_it_is(pool):
+@pytest.mark.parametrize(("pool", "fine"), [(1, False), (2, False), (2, True)])
+def test_a_margin_that_is_not_painted_leaves_the_rest_as_it_is(pool, fine):
     torch.manual_seed(0)
-    network = LPStain(_config(pool=pool, n_blocks=2), find_marker("ER")).G.eval()
+    network = LPStain(_config(pool=pool, fine=fine, n_blocks=2), find_marker("ER")).G.eval()
     x = torch.rand(1, 3, 240, 256) * 2 - 1
     with torch.no_grad():
         whole = network.stain_and_tell(x, ["ER", "HER2"])
@@ -169,6 +171,31 @@ def test_p_is_drawn_to_its_neighbourhood_as_far_as_the_options_say_and_weights_o
         fine = [torch.logit(v)[:, :2].std(dim=(2, 3)) for v in (p, logits.sigmoid())]
         assert (fine[0] < fine[1]).all() and not torch.equal(p[:, 0], logits[:, 0].sigmoid())
     assert drawn.facts.halo_px > none.facts.halo_px >= old.facts.halo_px
+
+
+def test_a_trunk_that_is_given_every_px_begins_as_the_one_of_their_mean_and_tells_them_apart(tmp_path):
+    torch.manual_seed(0)
+    coarse = LPStain(_config(pool=1, mpp=1.0), find_marker("ER")).G.eval()
+    save_file({name: t.contiguous() for name, t in coarse.state_dict().items()}, tmp_path / "coarse.safetensors")
+    options = {"pool": 2, "mpp": 0.5, "start_from": str(tmp_path / "coarse.safetensors")}
+    fine = LPStain(_config(fine=True, **options), find_marker("ER")).G.eval()
+    mean = LPStain(_config(fine=False, **options), find_marker("ER")).G.eval()
+    x = torch.rand(1, 3, 64, 64) * 2 - 1
+    halves = torch.nn.functional.avg_pool2d(x, 2)
+    flat = torch.nn.functional.interpolate(halves, scale_factor=2)
+    with torch.no_grad():
+        wanted = coarse.logits(halves, [0, 1])
+        torch.testing.assert_close(fine.logits(x, [0, 1]), wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(mean.logits(x, [0, 1]), wanted)
+        fine.trunk.body.first[1].weight += 0.1 * torch.randn_like(fine.trunk.body.first[1].weight)
+        assert not torch.allclose(fine.logits(x, [0, 1]), fine.logits(flat, [0, 1]), atol=1e-3)
+    assert fine.facts == mean.facts
+
+
+@pytest.mark.parametrize("edge", [1, 3, 5, 13, 31, 63])
+def test_the_largest_of_a_square_is_that_of_torch(edge):
+    x = torch.randn(2, 1, 40, 33, generator=torch.Generator().manual_seed(edge))
+    assert torch.equal(largest(x, edge), torch.nn.functional.max_pool2d(x, edge, stride=1, padding=edge // 2))
 
 
 @pytest.mark.parametrize(("pool", "mpp", "far"), [(1, 1.0, 3), (2, 0.5, 5), (2, 0.4661, 7), (1, 0.5, 5)])

@@ -66,19 +66,20 @@ class ContextResnet(nn.Module):
     ngf      : channels after the first convolution, a multiple of 2.
     windows  : odd edges of the windows, in cells of 4 px, over which means and mean squares are taken.
     far      : odd edge, in cells of 4 px, of the window of the weighted means.
+    channels : of what it is given.
 
-    Maps float (b, 3, h, w) in [-1, 1] to the same; h and w must be multiples of 4. Windows are cut off at the picture's
+    Maps float (b, channels, h, w) in [-1, 1] to (b, 3, h, w) of the same range; h and w must be multiples of 4. Windows are cut off at the picture's
     edge. Statistics of batch norm are frozen once trained, so tiles with a halo of the receptive field equal one pass.
     """
 
-    def __init__(self, n_blocks: int, ngf: int, windows: Sequence[int], far: int):
+    def __init__(self, n_blocks: int, ngf: int, windows: Sequence[int], far: int, channels: int = 3):
         super().__init__()
         if any(window < 3 or window % 2 == 0 for window in (*windows, far)):
             raise ValueError(f"windows {tuple(windows)} and {far}: wanted odd numbers of cells from 3 up")
         self.n_blocks, self.windows, self.far = n_blocks, tuple(windows), far
         self.short: torch.dtype | None = None
         # Down to a quarter of the size, with the statistics of wide windows beside it.
-        self.first = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, ngf, 7, bias=False))
+        self.first = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(channels, ngf, 7, bias=False))
         self.down = nn.ModuleList(
             nn.Sequential(nn.BatchNorm2d(c), nn.ReLU(True), nn.Conv2d(c, 2 * c, 3, stride=2, padding=1, bias=False))
             for c in (ngf, 2 * ngf)

@@ -28,12 +28,12 @@ _PAINT_REACH = 4
 class Trunk(nn.Module):
     """`ContextResnet` without its last layers, with `n_maps` logits.
 
-    Maps float (b, 3, h, w) in [-1, 1] to logits (b, n, h, w) of the maps asked for.
+    Maps float (b, channels, h, w) in [-1, 1] to logits (b, n, h, w) of the maps asked for.
     """
 
-    def __init__(self, n_blocks: int, ngf: int, windows: Sequence[int], far: int, n_maps: int):
+    def __init__(self, n_blocks: int, ngf: int, windows: Sequence[int], far: int, n_maps: int, channels: int = 3):
         super().__init__()
-        self.body = ContextResnet(n_blocks, ngf, windows, far)
+        self.body = ContextResnet(n_blocks, ngf, windows, far, channels)
         self.body.last = nn.Sequential()
         self.at_cells = nn.Sequential(nn.BatchNorm2d(4 * ngf), nn.ReLU(True))
         self.at_full = nn.Sequential(nn.BatchNorm2d(ngf), nn.ReLU(True))
@@ -77,6 +77,7 @@ class Trunk(nn.Module):
     def _told(self, x: Tensor) -> Tensor | None:
         if self.encoder is None or self.told is None:
             return None
+        x = x.unflatten(1, (3, -1)).mean(2)  # of a fine trunk's px, colour by colour
         told = pointwise(self.told, self.encoder(x))
         return F.interpolate(told, scale_factor=CELL_PX // SIZE_MULTIPLE, mode="bilinear", align_corners=False)
 
@@ -108,7 +109,8 @@ class ExpressionNet(nn.Module):
     dyes    : marker name to the dyes of its laboratory, in the order of the read-outs.
     compartments : marker name to where in the cell it lies.
     mpp     : um per px of the pictures.
-    pool    : the trunk reads means of pool x pool px; the counterstain is painted at full size.
+    pool    : the trunk works at px of pool x pool of the picture; the counterstain is painted at full size.
+    fine    : whether it is given each of those pool x pool px; if not, their mean.
     n_blocks, ngf, windows, far : as in `ContextResnet`, in px of the trunk.
     width   : channels of the counterstain's network.
     widest_um : edge of the square over which a sure nucleus is none, since it is too wide for one; 0: none is.
@@ -129,6 +131,7 @@ class ExpressionNet(nn.Module):
         *,
         mpp: float,
         pool: int,
+        fine: bool = False,
         n_blocks: int,
         ngf: int,
         windows: Sequence[int],
@@ -143,7 +146,8 @@ class ExpressionNet(nn.Module):
         super().__init__()
         self.markers = tuple(dyes)
         self.pool, self.size_multiple = pool, pool * (SIZE_MULTIPLE if encoder is None else CELL_PX)
-        self.trunk = Trunk(n_blocks, ngf, windows, far, len(dyes) + 1)
+        self.fine = fine and pool > 1
+        self.trunk = Trunk(n_blocks, ngf, windows, far, len(dyes) + 1, 3 * pool**2 if self.fine else 3)
         self.paint = Counterstain(width)
         self.widest_px = odd_px(widest_um, mpp * pool)
         self.by_surest = by_surest
@@ -188,6 +192,13 @@ class ExpressionNet(nn.Module):
         """Let the residual blocks of the trunk compute in `dtype`."""
         self.trunk.body.shorten(dtype)
 
+    def told_apart(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`tensors` of a network whose trunk reads means, for one that reads each px: what they say at first is the same."""
+        name = "trunk.body.first.1.weight"
+        if not self.fine or name not in tensors or tensors[name].shape[1] != 3:
+            return tensors
+        return tensors | {name: (tensors[name] / self.pool**2).repeat_interleave(self.pool**2, dim=1)}
+
     def dye_layers(self) -> list[DyeLayer]:
         """The physics of each marker, in the order of `markers`."""
         return [layer for layer in self.layers if isinstance(layer, DyeLayer)]
@@ -199,7 +210,11 @@ class ExpressionNet(nn.Module):
         """
         maps = [*markers, len(self.markers)]
         cells = cut * self.size_multiple // (SIZE_MULTIPLE * self.pool)
-        out: Tensor = self.trunk(F.avg_pool2d(x, self.pool) if self.pool > 1 else x, maps, cells)
+        if self.fine:
+            x = F.pixel_unshuffle(x, self.pool).contiguous(memory_format=torch.channels_last)
+        elif self.pool > 1:
+            x = F.avg_pool2d(x, self.pool)
+        out: Tensor = self.trunk(x, maps, cells)
         return out.float()
 
     def chances(self, logits: Tensor, markers: Sequence[int]) -> Tensor:

@@ -68,7 +68,8 @@ class Config(SystemConfig):
     )
     far: int = Field(21, description="odd edge, in cells of 4 px of the trunk, of the window whose finds are averaged")
     width: int = Field(12, ge=1, le=256, description="channels of the network that paints the counterstain")
-    pool: Literal[1, 2, 4] = Field(1, description="the trunk reads means of pool x pool px: 2 for 0.5 um per px")
+    pool: Literal[1, 2, 4] = Field(1, description="the trunk works at px of pool x pool: 2 for 0.5 um per px")
+    fine: bool = Field(False, description="the trunk is given each of those pool x pool px, not their mean")
     mpp: float = Field(1.0, gt=0, description="um per px of the crops; that of the data in a training run")
     widest_um: float = Field(
         13.0, ge=0, le=64, description="what is as sure a nucleus over a square of this edge takes no DAB; 0: it does"
@@ -144,7 +145,7 @@ class LPStain(nn.Module):
         self.encoder_facts = None if encoder is None else _facts_of(encoder, cfg.encoder or "")
         self.G = _network(self.header_options(), encoder)
         if cfg.start_from is not None:
-            load_into(self.G, read_published(cfg.start_from), cfg.start_from)
+            load_into(self.G, self.G.told_apart(read_published(cfg.start_from)), cfg.start_from)
         self.optimizers: dict[str, Optimizer] = {
             "G": Adam((p for p in self.G.parameters() if p.requires_grad), lr=cfg.lr, betas=cfg.betas)
         }
@@ -234,7 +235,7 @@ class LPStain(nn.Module):
 
     def header_options(self) -> dict[str, object]:
         cfg = self.cfg
-        kept = ("n_blocks", "ngf", "windows", "far", "width", "widest_um", "near_um", "own", "pool", "mpp")
+        kept = ("n_blocks", "ngf", "windows", "far", "width", "widest_um", "near_um", "own", "pool", "fine", "mpp")
         options: dict[str, object] = {name: getattr(cfg, name) for name in kept}
         if self.encoder_facts is not None:
             options["encoder"] = self.encoder_facts
@@ -286,6 +287,7 @@ def _network(options: dict[str, Any], encoder: FrozenEncoder | None) -> Expressi
         options["compartments"],
         mpp=options["mpp"],
         pool=options["pool"],
+        fine=options.get("fine", False),  # weights of before read means
         n_blocks=options["n_blocks"],
         ngf=options["ngf"],
         windows=options["windows"],
