@@ -77,7 +77,7 @@ class Trunk(nn.Module):
     def _told(self, x: Tensor) -> Tensor | None:
         if self.encoder is None or self.told is None:
             return None
-        x = x.unflatten(1, (3, -1)).mean(2)  # of a fine trunk's px, colour by colour
+        x = torch.unflatten(x, 1, (3, -1)).mean(2)  # of a fine trunk's px, colour by colour
         told = pointwise(self.told, self.encoder(x))
         return F.interpolate(told, scale_factor=CELL_PX // SIZE_MULTIPLE, mode="bilinear", align_corners=False)
 
