@@ -70,6 +70,19 @@ def test_light_goes_to_amounts_and_back():
     assert torch.allclose(layer.counterstain(torch.ones(1, 3, 4, 4)), torch.zeros(1, 1, 4, 4))
 
 
+def test_white_glass_takes_the_ground_off_alone():
+    options = LPStain(_config(), find_marker("ER")).header_options()
+    torch.manual_seed(0)
+    grey, white = (generator_network({**options, "white_glass": on}).eval() for on in (False, True))
+    white.load_state_dict(grey.state_dict())
+    layer, amount = white.dye_layers()[0], torch.rand(1, 1, 4, 4)
+    assert torch.equal(layer.light(0 * amount, 0 * amount, white=True), torch.ones(1, 3, 4, 4))
+    x = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        ratio = (white(x) + 1) / (grey(x) + 1)
+    assert torch.allclose(ratio, 10 ** layer.ground[:, None, None].expand_as(ratio), atol=1e-4)
+
+
 def test_every_term_is_finite_and_one_batch_is_learned():
     torch.manual_seed(0)
     system = LPStain(_config(lr=5e-3, search_um=0.0), find_marker("ER"))

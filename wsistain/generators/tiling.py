@@ -1,13 +1,13 @@
 """How the tiles of a generator lie: what suits its training, what makes it exact, and what the user wants."""
 
+import math
 from dataclasses import replace
 
 from wsistain.generators.spec import GeneratorSpec
 
-EXACT_STRIDE, WIDE_EXACT_STRIDE = 512, 1024
-"""Powers of two, since a block is a whole number of strides; the wide one for radii past `WIDE_RADIUS`."""
+EXACT_STRIDES = ((128, 512), (384, 1024), (math.inf, 2048))
+"""(radii up to, px; stride): powers of two, since a block is a whole number of strides."""
 
-WIDE_RADIUS = 128
 FADE_PX = 32
 
 
@@ -32,7 +32,7 @@ def exact_tiling(spec: GeneratorSpec) -> GeneratorSpec:
     """
     if spec.radius is None:
         return spec
-    stride = EXACT_STRIDE if spec.radius <= WIDE_RADIUS else WIDE_EXACT_STRIDE
+    stride = next(stride for widest, stride in EXACT_STRIDES if spec.radius <= widest)
     if stride % spec.size_multiple:
         stride = spec.stride
     return replace(spec, stride=stride, overlap=FADE_PX, halo=spec.radius)

@@ -111,13 +111,16 @@ class DyeLayer(nn.Module):
             self.register_buffer(name, value.float().contiguous(), persistent=False)  # they stand in the header
 
     @in_float32
-    def light(self, h: Tensor, d: Tensor) -> Tensor:
+    def light(self, h: Tensor, d: Tensor, *, white: bool = False) -> Tensor:
         """The picture of amounts (b, 1, h, w): float (b, 3, h, w) in [-1, 1] (Beer-Lambert).
+
+        white : clear glass is white, as a scanner's white balance makes it, and not the laboratory's ground.
 
         2 x 10^-density - 1, written as e^(ln 2 - ln 10 x density) - 1: one product and one function a pixel.
         """
+        ground = torch.zeros_like(self.ground) if white else self.ground
         exponent = F.conv2d(
-            torch.cat([h, d], dim=1), -_LN10 * self.colours.T[:, :, None, None], math.log(2) - _LN10 * self.ground
+            torch.cat([h, d], dim=1), -_LN10 * self.colours.T[:, :, None, None], math.log(2) - _LN10 * ground
         )
         return torch.expm1(exponent)
 

@@ -21,8 +21,8 @@ from wsistain.networks.frozen_encoder import CELL_PX, REACH_PX, FrozenEncoder
 from wsistain.networks.shrinkage import drawn_together, neighbour_edge, reach_cells
 from wsistain.optics.dyes import Dyes
 
-_PAINT_REACH = 4
-"""How far the counterstain's network looks, px."""
+_PAINT_REACH, _PAINT_ROWS = 4, 256
+"""How far the counterstain's network looks, px, and how many rows it paints at once."""
 
 
 class Trunk(nn.Module):
@@ -99,7 +99,13 @@ class Counterstain(nn.Module):
     def forward(self, x: Tensor, cut: int = 0) -> Tensor:
         """cut : px at each edge that are looked at, as far as need be, and left out."""
         if cut >= _PAINT_REACH:  # of what lies beyond the edge nothing need be made up
-            return F.softplus(self.layers[1:](inside(x, cut - _PAINT_REACH)).float() - 2.0)
+            x, paint = inside(x, cut - _PAINT_REACH), self.layers[1:]
+            if x.device.type != "cpu" or torch.is_grad_enabled():
+                return F.softplus(paint(x).float() - 2.0)
+            # A few rows at a time: at full size its channels would be most of a tile's memory.
+            tops = range(0, x.shape[2] - 2 * _PAINT_REACH, _PAINT_ROWS)
+            strips = [paint(x[:, :, top : top + _PAINT_ROWS + 2 * _PAINT_REACH]).float() for top in tops]
+            return F.softplus(torch.cat(strips, dim=2) - 2.0)
         return inside(F.softplus(self.layers(x).float() - 2.0), cut)
 
 
@@ -116,6 +122,7 @@ class ExpressionNet(nn.Module):
     widest_um : edge of the square over which a sure nucleus is none, since it is too wide for one; 0: none is.
     near_um, own : standard deviation of the neighbourhood that a place's logit is drawn to, and how much is left of what
               sets it off; 0 or 1: nothing is drawn.
+    white_glass : clear glass is white, as what lies outside of tissue, and not the laboratory's ground.
     by_surest : whether a nucleus takes the dye by its own surest place; weights of before do not, and look less far.
     encoder : its first weights are those that it comes with, and stay; None: without.
 
@@ -140,6 +147,7 @@ class ExpressionNet(nn.Module):
         widest_um: float = 0.0,
         near_um: float = 0.0,
         own: float = 1.0,
+        white_glass: bool = False,
         by_surest: bool = True,
         encoder: FrozenEncoder | None = None,
     ):
@@ -150,7 +158,7 @@ class ExpressionNet(nn.Module):
         self.trunk = Trunk(n_blocks, ngf, windows, far, len(dyes) + 1, 3 * pool**2 if self.fine else 3)
         self.paint = Counterstain(width)
         self.widest_px = odd_px(widest_um, mpp * pool)
-        self.by_surest = by_surest
+        self.white_glass, self.by_surest = white_glass, by_surest
         self.own, self.near_edge = own, neighbour_edge(near_um, mpp * pool) if own < 1 else 1
         self.layers = nn.ModuleList(DyeLayer(d, mpp, compartments[name]) for name, d in dyes.items())
         reset_parameters(self)
@@ -247,7 +255,7 @@ class ExpressionNet(nn.Module):
         """
         layer = self.dye_layers()[marker]
         place = layer.place(layer.dyed(nuclei, self.pool, by_surest=self.by_surest), self.pool)
-        return layer.light(h, self.full_size(layer.dyes.amplitude * p * place))
+        return layer.light(h, self.full_size(layer.dyes.amplitude * p * place), white=self.white_glass)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stain(x, self.markers[:1])[0]

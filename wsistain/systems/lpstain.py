@@ -42,7 +42,7 @@ from wsistain.systems.base import Batch, Progress, SystemConfig, Update, frozen,
 
 _LOG = logging.getLogger(__name__)
 
-AFTER_TRAINING = ("widest_um", "near_um", "own")
+AFTER_TRAINING = ("widest_um", "near_um", "own", "white_glass")
 """Options that say how trained weights stain and change none of their numbers, though training may have been with others."""
 
 
@@ -82,6 +82,9 @@ class Config(SystemConfig):
         ge=0,
         le=1,
         description="what is left of what sets a place's logit off from its neighbourhood; 1 for aligned pairs",
+    )
+    white_glass: bool = Field(
+        False, description="clear glass is white, as outside of tissue, not the ground of the laboratory's IHC"
     )
     windows_um: tuple[float, ...] = Field((32.0, 64.0, 128.0), min_length=1, description="edges of the label windows")
     distance: Literal["entropy", "squared"] = "entropy"
@@ -235,7 +238,8 @@ class LPStain(nn.Module):
 
     def header_options(self) -> dict[str, object]:
         cfg = self.cfg
-        kept = ("n_blocks", "ngf", "windows", "far", "width", "widest_um", "near_um", "own", "pool", "fine", "mpp")
+        kept = ("n_blocks", "ngf", "windows", "far", "width", "widest_um", "near_um", "own", "white_glass")
+        kept += ("pool", "fine", "mpp")
         options: dict[str, object] = {name: getattr(cfg, name) for name in kept}
         if self.encoder_facts is not None:
             options["encoder"] = self.encoder_facts
@@ -296,6 +300,7 @@ def _network(options: dict[str, Any], encoder: FrozenEncoder | None) -> Expressi
         widest_um=options.get("widest_um", 0.0),
         near_um=options.get("near_um", 0.0),  # weights of before were trained without
         own=options.get("own", 1.0),
+        white_glass=options.get("white_glass", False),
         by_surest="near_um" in options,
         encoder=encoder,
     )
