@@ -42,7 +42,12 @@ def test_weights_without_a_limit_of_width_say_so_once_and_can_be_given_one(weigh
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [("far=5", "can: widest_um, near_um, own, white_glass"), ("own=2", "own"), ("widest_um=-1", "widest_um"), ("x", "x")],
+    [
+        ("far=5", "can: widest_um, near_um, own, white_glass"),
+        ("own=2", "own"),
+        ("widest_um=-1", "widest_um"),
+        ("x", "x"),
+    ],
 )
 def test_what_was_learned_cannot_be_set_and_nothing_is_written(weights, tmp_path, change, said):
     with pytest.raises(ConfigError, match=said):

@@ -238,8 +238,7 @@ class LPStain(nn.Module):
 
     def header_options(self) -> dict[str, object]:
         cfg = self.cfg
-        kept = ("n_blocks", "ngf", "windows", "far", "width", "widest_um", "near_um", "own", "white_glass")
-        kept += ("pool", "fine", "mpp")
+        kept = ("n_blocks", "ngf", "windows", "far", "width", *AFTER_TRAINING, "pool", "fine", "mpp")
         options: dict[str, object] = {name: getattr(cfg, name) for name in kept}
         if self.encoder_facts is not None:
             options["encoder"] = self.encoder_facts
