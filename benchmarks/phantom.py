@@ -6,6 +6,7 @@ python benchmarks/phantom.py pairing --patches 12       gray Pearson correlation
 python benchmarks/phantom.py looks --real FILE[:MPP] SLIDE ...  numbers of real and phantom pictures as a Markdown table
 python benchmarks/phantom.py visibility --visibility 0.85  best attainable AUC, and what single nuclei show of it
 python benchmarks/phantom.py sheet --out sheet.png      a page of all four markers to look at
+python benchmarks/phantom.py versions --out docs/images/phantom_versions.jpg  the same places in v0 and v1
 
 --output FILE.json adds the result, with its date, to what the file holds already.
 """
@@ -35,6 +36,7 @@ from wsistain.phantom.config import PhantomConfig
 from wsistain.phantom.kinds import TUMOUR
 from wsistain.phantom.products import choose_places, make_slide
 from wsistain.phantom.render import COUNTED_UM, PRODUCTS, Phantom
+from wsistain.runtime.jpeg import encode_jpeg
 from wsistain.slide.reader import open_slide
 
 NAMES = [m.name for m in panel()]
@@ -252,10 +254,24 @@ def sheet(out: Path, size: int) -> dict[str, Any]:
     return {"sheet": str(out)}
 
 
+def versions(out: Path) -> dict[str, Any]:
+    """Writes a picture: H&E and IHC of the same three places, v0 above and v1 below; 240 x 360 px at 0.5 um per px each."""
+    rows = []
+    for version in ("v0", "v1"):
+        row = []
+        for seed, marker in ((41, "ER"), (46, "Ki67"), (43, "HER2")):
+            config = PhantomConfig(height=6144, width=6144, seed=seed, whole=True, marker=marker, her2_score=3, version=version)
+            y, x = choose_places(config, 512, 1)[0]
+            row += [Phantom(config).render(p, y + 76, x + 136, 360, 240) for p in ("he_a", "ihc_a")]
+        rows.append(np.hstack(row))
+    out.write_bytes(encode_jpeg(np.vstack(rows), 80))
+    return {"picture": str(out)}
+
+
 def main() -> None:
     """Run one of the measurements and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "memory", "pairing", "looks", "visibility", "sheet"])
+    parser.add_argument("what", choices=["speed", "memory", "pairing", "looks", "visibility", "sheet", "versions"])
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--height", type=int, default=4096)
     parser.add_argument("--width", type=int, default=2048)
@@ -267,7 +283,7 @@ def main() -> None:
     parser.add_argument(
         "--version", choices=["v0", "v1"], default="v0", help="of the phantom: looks, visibility, speed"
     )
-    parser.add_argument("--out", type=Path, help="PNG of sheet (default phantom.png) and of looks")
+    parser.add_argument("--out", type=Path, help="PNG of sheet (default phantom.png) and of looks, JPEG of versions")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     a = parser.parse_args()
     if a.what == "speed":
@@ -280,6 +296,8 @@ def main() -> None:
         result = looks(a.stain, a.real, a.patches, a.out, a.version)
     elif a.what == "visibility":
         result = visibility(a.visibility, a.patches, a.version)
+    elif a.what == "versions":
+        result = versions(a.out or Path("phantom_versions.jpg"))
     else:
         result = sheet(a.out or Path("phantom.png"), min(a.size, 512))
     print(json.dumps(result, indent=2))
