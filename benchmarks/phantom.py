@@ -260,7 +260,9 @@ def versions(out: Path) -> dict[str, Any]:
     for version in ("v0", "v1"):
         row = []
         for seed, marker in ((41, "ER"), (46, "Ki67"), (43, "HER2")):
-            config = PhantomConfig(height=6144, width=6144, seed=seed, whole=True, marker=marker, her2_score=3, version=version)
+            config = PhantomConfig(
+                height=6144, width=6144, seed=seed, whole=True, marker=marker, her2_score=3, version=version
+            )
             y, x = choose_places(config, 512, 1)[0]
             row += [Phantom(config).render(p, y + 76, x + 136, 360, 240) for p in ("he_a", "ihc_a")]
         rows.append(np.hstack(row))
