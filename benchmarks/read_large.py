@@ -4,11 +4,12 @@
 
 The slide repeats one phantom picture, whose cells are known, in a pyramid as scanners write it; stained with the
 demonstration weights for ER, or with `--weights identity`, where reading alone is of interest. The slide and what was made of
-it stay in `--work`, and a step that is finished is not done again.
+it stay in `--work`: a step that is finished is not done again, and one that was cut goes on, with what it had taken before.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -49,9 +50,11 @@ def main() -> None:
     }
     wsistain = [sys.executable, "-m", "wsistain"]
     command = [*wsistain, "run", str(he), "--marker", "ER", "--weights", args.weights, "--output", str(folder)]
-    results["run"] = once(folder / "run.json", lambda: measured(command) | {"bytes": size_of(Path(f"{stem}.ome.zarr"))})
+    results["run"] = once(
+        folder / "run.json", lambda: measured(command, folder / "run") | {"bytes": size_of(Path(f"{stem}.ome.zarr"))}
+    )
     command = [*wsistain, "read", f"{stem}.ome.zarr", "--threads", str(args.threads)]
-    results["read"] = once(folder / "read.json", lambda: measured(command) | read_facts(stem))
+    results["read"] = once(folder / "read.json", lambda: measured(command, folder / "read") | read_facts(stem))
     run, read = results["run"], results["read"]
     results["reading_per_staining"] = {
         "cpu": round(read["cpu_s"] / run["cpu_s"], 3),
@@ -100,18 +103,41 @@ def tiles_of(picture: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8
             yield picture[np.ix_(rows, np.arange(x, x + TILE) % edge)]
 
 
-def measured(command: list[str]) -> dict[str, Any]:
-    """CPU and wall seconds and peak memory of a command in a process of its own."""
-    code = (
-        "import json, resource, subprocess, sys, time; begin = time.perf_counter(); subprocess.run(sys.argv[1:], check=True); "
-        "u = resource.getrusage(resource.RUSAGE_CHILDREN); print(json.dumps({'wall_s': round(time.perf_counter() - begin, 1), "
-        "'cpu_s': round(u.ru_utime + u.ru_stime, 1), 'peak_rss_mb': round(u.ru_maxrss / 1024)}))"
-    )
-    said = subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True)
-    lines = said.stdout.strip().splitlines()
-    print("\n".join([*lines, *said.stderr.strip().splitlines()[-5:]]), flush=True)
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found | {"said": lines[-2] if len(lines) > 1 else ""}
+def measured(command: list[str], step: Path) -> dict[str, Any]:
+    """CPU and wall seconds and peak memory of a command in a process of its own, sessions that were cut counted in.
+
+    step : where its output (`.log`) and what it has taken so far (`.spent.json`) are kept.
+    """
+    said, kept = step.with_suffix(".log"), step.with_suffix(".spent.json")
+    before = json.loads(kept.read_text()) if kept.is_file() else dict.fromkeys(("wall_s", "cpu_s", "peak_rss_mb"), 0)
+
+    def total(cpu_s: float, peak_mb: float) -> dict[str, Any]:
+        spent = {"wall_s": time.perf_counter() - begin, "cpu_s": cpu_s}
+        sums = {name: round(before[name] + value, 1) for name, value in spent.items()}
+        return sums | {"peak_rss_mb": round(max(before["peak_rss_mb"], peak_mb))}
+
+    with said.open("a") as file:
+        begin, child = time.perf_counter(), subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    # Asked for without being waited for, so that what a session took is known when it is cut.
+    while not (ended := os.wait4(child.pid, os.WNOHANG))[0]:
+        kept.write_text(json.dumps(total(*so_far(child.pid))))
+        time.sleep(5)
+    _, status, usage = ended
+    lines = said.read_text().strip().splitlines()
+    print("\n".join(lines[-5:]), flush=True)
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+    return total(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024) | {"said": lines[-1] if lines else ""}
+
+
+def so_far(pid: int) -> tuple[float, float]:
+    """CPU seconds and peak memory (MB) of a process that runs; zeros of one that has ended."""
+    try:
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+        peaks = [line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmHWM" in line]
+    except OSError:
+        return 0.0, 0.0
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK"), sum(map(int, peaks)) / 1024
 
 
 def read_facts(stem: Path) -> dict[str, Any]:

@@ -109,6 +109,14 @@ def picture(
     seed: int, marker: str, px: int, mpp: float, shift: dict[str, Any]
 ) -> tuple[RGB, F64, F64, NDArray[np.bool_]]:
     """H&E, places (y, x) of its cells in px, and which are positive."""
+    rgb, y, x, positive = picture_of_all(seed, marker, px, mpp, shift)
+    return rgb, y, x, positive[marker]
+
+
+def picture_of_all(
+    seed: int, marker: str, px: int, mpp: float, shift: dict[str, Any]
+) -> tuple[RGB, F64, F64, dict[str, NDArray[np.bool_]]]:
+    """The same, with which are positive of each marker of the panel and of `marker`."""
     at = mpp * shift.get("scale", 1.0)
     phantom = Phantom(PhantomConfig(height=px, width=px, mpp=at, seed=seed, marker=marker, whole=True))
     if "change" in shift:
@@ -118,8 +126,8 @@ def picture(
         rgb = shift["after"](rgb, mpp)
     cells, y, x = phantom.cells_um("a", 0, 0, px * at, px * at)
     counted = phantom.on_glass("a", cells) & (phantom.path_um("a", cells) >= COUNTED_UM)
-    column = [m.name for m in phantom.block.markers].index(marker)
-    return rgb, y[counted] / at, x[counted] / at, cells.positive[counted, column]
+    positive = {m.name: cells.positive[counted, k] for k, m in enumerate(phantom.block.markers)}
+    return rgb, y[counted] / at, x[counted] / at, positive
 
 
 def colour_bank(marker: str, px: int, mpp: float) -> Bank:

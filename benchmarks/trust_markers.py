@@ -1,9 +1,10 @@
 """Which formula tells wrong cells of all four markers? Chosen on one half of slides and shifts, reported on the other.
 
     python benchmarks/trust_markers.py --output benchmarks/results/trust_markers.json
+    python benchmarks/trust_markers.py --weights lpstain --mpp 1.0 --halves "reported on" --output benchmarks/results/trust_lpstain.json
 
 Slides 9500 and 9501 under CHOOSING choose, slides 9700 and 9701 under REPORTING report; squares of 256 um, the demonstration weights of each
-marker, one H&E for all. A cell is wrong as in benchmarks/trust.py: the density that `evaluate` reads (of HER2 the mean of the ring)
+marker (or others), one H&E for all. A cell is wrong as in benchmarks/trust.py: the density that `evaluate` reads (of HER2 the mean of the ring)
 lies on the other side of the cut-off than the phantom's truth. Formulas: what features leave of a cell's trust, beside the
 clearness of its density and the least of focus, ink, fold and tissue. "edge" is the one in force
 (`wsistain.reading.trusted.trust_of_distance`). Intervals: bootstrap over pictures (slide and shift), 95 %.
@@ -33,14 +34,13 @@ from trust import (
     auroc,
     colour_bank,
     kept_error,
-    picture,
+    picture_of_all,
 )  # fmt: skip
 
 from wsistain.config import RunConfig
 from wsistain.evaluation.pathology import cell_od
 from wsistain.generators.known import Known, asking, known_of
 from wsistain.markers import MARKERS, Marker
-from wsistain.optics.bank import Bank
 from wsistain.optics.familiar import looks_of
 from wsistain.optics.scoring import stain_od
 from wsistain.output.reading import open_level, read_stain, read_window
@@ -51,7 +51,7 @@ from wsistain.slide.quality import examine
 from wsistain.slide.reader import open_slide
 from wsistain.weights.find import find_weights
 
-PX, MPP = 512, 0.5
+EDGE_UM = 256
 
 
 def _jpeg(rgb: RGB, mpp: float) -> RGB:
@@ -72,7 +72,8 @@ REPORTING = {
     name: SHIFTS[name]
     for name in ("none", "much blue", "half the contrast", "blur of 1.1 um", "smaller cells", "lymphocytes")
 }
-SLIDES = {"chosen on": (CHOOSING, (9500, 9501)), "reported on": (REPORTING, (9700, 9701))}
+SLIDES = {"chosen on": (CHOOSING, 9500), "reported on": (REPORTING, 9700)}
+"""Shifts, and the first slide."""
 
 Record = dict[str, NDArray[Any]]
 """Of the cells of a picture: wrong (bool), colour and features (distances), picture and clear (trust that is left)."""
@@ -95,30 +96,37 @@ FORMULAS: dict[str, Callable[[Record], F64]] = {
 
 
 def record(
-    rgb: RGB, y: F64, x: F64, positive: NDArray[np.bool_], marker: Marker, known: Known, colours: Bank
-) -> Record:
-    """One picture, stained for one marker and asked everywhere how like training it is."""
+    rgb: RGB, y: F64, x: F64, positive: NDArray[np.bool_], marker: Marker, weights: str, known: Known, colour: F64,
+    mpp: float,
+) -> Record:  # fmt: skip
+    """One picture, stained for one marker and asked everywhere how like training it is; colour: distance of its squares."""
     with TemporaryDirectory() as name:
         path = Path(name) / "he.tif"
         tifffile.imwrite(
-            path, rgb, photometric="rgb", tile=(256, 256), resolution=(2e4, 2e4), resolutionunit="CENTIMETER"
+            path,
+            rgb,
+            photometric="rgb",
+            tile=(256, 256),
+            resolution=(1e4 / mpp, 1e4 / mpp),
+            resolutionunit="CENTIMETER",
         )
-        result = run(path, marker.name, Path(name), config=RunConfig(weights="demo", all_tiles=True))[0].output
+        result = run(path, marker.name, Path(name), config=RunConfig(weights=weights, all_tiles=True))[0].output
         stain = read_stain(result)
         pixels = read_window(open_level(result, 0), 0, 0, *stain.levels[0])
         slide = open_slide(path)
         maker = TrustMaker(slide, stain, known, examine(slide), None, 1)
         spoiled = maker.strip(0)
-        distance = known.distances(maker.place.read(slide, (0, 0, PX // 64, PX // 64)), MPP)["features"]
+        squares = (maker.place.rows, maker.place.cols)
+        distance = known.distances(maker.place.read(slide, (0, 0, *squares)), mpp)["features"]
         slide.close()
-    od = cell_od(stain_od(pixels, marker.chromogen), y - 0.5, x - 0.5, compartment=marker.compartment, mpp=MPP)
+    od = cell_od(stain_od(pixels, marker.chromogen), y - 0.5, x - 0.5, compartment=marker.compartment, mpp=mpp)
     there = np.isfinite(od)
     y, x, od, positive = y[there], x[there], od[there], positive[there]
-    edge = round(32 / MPP)
-    row, col = (np.minimum((v // edge).astype(int), PX // edge - 1) for v in (y, x))
+    edge = round(32 / mpp)
+    row, col = (np.minimum((v // edge).astype(int), n - 1) for v, n in zip((y, x), squares, strict=True))
     return {
         "wrong": (od >= marker.positive_cell_od) != positive,
-        "colour": colours.distance(looks_of(rgb, MPP)[..., :COLOURS])[row, col],
+        "colour": colour[row, col],
         "features": np.nan_to_num(distance[row, col]),
         "picture": np.nan_to_num(np.stack([spoiled[n] for n in SPOILING]), nan=1.0).min(axis=0)[row, col],
         "clear": clearness(od, marker.positive_cell_od),
@@ -157,23 +165,31 @@ def summed(pictures: dict[str, list[Record]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="demo")
+    parser.add_argument("--mpp", type=float, default=0.5, help="of the weights, and of the slides")
+    parser.add_argument("--slides", type=int, default=2, help="of each half")
+    parser.add_argument("--halves", nargs="+", default=list(SLIDES), choices=list(SLIDES))
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
-    known = {}
+    px, known = round(EDGE_UM / args.mpp), {}
     for name in MARKERS:
-        path = str(find_weights("demo", name))
+        path = str(find_weights(args.weights, name))
         known[name] = asking(known_of(path, ""), path, name)
-    colours, begin, results = colour_bank("ER", PX, MPP), time.process_time(), {}
-    for half, (shifts, seeds) in SLIDES.items():
+    colours, begin = colour_bank("ER", px, args.mpp), time.process_time()
+    results: dict[str, Any] = {"weights": args.weights, "mpp": args.mpp}
+    for half in args.halves:
+        shifts, first = SLIDES[half]
         pictures: dict[str, list[Record]] = {name: [] for name in MARKERS}
-        for seed in seeds:
+        for seed in range(first, first + args.slides):
             for shift in shifts.values():
+                rgb, y, x, positive = picture_of_all(seed, "ER", px, args.mpp, shift)
+                colour = colours.distance(looks_of(rgb, args.mpp)[..., :COLOURS])
                 for name, marker in MARKERS.items():
-                    seen = picture(seed, name, PX, MPP, shift)
-                    pictures[name].append(record(*seen, marker, known[name], colours))
+                    seen = (rgb, y, x, positive[name], marker, args.weights, known[name], colour, args.mpp)
+                    pictures[name].append(record(*seen))
             print(half, seed, round(time.process_time() - begin), "s of CPU", flush=True)
-        results[half] = summed(pictures)
-    report("trust_markers", results, args.output)
+            results[half] = summed(pictures)  # what there is, after each slide
+            report("trust_markers", results, args.output)
 
 
 if __name__ == "__main__":
