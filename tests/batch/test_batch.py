@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.pipeline.slides import level0, tissue_picture, write_slide
-from wsistain.batch.workflow import run_batch, workflow_folder
+from wsistain.batch.workflow import run_batch, summarise_folder, workflow_folder
 from wsistain.config import RunConfig
 from wsistain.errors import ConfigError, OutputError
 
@@ -59,6 +59,7 @@ def test_a_broken_slide_does_not_stop_the_others_and_a_second_call_does_what_is_
     assert "cannot be decoded" in rows["c", "ER"]["message"] and "truncated" in rows["cut", "ER"]["message"]
     assert float(rows["a", "ER"]["mp_per_second"]) > 0 and rows["a", "ER"]["positive_fraction"] != ""
     assert "4 done, 4 failed, 1 skipped" in first.stdout.splitlines()[-1]
+    assert {(row.slide, row.marker): row.state for row in summarise_folder(output)} == states
     tissue = pictures[ODD][..., 1] < 200
     assert (level0(output / f"{ODD}.PR.ome.zarr")[tissue] == pictures[ODD][tissue]).all()
     assert not (output / "c.ER.ome.zarr" / "zarr.json").exists()

@@ -16,6 +16,7 @@ import yaml
 from wsistain.batch.blank import keep_blank, key_of, read_blank, terms_of
 from wsistain.batch.identity import WORK, identify, made_from
 from wsistain.batch.page import write_page
+from wsistain.batch.passed_over import keep_passed_over, read_passed_over
 from wsistain.batch.scan import Terms, check_entries, scan_folder
 from wsistain.batch.sheet import Entry, Refused, listed_slides, parse_sheet, write_sheet
 from wsistain.batch.summary import Row, is_finished, stain_path, summarise, write_summary
@@ -98,7 +99,9 @@ def run_batch(
                 return []
         else:
             code = 0
-        rows = summarise(folder, entries, refused, work / "logs", markers)
+        passed_over = summarise(folder, [], refused, work / "logs", markers)
+        keep_passed_over(work, passed_over)
+        rows = [*summarise(folder, entries, [], work / "logs", markers), *passed_over]
         empty = {(row.slide, row.path) for row in rows if row.state == "no tissue"}
         with reporting(work, retry="run again"):
             run = (work / "run.yaml").read_text(encoding="utf-8")
@@ -118,11 +121,12 @@ def summarise_folder(folder: Path, sheet: Path | None = None, markers: Sequence[
     sheet   : the workflow's sample sheet; None: that of a batch.
     markers : of slides for which the sheet names none.
 
-    Files that a batch passed over are not in the sheet, and not here. Raises ConfigError or OutputError.
+    What the batch of the folder passed over, which is in no sheet, comes last, unless a sheet is given. Raises ConfigError or OutputError.
     """
     folder = local_path(folder).absolute()
     entries = listed_slides(sheet or folder / WORK / "slides.tsv", markers)
     rows = summarise(folder, entries, [], folder / WORK / "logs", markers)
+    rows += [] if sheet else read_passed_over(folder / WORK)
     write_summary(folder / "summary.csv", rows)
     write_page(folder / "summary.html", rows)
     return rows
