@@ -188,7 +188,7 @@ def main() -> None:
                     seen = (rgb, y, x, positive[name], marker, args.weights, known[name], colour, args.mpp)
                     pictures[name].append(record(*seen))
             print(half, seed, round(time.process_time() - begin), "s of CPU", flush=True)
-            results[half] = summed(pictures)  # what there is, after each slide
+            results[half] = {"slides": seed - first + 1, **summed(pictures)}  # what there is, after each slide
             report("trust_markers", results, args.output)
 
 
