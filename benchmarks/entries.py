@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -105,12 +106,21 @@ def train(config: dict[str, Any], folder: Path) -> float:
     command = [sys.executable, "-m", "wsistain", "train", str(path), "--output", str(folder), "--resume"]
     with log.open("w") as said:
         run = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=said, stderr=said)
-    # Written while it runs: what a killed call took is counted by the next.
+    # Written while it runs: what a killed call took is counted by the next. A call that is ended ends its run, which keeps its step.
     seconds = spent["seconds"]
-    while run.poll() is None:
-        seconds = spent["seconds"] + max(seconds - spent["seconds"], used(run.pid))
-        told.write_text(json.dumps({"seconds": round(seconds, 1), "is_done": False}))
-        time.sleep(2)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        while run.poll() is None:
+            seconds = spent["seconds"] + max(seconds - spent["seconds"], used(run.pid))
+            told.write_text(json.dumps({"seconds": round(seconds, 1), "is_done": False}))
+            time.sleep(2)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        if isinstance(
+            stopped, SystemExit
+        ):  # a terminal has sent its Ctrl-C to both; a second signal would end it at once
+            run.terminate()
+        run.wait()
+        raise
     told.write_text(json.dumps({"seconds": round(seconds, 1), "is_done": run.returncode == 0}))
     if run.returncode:
         raise SystemExit(f"{folder}: {log.read_text()[-600:]}")
