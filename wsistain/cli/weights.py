@@ -65,6 +65,7 @@ Change an option of trained weights that says how they stain, in a copy of the f
 
 Of LPStain: widest_um, the edge (um) of the square over which what is as sure a nucleus takes no DAB; 0: it does. near_um and
 own, the standard deviation (um) of the neighbourhood that a place's chance is drawn to, and how much is left of what sets it off.
+white_glass, whether clear glass is white or has the laboratory's ground.
 
 Example:
 
