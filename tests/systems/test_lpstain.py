@@ -13,7 +13,7 @@ from wsistain.generators.network import NetworkGenerator
 from wsistain.generators.spec import PRECISIONS
 from wsistain.markers import find_marker
 from wsistain.networks.dye_layer import largest
-from wsistain.networks.expression import ExpressionNet
+from wsistain.networks.expression import ExpressionNet, tissue_of
 from wsistain.optics.dyes import Dyes
 from wsistain.optics.restain import restained
 from wsistain.packaged import training_config
@@ -70,17 +70,22 @@ def test_light_goes_to_amounts_and_back():
     assert torch.allclose(layer.counterstain(torch.ones(1, 3, 4, 4)), torch.zeros(1, 1, 4, 4))
 
 
-def test_white_glass_takes_the_ground_off_alone():
+def test_white_glass_takes_the_ground_off_and_holds_no_dab():
     options = LPStain(_config(), find_marker("ER")).header_options()
     torch.manual_seed(0)
     grey, white = (generator_network({**options, "white_glass": on}).eval() for on in (False, True))
     white.load_state_dict(grey.state_dict())
-    layer, amount = white.dye_layers()[0], torch.rand(1, 1, 4, 4)
-    assert torch.equal(layer.light(0 * amount, 0 * amount, white=True), torch.ones(1, 3, 4, 4))
-    x = torch.rand(1, 3, 64, 64) * 2 - 1
+    layer = white.dye_layers()[0]
+    none = torch.zeros(1, 1, 4, 4)
+    assert torch.equal(layer.light(none, none, white=True), torch.ones(1, 3, 4, 4))
+    x = torch.rand(1, 3, 64, 64) - 0.8  # tissue throughout
     with torch.no_grad():
         ratio = (white(x) + 1) / (grey(x) + 1)
-    assert torch.allclose(ratio, 10 ** layer.ground[:, None, None].expand_as(ratio), atol=1e-4)
+        assert torch.allclose(ratio, 10 ** layer.ground[:, None, None].expand_as(ratio), atol=1e-4)
+        x[..., 32:] = 0.97  # glass
+        assert torch.equal(tissue_of(x)[..., 32:], torch.zeros(1, 1, 64, 32)) and (tissue_of(x)[..., :32] > 0.9).all()
+        brown = layer.amounts((white(x) + 1) / 2 * 10 ** -layer.ground[:, None, None])[1]
+    assert brown[..., :32].mean() > 100 * brown[..., 32:].mean()
 
 
 def test_every_term_is_finite_and_one_batch_is_learned():

@@ -19,10 +19,23 @@ from wsistain.networks.dye_layer import DyeLayer, ground, odd_px
 from wsistain.networks.facts import NetworkFacts
 from wsistain.networks.frozen_encoder import CELL_PX, REACH_PX, FrozenEncoder
 from wsistain.networks.shrinkage import drawn_together, neighbour_edge, reach_cells
+from wsistain.numerics import in_float32
 from wsistain.optics.dyes import Dyes
+from wsistain.optics.stains import optical_density, to_unit
 
 _PAINT_REACH, _PAINT_ROWS = 4, 256
 """How far the counterstain's network looks, px, and how many rows it paints at once."""
+
+
+_GLASS, _TISSUE = 0.04, 0.10
+"""Mean optical density of the three colours up to which a place is clear glass, and from which it is tissue."""
+
+
+@in_float32
+def tissue_of(x: Tensor) -> Tensor:
+    """How surely a place of an H&E (b, 3, h, w) in [-1, 1] holds tissue and is no clear glass: (b, 1, h, w) in [0, 1]."""
+    density = optical_density(to_unit(x)).mean(dim=1, keepdim=True)
+    return ((density - _GLASS) / (_TISSUE - _GLASS)).clamp(0, 1)
 
 
 class Trunk(nn.Module):
@@ -122,7 +135,7 @@ class ExpressionNet(nn.Module):
     widest_um : edge of the square over which a sure nucleus is none, since it is too wide for one; 0: none is.
     near_um, own : standard deviation of the neighbourhood that a place's logit is drawn to, and how much is left of what
               sets it off; 0 or 1: nothing is drawn.
-    white_glass : clear glass is white, as what lies outside of tissue, and not the laboratory's ground.
+    white_glass : clear glass is white, as what lies outside of tissue, and not the laboratory's ground; it takes no DAB.
     by_surest : whether a nucleus takes the dye by its own surest place; weights of before do not, and look less far.
     encoder : its first weights are those that it comes with, and stay; None: without.
 
@@ -248,14 +261,16 @@ class ExpressionNet(nn.Module):
         """A map of the trunk's scale at that of the picture, bilinear."""
         return x if self.pool == 1 else F.interpolate(x, scale_factor=self.pool, mode="bilinear", align_corners=False)
 
-    def picture(self, h: Tensor, p: Tensor, nuclei: Tensor, marker: int) -> Tensor:
+    def picture(self, h: Tensor, p: Tensor, nuclei: Tensor, marker: int, tissue: Tensor | float = 1.0) -> Tensor:
         """The stain of haematoxylin `h` (b, 1, h, w), and chances `p` and (narrow) `nuclei` of the trunk's scale.
+
+        tissue : (b, 1, h, w) in [0, 1], how much of the DAB there is something to hold.
 
         Returns float (b, 3, h, w) in [-1, 1].
         """
         layer = self.dye_layers()[marker]
         place = layer.place(layer.dyed(nuclei, self.pool, by_surest=self.by_surest), self.pool)
-        return layer.light(h, self.full_size(layer.dyes.amplitude * p * place), white=self.white_glass)
+        return layer.light(h, tissue * self.full_size(layer.dyes.amplitude * p * place), white=self.white_glass)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stain(x, self.markers[:1])[0]
@@ -290,4 +305,5 @@ class ExpressionNet(nn.Module):
         nuclei, h = self.narrow(chances[:, -1:]), self.paint(x, cut * self.size_multiple)
         of_each = [(chances[:, k : k + 1], number) for k, number in enumerate(numbers)]
         rest = margin - cut * self.size_multiple
-        return [(inside(self.picture(h, p, nuclei, number), rest), p) for p, number in of_each]
+        tissue = tissue_of(inside(x, cut * self.size_multiple)) if self.white_glass else 1.0
+        return [(inside(self.picture(h, p, nuclei, number, tissue), rest), p) for p, number in of_each]
