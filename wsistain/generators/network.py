@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wsistain.errors import ConfigError, WeightsError, WsistainError
 from wsistain.generators.spec import PRECISIONS, GeneratorSpec, without_margin
-from wsistain.networks.facts import ManyMarkers, ShortensItself, TellsChance, facts_of
+from wsistain.networks.facts import ManyMarkers, OneByOne, ShortensItself, TellsChance, facts_of
 from wsistain.networks.slide_norm import NormField, Where, freeze, norm_layers, pooled_statistics
 from wsistain.runtime.heap import keep_freed_memory
 
@@ -67,6 +67,15 @@ def _with_chance(y: Tensor, p: Tensor) -> RGB:
     return np.concatenate([_to_pixels(y), left.permute(0, 2, 3, 1).cpu().numpy()], axis=3)
 
 
+def _pictures_of(network: OneByOne) -> Callable[..., Any]:
+    """What a network hands over one by one, the pictures alone."""
+
+    def call(x: Tensor, markers: Sequence[str], **more: Any) -> Iterator[Tensor]:
+        return (picture for picture, _ in network.stained(x, markers, **more))
+
+    return call
+
+
 def _joined(parts: Sequence[tuple[RGB, ...]]) -> tuple[RGB, ...]:
     """Parts of a batch, each one picture a marker, one after the other."""
     return parts[0] if len(parts) == 1 else tuple(np.concatenate(of_one) for of_one in zip(*parts, strict=True))
@@ -116,6 +125,8 @@ class NetworkGenerator:
             if not isinstance(network, TellsChance):
                 raise TypeError(f"{type(network).__name__} tells no chances")
             call = network.stain_and_tell
+        if isinstance(network, OneByOne) and not compiled:  # of what is compiled all come at once
+            call = network.stained if spec.probability else _pictures_of(network)
         self._call = torch.compile(call) if compiled else call
 
     def for_marker(self, spec: GeneratorSpec) -> "NetworkGenerator":

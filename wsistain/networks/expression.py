@@ -7,7 +7,7 @@ A second, small network of local reach paints the counterstain. Dyes and physics
 10^-(h H + d D + b), d = amplitude of the marker x p x place of the marker (in nuclei, or round them).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -284,14 +284,19 @@ class ExpressionNet(nn.Module):
 
     def stain_and_tell(self, x: Tensor, markers: Sequence[str], margin: int = 0) -> list[tuple[Tensor, Tensor]]:
         """As `stain`, each picture with its p, float (b, 1, h, w) in [0, 1]."""
+        return list(self.stained(x, markers, margin))
+
+    def stained(self, x: Tensor, markers: Sequence[str], margin: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `stain_and_tell`, one after the other: of a wide tile the pictures are most of what is held in the end."""
         rest = margin - self._cut(margin) * self.size_multiple
-        return [(picture, inside(self.full_size(p), rest)) for picture, p in self._stained(x, markers, margin)]
+        for picture, p in self._stained(x, markers, margin):
+            yield picture, inside(self.full_size(p), rest)
 
     def _cut(self, margin: int) -> int:
         """Cells of `size_multiple` px of `margin` that need not be told at the trunk's scale."""
         return max(0, (margin - self._ring) // self.size_multiple)
 
-    def _stained(self, x: Tensor, markers: Sequence[str], margin: int) -> list[tuple[Tensor, Tensor]]:
+    def _stained(self, x: Tensor, markers: Sequence[str], margin: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pictures without `margin`, and p at the trunk's scale without `_cut(margin)` cells."""
         unknown = [name for name in markers if name not in self.markers]
         if unknown:
@@ -303,7 +308,8 @@ class ExpressionNet(nn.Module):
             self.chances(self.logits(x, numbers, early), numbers), (cut - early) * self.size_multiple // self.pool
         )
         nuclei, h = self.narrow(chances[:, -1:]), self.paint(x, cut * self.size_multiple)
-        of_each = [(chances[:, k : k + 1], number) for k, number in enumerate(numbers)]
         rest = margin - cut * self.size_multiple
         tissue = tissue_of(inside(x, cut * self.size_multiple)) if self.white_glass else 1.0
-        return [(inside(self.picture(h, p, nuclei, number, tissue), rest), p) for p, number in of_each]
+        for k, number in enumerate(numbers):
+            p = chances[:, k : k + 1]
+            yield inside(self.picture(h, p, nuclei, number, tissue), rest), p

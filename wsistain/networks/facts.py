@@ -1,6 +1,6 @@
 """What a staining network says of itself: the one protocol between networks, weights, training and the pipeline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -65,6 +65,15 @@ class TellsChance(Protocol):
 
     def stain_and_tell(self, x: Tensor, markers: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
         """As `ManyMarkers.stain`, each picture with p, float (b, 1, h, w) in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class OneByOne(Protocol):
+    """A network that hands its pictures over one after the other, so that those of all markers are never held at once."""
+
+    def stained(self, x: Tensor, markers: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `TellsChance.stain_and_tell`."""
         ...
 
 
