@@ -319,6 +319,8 @@ def test_restained_tissue_stays_in_place_and_in_range():
 def test_options_that_cannot_be_built_are_refused():
     with pytest.raises(ConfigError, match="odd numbers"):
         _config(windows=(4,))
+    with pytest.raises(ConfigError, match="fine asks for each of the px"):
+        _config(fine=True, pool=1)
     with pytest.raises(ConfigError, match=r"lpstain.*windows_um"):
         Config.preset("paper", {"windows_um": ()})
 

@@ -106,6 +106,10 @@ class Config(SystemConfig):
     def _can_be_built(self) -> "Config":
         if any(edge < 3 or edge % 2 == 0 for edge in (*self.windows, self.far)):
             raise ValueError(f"windows {self.windows} and far {self.far}: wanted odd numbers of cells from 3 up")
+        if self.fine and self.pool == 1:
+            raise ValueError(
+                "fine asks for each of the px that the trunk pools, and pool is 1; try pool 2 for 0.5 um per px"
+            )
         return self
 
     @classmethod
