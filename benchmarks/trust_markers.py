@@ -110,7 +110,9 @@ def record(
             resolution=(1e4 / mpp, 1e4 / mpp),
             resolutionunit="CENTIMETER",
         )
-        result = run(path, marker.name, Path(name), config=RunConfig(weights=weights, all_tiles=True))[0].output
+        result = run(path, marker.name, Path(name), config=RunConfig(weights=weights, all_tiles=True, any_stain=True))[
+            0
+        ].output
         stain = read_stain(result)
         pixels = read_window(open_level(result, 0), 0, 0, *stain.levels[0])
         slide = open_slide(path)
