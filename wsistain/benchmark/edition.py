@@ -144,7 +144,7 @@ V0 = Edition(
 
 V1 = Edition(
     name="v1",
-    conditions=(Condition("mist", 3, "ER"), Condition("mist", 3, "PR"), Condition("mist", 1, "ER")),
+    conditions=(*(Condition("mist", 3, name) for name in ("ER", "PR", "Ki67")), Condition("mist", 1, "ER")),
     size=512,
     mpp=1.0,
     train=40,
