@@ -1,7 +1,7 @@
 """Does low trust go with wrong cells? On phantom slides whose cells are known, at shifts that no training saw.
 
     python benchmarks/trust.py --output benchmarks/results/trust.json --picture docs/images/trust.svg
-    python benchmarks/trust.py --marker HER2 --slides 3 --no-steady --shifts none "smaller cells" lymphocytes --output benchmarks/results/trust_her2.json
+    python benchmarks/trust.py --marker HER2 --no-steady --output benchmarks/results/trust_her2.json
     python benchmarks/trust.py --weights runs/lpstain/weights.safetensors --mpp 1.0
 
 A cell of the phantom is wrong when the stain calls it positive and it is negative, or the reverse. Each slide is stained and
