@@ -287,7 +287,7 @@ class ExpressionNet(nn.Module):
         return list(self.stained(x, markers, margin))
 
     def stained(self, x: Tensor, markers: Sequence[str], margin: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `stain_and_tell`, one after the other: of a wide tile the pictures are most of what is held in the end."""
+        """As `stain_and_tell`, one after the other, so that those of all markers are not held at once."""
         rest = margin - self._cut(margin) * self.size_multiple
         for picture, p in self._stained(x, markers, margin):
             yield picture, inside(self.full_size(p), rest)
